@@ -1,0 +1,67 @@
+"""Every number that nodes of a network must agree on, in one table with units."""
+
+import msgspec
+
+from contracts.typed_data import Domain
+
+
+class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A network's parameters; fixed at genesis. Ratios are whole percent, times are ms or slots."""
+
+    slot_ms: int = 12_000
+    """An inference block (S17)."""
+    day_slots: int = 7_200
+    """Slots in a day."""
+    speed_percent: int = 50
+    """X of S31: credited while ms/T is at most so much above the mean."""
+    speed_samples: int = 100
+    """Z of S31: how many last queries of a model the mean is taken over."""
+    speed_samples_min: int = 10
+    """Fewer samples than this: no speed test."""
+    speed_share: int = 5
+    """One user or one provider gives at most a fifth (1/5) of the Z samples."""
+    tie_percent: int = 5
+    """Bids so close to the lowest take part in the draw (S27, S34)."""
+    ceiling_percent: int = 200
+    """A bid above so many percent of the reference price is not matched."""
+    reference_step_percent: int = 10
+    """How far the reference price moves in a day."""
+    withhold_only_if_user_richer: bool = False
+    """The variant of S44: Fail withholds the reward only when the user's MOR exceeds the provider's."""
+    report_deadline_slots: int = 5
+    """After so many slots without a report, the last voucher or receipt counts."""
+    settle_window_slots: int = 7_200
+    """A ticket older than this is no longer settled."""
+    ticket_ttl_ms: int = 30_000
+    """A ticket opens a session for so long."""
+    session_max_ms: int = 600_000
+    """A session lasts at most so long."""
+    liveness_ms: int = 500
+    """The deadline of a liveness check (S28)."""
+    age_boost_ms: int = 1_000
+    """Waiting so long lifts an RFC by one priority step (S26: small holders don't starve)."""
+    batch_settlements: int = 1_000
+    """Settlements in one batch at most."""
+    voucher_window: int = 32
+    """T that a provider sends ahead of the last voucher before it waits."""
+    propose_ms: int = 3_000
+    prevote_ms: int = 1_000
+    precommit_ms: int = 1_000
+    round_step_ms: int = 500
+    """Every further round waits so much longer."""
+
+    def slot_at(self, now_ms: int, genesis_ms: int) -> int:
+        """The slot that ``now_ms`` falls into; 0 is the first."""
+        return max(0, now_ms - genesis_ms) // self.slot_ms
+
+    def day_of(self, slot: int) -> int:
+        """The day that ``slot`` belongs to; 0 is the first."""
+        return slot // self.day_slots
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What pure rules need to know of the network that they run in."""
+
+    domain: Domain
+    genesis_ms: int
+    params: NetworkParams

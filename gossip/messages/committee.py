@@ -1,0 +1,191 @@
+"""What committee members sign and what they publish: batches, votes, certificates.
+
+``BatchHeader`` and ``Precommit`` are also Vyper's: their EIP-712 types are fixed by contracts/compute.vy.
+"""
+
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from contracts.typed_data import Address, Digest, Signature, Uint256, struct_hash
+from gossip.messages.base import U64, Payload, Signed, decode_union
+from gossip.messages.market import PassIssued
+from gossip.messages.records import BeaconCommitment
+from gossip.messages.session import Settlement
+
+MAX_BATCH_BYTES = 8 << 20
+"""The largest proposal or certified batch that is read."""
+
+
+class BatchHeader(Payload, frozen=True):
+    """The value that the committee agrees on, and the contract's view of a batch (S17)."""
+
+    height: U64
+    """1 is the first batch."""
+    slot: U64
+    """The slot that the batch closes: 12 s periods since genesis."""
+    day: U64
+    parent: Digest
+    """The batch hash of the height below; zero at height 1."""
+    body_root: Digest
+    credit_root: Digest
+    """StandardMerkleTree root over (provider, cumulative credit in wei)."""
+    total_credited: Uint256
+    """Wei credited since genesis, all providers together."""
+    state_root: Digest
+    committee_root: Digest
+    beacon: Digest
+    reveal: Digest
+    """The proposer's secret of ``slot``, zero where it has committed to none."""
+    proposer: Address
+
+
+class DayOpening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a day starts from; the first batch of a day carries it."""
+
+    day: U64
+    snapshot_block: U64
+    supply_wei: Uint256
+    budget_wei: Uint256
+
+
+class BatchBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a batch settles; its hash is the header's ``body_root``."""
+
+    opening: DayOpening | None
+    commitments: Annotated[tuple[Signed[BeaconCommitment], ...], msgspec.Meta(max_length=64)]
+    settlements: Annotated[tuple[Settlement, ...], msgspec.Meta(max_length=10_000)]
+
+
+class Proposal(Payload, frozen=True):
+    """A proposer's value for a round; ``valid_round`` is the paper's validRound + 1, so 0 means none."""
+
+    height: U64
+    round: U64
+    valid_round: U64
+    batch_hash: Digest
+    proposer: Address
+
+    SIGNER: ClassVar[str | None] = "proposer"
+
+
+class Prevote(Payload, frozen=True):
+    """First-step vote; the zero hash is nil. The signer is looked up in the committee."""
+
+    height: U64
+    round: U64
+    valid_round: U64
+    """The proposal's ``valid_round`` that this vote answers."""
+    batch_hash: Digest
+
+
+class Precommit(Payload, frozen=True):
+    """Second-step vote: its signatures are the certificate. The zero hash is nil and refused on chain."""
+
+    height: U64
+    round: U64
+    batch_hash: Digest
+    committee_root: Digest
+
+
+class CommitCertificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """More than 2/3 of stake in precommits of one round: the Router's instruction to the contract (S12)."""
+
+    height: U64
+    round: U64
+    batch_hash: Digest
+    committee_root: Digest
+    signatures: Annotated[tuple[Signature, ...], msgspec.Meta(max_length=64)]
+    """Sorted by signer address, as the contract wants them."""
+
+
+class CertifiedBatch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A decided batch as it is gossiped, stored and synced."""
+
+    MAX_BYTES: ClassVar[int] = MAX_BATCH_BYTES
+
+    header: BatchHeader
+    certificate: CommitCertificate
+    body: BatchBody
+
+
+def batch_hash(header: BatchHeader) -> Digest:
+    """EIP-712 hashStruct of the header: what is voted on and what the contract recomputes."""
+    return struct_hash(header)
+
+
+# Frames of the committee link: direct persistent streams between members.
+
+
+class ProposalFrame(msgspec.Struct, frozen=True, array_like=True, tag=30, forbid_unknown_fields=True):
+    """A proposal with the batch it stands for."""
+
+    proposal: Signed[Proposal]
+    header: BatchHeader
+    body: BatchBody
+
+
+class PrevoteFrame(msgspec.Struct, frozen=True, array_like=True, tag=31, forbid_unknown_fields=True):
+    """A prevote."""
+
+    vote: Signed[Prevote]
+
+
+class PrecommitFrame(msgspec.Struct, frozen=True, array_like=True, tag=32, forbid_unknown_fields=True):
+    """A precommit."""
+
+    vote: Signed[Precommit]
+
+
+class DecidedFrame(msgspec.Struct, frozen=True, array_like=True, tag=33, forbid_unknown_fields=True):
+    """A decision, for a member that missed it; the certificate counts as a unit."""
+
+    batch: CertifiedBatch
+
+
+class SettlementFrame(msgspec.Struct, frozen=True, array_like=True, tag=34, forbid_unknown_fields=True):
+    """A finished session for the next batch."""
+
+    settlement: Settlement
+
+
+class PassFrame(msgspec.Struct, frozen=True, array_like=True, tag=35, forbid_unknown_fields=True):
+    """An issued pass; the committee keeps it to itself."""
+
+    issued: Signed[PassIssued]
+
+
+class StatusFrame(msgspec.Struct, frozen=True, array_like=True, tag=36, forbid_unknown_fields=True):
+    """Where a member stands, said every second: who is behind gets what it misses."""
+
+    height: U64
+    round: U64
+
+
+LinkFrame = ProposalFrame | PrevoteFrame | PrecommitFrame | DecidedFrame | SettlementFrame | PassFrame | StatusFrame
+
+
+def decode_link_frame(data: bytes) -> LinkFrame:
+    """One frame of the committee link. Raises :class:`~gossip.errors.MessageError`."""
+    frame: LinkFrame = decode_union(LinkFrame, data, MAX_BATCH_BYTES)
+    return frame
+
+
+class SyncRequest(msgspec.Struct, frozen=True, array_like=True, tag=40, forbid_unknown_fields=True):
+    """Ask any node for certified batches from ``from_height`` on, at most ``limit`` of them."""
+
+    from_height: U64
+    limit: Annotated[int, msgspec.Meta(ge=1, le=256)]
+
+
+class BookRequest(msgspec.Struct, frozen=True, array_like=True, tag=41, forbid_unknown_fields=True):
+    """Ask any node for the live node records, bids and model proofs it holds."""
+
+
+SyncAsk = SyncRequest | BookRequest
+
+
+def decode_sync_ask(data: bytes) -> SyncAsk:
+    """The first frame of a sync stream. Raises :class:`~gossip.errors.MessageError`."""
+    ask: SyncAsk = decode_union(SyncAsk, data, 64)
+    return ask

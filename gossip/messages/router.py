@@ -1,0 +1,83 @@
+"""What users and providers ask a home router over a direct stream, and what it answers."""
+
+import msgspec
+
+from contracts.typed_data import Digest
+from gossip.messages.base import U64, Signed, decode_union
+from gossip.messages.market import AccessPass, Match, PassRequest, Refusal, Rfc, Ticket
+from gossip.messages.records import NodeRecord
+from gossip.messages.session import Cosigned, Report, Voucher
+
+
+class Matched(msgspec.Struct, frozen=True, array_like=True, tag=1, forbid_unknown_fields=True):
+    """A router's answer to an RFC: the match, the ticket, and where the provider is."""
+
+    match: Signed[Match]
+    ticket: Signed[Ticket]
+    provider: Signed[NodeRecord]
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknown_fields=True):
+    """A signed refusal on the wire."""
+
+    refusal: Signed[Refusal]
+
+
+class Granted(msgspec.Struct, frozen=True, array_like=True, tag=3, forbid_unknown_fields=True):
+    """A router's answer to a pass request."""
+
+    access_pass: Signed[AccessPass]
+    used: U64
+    """T of this pass that are already reserved or spent."""
+    next_index: U64
+    """The lowest RFC index not used yet."""
+
+
+class ReportFiling(msgspec.Struct, frozen=True, array_like=True, tag=4, forbid_unknown_fields=True):
+    """The user's report on its way to the home router, with the receipt where there is one."""
+
+    ticket_id: Digest
+    report: Signed[Report]
+    receipt: Cosigned | None
+
+
+class DeliveryFiling(msgspec.Struct, frozen=True, array_like=True, tag=5, forbid_unknown_fields=True):
+    """The provider's side: the last voucher and, where the session ended well, the receipt."""
+
+    ticket_id: Digest
+    voucher: Signed[Voucher] | None
+    receipt: Cosigned | None
+
+
+class Filed(msgspec.Struct, frozen=True, array_like=True, tag=6, forbid_unknown_fields=True):
+    """The router has a filing."""
+
+    ticket_id: Digest
+
+
+class PassAsk(msgspec.Struct, frozen=True, array_like=True, tag=7, forbid_unknown_fields=True):
+    """To a router: grant an access pass."""
+
+    request: Signed[PassRequest]
+
+
+class RfcAsk(msgspec.Struct, frozen=True, array_like=True, tag=8, forbid_unknown_fields=True):
+    """To a router: match this RFC."""
+
+    rfc: Signed[Rfc]
+
+
+RouterAsk = PassAsk | RfcAsk | ReportFiling | DeliveryFiling
+RouterAnswer = Matched | Refused | Granted | Filed
+
+
+def decode_router_ask(data: bytes) -> RouterAsk:
+    """What a router is asked. Raises :class:`~gossip.errors.MessageError`."""
+    ask: RouterAsk = decode_union(RouterAsk, data, 16_384)
+    return ask
+
+
+def decode_router_answer(data: bytes) -> RouterAnswer:
+    """What a router answers. Raises :class:`~gossip.errors.MessageError`."""
+    answer: RouterAnswer = decode_union(RouterAnswer, data, 131_072)
+    return answer

@@ -1,0 +1,143 @@
+"""The session between user and provider, and what both tell the router afterwards (S29, S30).
+
+Token frames are not signed one by one: the stream is authenticated and encrypted, and the receipt, signed by both
+sides, commits to the whole transcript.
+"""
+
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from contracts.errors import SignatureInvalid
+from contracts.signing import recover
+from contracts.typed_data import Address, Digest, Domain, Signature, digest
+from gossip.errors import SignerMismatch
+from gossip.messages.base import U64, Payload, Signed, Text, decode_union
+from gossip.messages.market import Rfc, Ticket
+
+MAX_QUERY_BYTES = 1 << 20
+"""The largest query body that is read; the ticket's prompt bound is checked before anything is tokenised."""
+
+
+class Query(Payload, frozen=True):
+    """The prompt, for the provider's eyes only. ``body`` is JSON: messages and sampling parameters."""
+
+    SIGNER: ClassVar[str | None] = "session_key"
+    MAX_BYTES: ClassVar[int] = MAX_QUERY_BYTES + 512
+
+    ticket_id: Digest
+    session_key: Address
+    body: Annotated[bytes, msgspec.Meta(max_length=MAX_QUERY_BYTES)]
+
+
+class Voucher(Payload, frozen=True):
+    """A running tab: the user owes for the first ``tokens`` T of the ticket's session. The highest counts."""
+
+    SIGNER: ClassVar[str | None] = "session_key"
+
+    ticket_id: Digest
+    session_key: Address
+    tokens: U64
+
+
+class Receipt(Payload, frozen=True):
+    """The end of a session, signed by both sides."""
+
+    ticket_id: Digest
+    tokens: U64
+    prompt_tokens: U64
+    transcript: Digest
+    """Commits to query body and token ids; see :mod:`inference.metering`."""
+    finish: Text
+    """``stop`` or ``length``."""
+
+
+class Cosigned(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A receipt with both signatures."""
+
+    receipt: Receipt
+    session_signature: Signature
+    provider_signature: Signature
+
+    def check(self, ticket: Ticket, domain: Domain) -> None:
+        """Raise :class:`SignerMismatch` unless the ticket's session key and provider both signed."""
+        value = digest(domain, self.receipt)
+        parties = ((self.session_signature, ticket.session_key), (self.provider_signature, ticket.bid.payload.provider))
+        for signature, expected in parties:
+            try:
+                recovered = recover(value, signature)
+            except SignatureInvalid as error:
+                raise SignerMismatch("Receipt", error) from error
+            if recovered != expected:
+                raise SignerMismatch("Receipt", SignatureInvalid("signed by another key", expected, recovered))
+
+
+class Report(Payload, frozen=True):
+    """What the user says of the session (S30): T delivered, ms to the first and last token, Pass or Fail."""
+
+    SIGNER: ClassVar[str | None] = "session_key"
+
+    ticket_id: Digest
+    session_key: Address
+    tokens: U64
+    first_ms: U64
+    """ms from sending the query to the first token received."""
+    last_ms: U64
+    """ms from sending the query to the last token received."""
+    passed: bool
+
+
+class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Everything about one finished session that the committee settles; each part carries its own signature.
+
+    At least one of voucher, receipt and report is present.
+    """
+
+    rfc: Signed[Rfc]
+    ticket: Signed[Ticket]
+    voucher: Signed[Voucher] | None
+    receipt: Cosigned | None
+    report: Signed[Report] | None
+
+
+class SessionOpen(msgspec.Struct, frozen=True, array_like=True, tag=20, forbid_unknown_fields=True):
+    """User to provider, first frame."""
+
+    ticket: Signed[Ticket]
+    query: Signed[Query]
+
+
+class TokenFrame(msgspec.Struct, frozen=True, array_like=True, tag=21, forbid_unknown_fields=True):
+    """Provider to user: some text and the token ids it came from. ``tokens`` is the running total of T."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    tokens: U64
+
+
+class SessionEnd(msgspec.Struct, frozen=True, array_like=True, tag=22, forbid_unknown_fields=True):
+    """Provider to user, last frame: its signature on the receipt."""
+
+    receipt: Receipt
+    provider_signature: Signature
+
+
+class VoucherFrame(msgspec.Struct, frozen=True, array_like=True, tag=23, forbid_unknown_fields=True):
+    """User to provider, as tokens arrive."""
+
+    voucher: Signed[Voucher]
+
+
+class ReceiptFrame(msgspec.Struct, frozen=True, array_like=True, tag=24, forbid_unknown_fields=True):
+    """User to provider: the countersigned receipt."""
+
+    receipt: Cosigned
+
+
+SessionFrame = SessionOpen | TokenFrame | SessionEnd | VoucherFrame | ReceiptFrame
+
+
+def decode_session_frame(data: bytes) -> SessionFrame:
+    """One frame of a session. Raises :class:`~gossip.errors.MessageError`."""
+    frame: SessionFrame = decode_union(SessionFrame, data, MAX_QUERY_BYTES + 4096)
+    return frame

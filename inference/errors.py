@@ -1,0 +1,45 @@
+"""Errors of the inference side.
+
+::
+
+    InferenceError
+    ├── EngineError           the engine failed; costs one session
+    │   ├── EngineUnavailable the worker is gone or restarting
+    │   └── PromptTooLong     more T than the engine or the bid takes
+    ├── ModelError            a model file is missing, changed or not to be had
+    └── SessionError          the other side broke the session protocol; carries a stable code
+"""
+
+
+class InferenceError(Exception):
+    """Root of this folder's errors."""
+
+
+class EngineError(InferenceError):
+    """The engine failed; the session is lost, the node goes on."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine's worker is gone or not ready."""
+
+
+class PromptTooLong(EngineError):
+    """The prompt has ``tokens`` T where ``limit`` are taken."""
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        self.tokens = tokens
+        self.limit = limit
+        super().__init__(f"the prompt has {tokens} tokens, at most {limit} are accepted")
+
+
+class ModelError(InferenceError):
+    """A model file is missing, differs from its published hash, or could not be fetched."""
+
+
+class SessionError(InferenceError):
+    """The other side broke the session protocol, or ended it. ``code`` is a stable word."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code = code
+        self.detail = detail
+        super().__init__(f"{code}: {detail}")

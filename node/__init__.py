@@ -1,0 +1,1 @@
+"""The shell: roles, storage, chain access, HTTP endpoints and the command line around the pure cores."""

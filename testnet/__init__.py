@@ -1,0 +1,1 @@
+"""Local networks: the launcher behind ``make testnet``, fault plans and benchmarks."""
