@@ -1,10 +1,16 @@
 """The committee of an epoch: members, stakes, quorum and whose turn it is to propose. Pure."""
 
+from functools import lru_cache
+from math import gcd
+
 import msgspec
 from eth_abi.abi import encode as abi_encode
 from eth_hash.auto import keccak
 
 from contracts.typed_data import Address, Digest
+
+SEATS = 256
+"""About so many turns make a full rotation of proposers; stakes are rounded to this grain."""
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):
@@ -50,6 +56,36 @@ class Committee(msgspec.Struct, frozen=True):
         """More than two thirds of all stake: exactly two thirds is none."""
         return 3 * weight > 2 * self.total
 
+    def is_third(self, weight: int) -> bool:
+        """More than one third of all stake: not all of it can be faulty."""
+        return 3 * weight > self.total
+
     def proposer(self, height: int, round_: int) -> Address:
-        """Whose turn it is in ``round_`` of ``height``."""
-        return self.members[(height + round_) % len(self.members)].address
+        """Whose turn it is in ``round_`` of ``height``: turn ``height + round_`` of the rotation.
+
+        In any full rotation (at most about :data:`SEATS` turns) a member has turns in proportion to its stake, spread
+        evenly, and at least one; with equal stakes that is plain rotation by address.
+        """
+        turns = rotation(self.members)
+        return turns[(height + round_) % len(turns)]
+
+
+@lru_cache(maxsize=16)
+def rotation(members: tuple[Member, ...]) -> tuple[Address, ...]:
+    """One full rotation of proposers: weighted round robin.
+
+    Every turn each member gains its seats in credit, and the one with the most credit (the lowest address among
+    equals) proposes and pays all seats. After as many turns as there are seats all credits are zero again.
+    """
+    total = sum(member.stake for member in members)
+    seats = [max(1, (member.stake * SEATS + total // 2) // total) for member in members]
+    grain = gcd(*seats)
+    seats = [count // grain for count in seats]
+    credit = [0] * len(seats)
+    turns = []
+    for _ in range(sum(seats)):
+        credit = [owned + gained for owned, gained in zip(credit, seats, strict=True)]
+        turn = credit.index(max(credit))
+        credit[turn] -= sum(seats)
+        turns.append(members[turn].address)
+    return tuple(turns)

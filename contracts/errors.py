@@ -6,6 +6,7 @@
     ├── SignatureInvalid      a signature that does not recover, or not to whom it should
     ├── TypedDataInvalid      a class that has no EIP-712 form
     ├── MerkleError           an unknown leaf or an impossible tree
+    ├── ArtifactError         a compiled contract is missing, or was called with what it doesn't take
     ├── ChainUnavailable      the chain did not answer in time (recoverable: retry later)
     ├── TransactionReverted   the chain refused a transaction; carries the contract's reason
     └── AnvilError            the local development chain could not be installed or started
@@ -42,6 +43,14 @@ class TypedDataInvalid(ContractsError):
 
 class MerkleError(ContractsError):
     """A tree or proof was asked for what it cannot hold."""
+
+
+class ArtifactError(ContractsError):
+    """A compiled contract is missing or broken, or a call does not fit its ABI. ``what`` names contract or function."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        super().__init__(f"{what} {reason}")
 
 
 class ChainUnavailable(ContractsError):

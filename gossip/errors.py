@@ -9,6 +9,7 @@
     │   ├── MessageExpired      its time has passed
     │   └── SignerMismatch      signed by somebody else than it names
     └── TransportError          the connection is at fault: retry or give up
+        ├── AddressInUse        another process listens where this node was told to
         ├── PeerUnreachable     no connection could be made in time
         ├── StreamBroken        ended without END, or by a reset
         ├── StreamTimeout       a deadline passed while reading or writing
@@ -61,6 +62,14 @@ class SignerMismatch(MessageError):
 
 class TransportError(GossipError):
     """A connection or stream is at fault, not what was said on it."""
+
+
+class AddressInUse(TransportError):
+    """``address`` (a multiaddr) cannot be listened on."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        self.address = address
+        super().__init__(f"cannot listen on {address}: {reason}")
 
 
 class PeerUnreachable(TransportError):

@@ -5,7 +5,8 @@
     InferenceError
     ├── EngineError           the engine failed; costs one session
     │   ├── EngineUnavailable the worker is gone or restarting
-    │   └── PromptTooLong     more T than the engine or the bid takes
+    │   ├── PromptTooLong     more T than the engine or the bid takes
+    │   └── PromptRefused     a prompt that no engine takes: control tokens in its text
     ├── ModelError            a model file is missing, changed or not to be had
     └── SessionError          the other side broke the session protocol; carries a stable code
 """
@@ -30,6 +31,17 @@ class PromptTooLong(EngineError):
         self.tokens = tokens
         self.limit = limit
         super().__init__(f"the prompt has {tokens} tokens, at most {limit} are accepted")
+
+
+class PromptRefused(EngineError):
+    """The prompt's text holds control tokens of the model, which could forge another speaker's turn.
+
+    ``index`` is the message's place in the conversation, from 0.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        super().__init__(f"message {index} contains control tokens of the model, which are not accepted in text")
 
 
 class ModelError(InferenceError):

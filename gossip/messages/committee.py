@@ -10,7 +10,7 @@ import msgspec
 from contracts.typed_data import Address, Digest, Signature, Uint256, struct_hash
 from gossip.messages.base import U64, Payload, Signed, decode_union
 from gossip.messages.market import PassIssued
-from gossip.messages.records import BeaconCommitment
+from gossip.messages.records import BeaconCommitment, NodeRecord
 from gossip.messages.session import Settlement
 
 MAX_BATCH_BYTES = 8 << 20
@@ -117,6 +117,12 @@ def batch_hash(header: BatchHeader) -> Digest:
 # Frames of the committee link: direct persistent streams between members.
 
 
+class HelloFrame(msgspec.Struct, frozen=True, array_like=True, tag=29, forbid_unknown_fields=True):
+    """First frame of a link: who dials. Its peer id must be the stream's, its address a member's."""
+
+    record: Signed[NodeRecord]
+
+
 class ProposalFrame(msgspec.Struct, frozen=True, array_like=True, tag=30, forbid_unknown_fields=True):
     """A proposal with the batch it stands for."""
 
@@ -155,6 +161,12 @@ class PassFrame(msgspec.Struct, frozen=True, array_like=True, tag=35, forbid_unk
     issued: Signed[PassIssued]
 
 
+class CommitmentFrame(msgspec.Struct, frozen=True, array_like=True, tag=37, forbid_unknown_fields=True):
+    """A member's beacon commitment for a day to come, for the next batch."""
+
+    commitment: Signed[BeaconCommitment]
+
+
 class StatusFrame(msgspec.Struct, frozen=True, array_like=True, tag=36, forbid_unknown_fields=True):
     """Where a member stands, said every second: who is behind gets what it misses."""
 
@@ -162,30 +174,20 @@ class StatusFrame(msgspec.Struct, frozen=True, array_like=True, tag=36, forbid_u
     round: U64
 
 
-LinkFrame = ProposalFrame | PrevoteFrame | PrecommitFrame | DecidedFrame | SettlementFrame | PassFrame | StatusFrame
+LinkFrame = (
+    HelloFrame
+    | ProposalFrame
+    | PrevoteFrame
+    | PrecommitFrame
+    | DecidedFrame
+    | SettlementFrame
+    | PassFrame
+    | CommitmentFrame
+    | StatusFrame
+)
 
 
 def decode_link_frame(data: bytes) -> LinkFrame:
     """One frame of the committee link. Raises :class:`~gossip.errors.MessageError`."""
     frame: LinkFrame = decode_union(LinkFrame, data, MAX_BATCH_BYTES)
     return frame
-
-
-class SyncRequest(msgspec.Struct, frozen=True, array_like=True, tag=40, forbid_unknown_fields=True):
-    """Ask any node for certified batches from ``from_height`` on, at most ``limit`` of them."""
-
-    from_height: U64
-    limit: Annotated[int, msgspec.Meta(ge=1, le=256)]
-
-
-class BookRequest(msgspec.Struct, frozen=True, array_like=True, tag=41, forbid_unknown_fields=True):
-    """Ask any node for the live node records, bids and model proofs it holds."""
-
-
-SyncAsk = SyncRequest | BookRequest
-
-
-def decode_sync_ask(data: bytes) -> SyncAsk:
-    """The first frame of a sync stream. Raises :class:`~gossip.errors.MessageError`."""
-    ask: SyncAsk = decode_union(SyncAsk, data, 64)
-    return ask

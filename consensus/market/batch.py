@@ -1,0 +1,191 @@
+"""Batches: what the committee agrees on every slot, and the one path that makes and checks them (S12, S17).
+
+A proposer drafts the next ledger from the pending settlements, a checker drafts it from the body that it was sent;
+header and ledger come out of the same draft, so a header is valid exactly where the checker computes the same.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from eth_hash.auto import keccak
+from msgspec.structs import replace
+
+from consensus.committee import Committee
+from consensus.market.beacon import verify_reveal
+from consensus.market.errors import BatchInvalid, BeaconInvalid, SettlementInvalid
+from consensus.market.ledger import NO_BALANCES, Draft
+from consensus.market.ledger_state import Ledger, Outcome, state_root
+from consensus.market.settlement import VerifiedSettlements
+from consensus.params import Terms
+from contracts.merkle import merkle_root
+from contracts.typed_data import ZERO_DIGEST, Address, Digest, Uint256
+from gossip.messages.base import Signed, encode
+from gossip.messages.committee import BatchBody, BatchHeader, DayOpening, batch_hash
+from gossip.messages.records import BeaconCommitment
+from gossip.messages.session import Settlement
+
+MAX_COMMITMENTS = 64
+"""Commitments in one batch at most."""
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """A pending settlement that a proposer left out. ``retry``: it may do in a later batch, so keep it."""
+
+    settlement: Settlement
+    reason: str
+    retry: bool
+
+
+def propose_batch(
+    ledger: Ledger,
+    terms: Terms,
+    committee: Committee,
+    *,
+    proposer: Address,
+    slot: int,
+    reveal: Digest,
+    opening: DayOpening | None,
+    commitments: Sequence[Signed[BeaconCommitment]],
+    pending: Sequence[Settlement],
+    verified: VerifiedSettlements | None = None,
+    balances: Mapping[Address, int] = NO_BALANCES,
+) -> tuple[BatchHeader, BatchBody, tuple[Rejected, ...]]:
+    """The batch that closes ``slot``, from what can be settled of ``pending`` in the order given.
+
+    Settlements over the batch's limit are neither in it nor rejected: they stay pending. Commitments that can't be
+    taken are left out. Raises :class:`BatchInvalid` where proposer, slot, reveal or opening would make none valid.
+    """
+    check = _checks(verified, terms, committee)
+    draft = Draft(ledger, terms, slot, opening, balances=balances)
+    _check_proposer(ledger, terms, committee, (proposer, slot, reveal))
+    taken = [signed for signed in commitments if _takes(draft, signed, committee)][:MAX_COMMITMENTS]
+    settled: list[Settlement] = []
+    rejected: list[Rejected] = []
+    for settlement in pending:
+        if len(settled) == terms.params.batch_settlements:
+            break
+        try:
+            draft.settle(settlement, check(settlement))
+        except SettlementInvalid as error:
+            rejected.append(Rejected(settlement, str(error), error.retry))
+        else:
+            settled.append(settlement)
+    body = BatchBody(opening, tuple(taken), tuple(settled))
+    header, _ = _finish(draft, body, committee, proposer, reveal)
+    return header, body, tuple(rejected)
+
+
+def apply_batch(
+    ledger: Ledger,
+    terms: Terms,
+    committee: Committee,
+    header: BatchHeader,
+    body: BatchBody,
+    *,
+    verified: VerifiedSettlements | None = None,
+    balances: Mapping[Address, int] = NO_BALANCES,
+) -> Ledger:
+    """The ledger after a batch. Raises :class:`BatchInvalid`; the given ledger is unchanged either way.
+
+    Everything in the header is recomputed. Whose turn it was, whether the slot has ended and whether the opening's
+    numbers are the chain's are not rules of the ledger: members check them before they vote.
+    """
+    _check_position(ledger, terms, committee, header, body)
+    check = _checks(verified, terms, committee)
+    draft = Draft(ledger, terms, header.slot, body.opening, balances=balances)
+    _check_proposer(ledger, terms, committee, (header.proposer, header.slot, header.reveal))
+    for signed in body.commitments:
+        draft.commit(signed, committee)
+    for number, settlement in enumerate(body.settlements):
+        try:
+            draft.settle(settlement, check(settlement))
+        except SettlementInvalid as error:
+            raise BatchInvalid("settlement", f"number {number}: {error}") from error
+    expected, after = _finish(draft, body, committee, header.proposer, header.reveal)
+    for name in header.__struct_fields__:
+        if getattr(header, name) != getattr(expected, name):
+            raise BatchInvalid(name, getattr(header, name))
+    return after
+
+
+def body_root(body: BatchBody) -> Digest:
+    """keccak of the body's canonical encoding."""
+    return Digest(keccak(encode(body)))
+
+
+def credits(ledger: Ledger) -> Mapping[Address, int]:
+    """Cumulative wei by provider: the leaves of the credit tree, for proofs to the contract (S32)."""
+    return ledger.credits
+
+
+def settlement_outcome(ledger: Ledger, ticket_id: Digest) -> Outcome | None:
+    """What the ledger's last batch made of a ticket; None where it did not settle it."""
+    return next((outcome for outcome in ledger.outcomes if outcome.ticket_id == ticket_id), None)
+
+
+def _check_position(ledger: Ledger, terms: Terms, committee: Committee, header: BatchHeader, body: BatchBody) -> None:
+    """What is cheap to check, before any signature is."""
+    expected = {
+        "height": ledger.height + 1,
+        "parent": ledger.parent,
+        "day": terms.params.day_of(header.slot),
+        "committee_root": committee.root,
+        "body_root": body_root(body),
+    }
+    for name, value in expected.items():
+        if getattr(header, name) != value:
+            raise BatchInvalid(name, getattr(header, name))
+    if len(body.settlements) > terms.params.batch_settlements:
+        raise BatchInvalid("too_many_settlements", len(body.settlements))
+
+
+def _check_proposer(ledger: Ledger, terms: Terms, committee: Committee, turn: tuple[Address, int, Digest]) -> None:
+    """(proposer, slot, reveal): a member's secret that it has committed to, or zero where it has committed to none."""
+    (proposer, slot, reveal), params = turn, terms.params
+    if committee.weight(proposer) == 0:
+        raise BatchInvalid("proposer", proposer)
+    tip = ledger.commitments.get(params.day_of(slot), {}).get(proposer)
+    if tip is None:
+        if reveal != ZERO_DIGEST:
+            raise BatchInvalid("reveal", reveal)
+        return
+    try:
+        verify_reveal(tip, slot % params.day_slots, reveal, params.day_slots)
+    except BeaconInvalid as error:
+        raise BatchInvalid("reveal", reveal) from error
+
+
+def _checks(verified: VerifiedSettlements | None, terms: Terms, committee: Committee) -> VerifiedSettlements:
+    """What was remembered, unless it was for another committee."""
+    if verified is not None and verified.committee == committee:
+        return verified
+    return VerifiedSettlements(terms, committee)
+
+
+def _takes(draft: Draft, signed: Signed[BeaconCommitment], committee: Committee) -> bool:
+    try:
+        draft.commit(signed, committee)
+    except BatchInvalid:
+        return False
+    return True
+
+
+def _finish(
+    draft: Draft, body: BatchBody, committee: Committee, proposer: Address, reveal: Digest
+) -> tuple[BatchHeader, Ledger]:
+    after = draft.close(reveal)
+    header = BatchHeader(
+        height=after.height,
+        slot=after.slot,
+        day=after.day,
+        parent=after.parent,
+        body_root=body_root(body),
+        credit_root=merkle_root(after.credits),
+        total_credited=Uint256(after.total_credited),
+        state_root=state_root(after),
+        committee_root=committee.root,
+        beacon=after.beacon,
+        reveal=reveal,
+        proposer=proposer,
+    )
+    return header, replace(after, parent=batch_hash(header))

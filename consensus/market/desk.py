@@ -1,0 +1,314 @@
+"""The home router's desk: passes, RFCs, tickets and filings of its users, from the request to the settlement.
+
+All bookkeeping and no I/O: the router's role calls it with what has arrived and the time, and sends what it returns.
+Every call is deterministic, so a journal of calls restores a desk. An RFC goes through: :meth:`Desk.admit` → waiting →
+:meth:`Desk.next_waiting` → matching → :meth:`Desk.place` (matched) or :meth:`Desk.refuse`; a ticket through: placed →
+filings → a settlement, or nothing filed until its deadline → released.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from consensus.market.allowances import Allowances
+from consensus.market.book import StandingBid
+from consensus.market.errors import RfcRefused, SettlementInvalid
+from consensus.market.waiting import Waiting, WaitingRoom
+from consensus.params import Terms
+from contracts.typed_data import Address, Digest
+from gossip.errors import SignerMismatch
+from gossip.messages.base import Signed, Unit
+from gossip.messages.market import Rfc, Ticket
+from gossip.messages.records import Bid
+from gossip.messages.router import DeliveryFiling, Matched, ReportFiling
+from gossip.messages.session import Cosigned, Report, Settlement, Voucher
+
+MAX_TICKETS = 20_000
+"""Tickets that are open, or wait for their batch, at once."""
+
+MAX_REMEMBERED = 20_000
+"""Answers that are remembered for those who ask again."""
+
+
+@dataclass(slots=True)
+class _OpenTicket:
+    """A placed ticket. ``filed_slot`` is when the first filing came, ``ends_slot`` when none can come any more."""
+
+    rfc: Signed[Rfc]
+    ticket: Signed[Ticket]
+    ends_slot: int
+    report: Signed[Report] | None = None
+    voucher: Signed[Voucher] | None = None
+    receipt: Cosigned | None = None
+    filed_slot: int | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Both sides have spoken. A voucher alone never completes: a user could file an early one of its own."""
+        return self.report is not None and self.receipt is not None
+
+    def settlement(self) -> Settlement:
+        return Settlement(self.rfc, self.ticket, self.voucher, self.receipt, self.report)
+
+
+class Desk:
+    """One router's bookkeeping. ``members`` are the committee's addresses, ``router`` its own."""
+
+    def __init__(self, terms: Terms, router: Address, members: Sequence[Address]) -> None:
+        self._terms = terms
+        self._router = router
+        self.allowances = Allowances(router, members)
+        self._room = WaitingRoom(terms.params.age_boost_ms)
+        self._answers: dict[Digest, Matched | RfcRefused] = {}
+        self._open: dict[Digest, _OpenTicket] = {}
+        self._unsettled: dict[Digest, Ticket] = {}
+        """Tickets that have become settlements and are not in a batch yet."""
+        self._done: dict[Digest, None] = {}
+        self._in_use: dict[tuple[Address, Digest], int] = {}
+        """Sessions running, by provider and model."""
+
+    def admit(self, rfc: Signed[Rfc], rfc_id: Digest, *, now_ms: int, slot: int, budget_left_wei: int) -> None:
+        """Let an RFC whose signatures hold into the queue and reserve its TokenMax.
+
+        An RFC that is here already, or has its answer, is left as it is: ask :meth:`outcome`. Raises
+        :class:`RfcRefused` with wrong_router, unit_unsupported (S16), expired, wrong_day, budget_spent (S37),
+        index_used, token_max_over_allowance (S36) or busy, and then changes nothing.
+        """
+        if self.outcome(rfc_id) is not None:
+            return
+        asked = rfc.payload
+        access_pass, day = asked.access_pass.payload, self._terms.params.day_of(slot)
+        left = self.allowances.left(asked.session_key)
+        if access_pass.issuer != self._router or access_pass.session_key != asked.session_key:
+            raise RfcRefused("wrong_router", f"the pass was issued by 0x{access_pass.issuer.hex()}")
+        if asked.unit is not Unit.TEXT_TOKEN:
+            raise RfcRefused("unit_unsupported", f"{asked.unit.name} isn't served yet, only TEXT_TOKEN is", left)
+        if asked.deadline_ms <= now_ms:
+            raise RfcRefused("expired", f"the deadline passed {now_ms - asked.deadline_ms} ms ago", left)
+        if access_pass.day != day:
+            raise RfcRefused("wrong_day", f"the pass is for day {access_pass.day}, it is day {day}", left)
+        if budget_left_wei <= 0:
+            raise RfcRefused("budget_spent", f"the compute budget of day {day} is spent", left)
+        if self._room.is_full or len(self._open) + len(self._unsettled) >= MAX_TICKETS:
+            raise RfcRefused("busy", f"{len(self._room)} RFCs wait, {len(self._open)} tickets are open", left)
+        self.allowances.reserve(asked)
+        self._room.add(Waiting(rfc, rfc_id, access_pass.priority, now_ms))
+
+    def outcome(self, rfc_id: Digest) -> Waiting | Matched | RfcRefused | None:
+        """Where an RFC stands: waiting or being matched, matched, refused after it was admitted, or unknown."""
+        return self._answers.get(rfc_id) or self._room.get(rfc_id)
+
+    def next_waiting(self, now_ms: int) -> Waiting | None:
+        """The RFC to match now (S26), None where none waits. Those past their deadline are refused on the way."""
+        for waiting in self._room.expired(now_ms):
+            self.refuse(waiting.rfc_id, "expired", "no match was made before the deadline")
+        return self._room.next(now_ms)
+
+    def requeue(self, rfc_id: Digest) -> None:
+        """Put an RFC back that can't be matched at the moment; it keeps its age."""
+        if (waiting := self._room.get(rfc_id)) is not None:
+            self._room.add(waiting)
+
+    def refuse(self, rfc_id: Digest, code: str, detail: str) -> RfcRefused | None:
+        """Refuse an admitted RFC (unknown_model, no_provider, …) and give its reservation back; the index is spent.
+
+        None where the RFC is not waiting.
+        """
+        waiting = self._room.remove(rfc_id)
+        if waiting is None:
+            return None
+        asked = waiting.rfc.payload
+        self.allowances.release(asked.session_key, asked.token_max, 0)
+        refused = RfcRefused(code, detail, self.allowances.left(asked.session_key))
+        self._remember(rfc_id, refused)
+        return refused
+
+    def free(self, bids: Iterable[StandingBid]) -> tuple[StandingBid, ...]:
+        """Those of ``bids`` whose provider has a slot that this desk has not filled."""
+        return tuple(standing for standing in bids if self.slots_left(standing.bid) > 0)
+
+    def slots_left(self, bid: Bid) -> int:
+        """Slots of a bid that this desk has not filled."""
+        return bid.slots - self._in_use.get(_seat(bid), 0)
+
+    def open_ticket(self, rfc_id: Digest, bid: Signed[Bid], *, slot: int, now_ms: int) -> Ticket:
+        """The ticket for a match of a waiting RFC, to be signed; nothing is booked before :meth:`place`.
+
+        Raises :class:`RfcRefused` (expired) where the RFC isn't waiting any more.
+        """
+        waiting = self._room.get(rfc_id)
+        if waiting is None:
+            raise RfcRefused("expired", f"RFC 0x{rfc_id.hex()} isn't waiting")
+        asked = waiting.rfc.payload
+        return Ticket(
+            rfc_id=rfc_id,
+            session_key=asked.session_key,
+            bid=bid,
+            token_max=asked.token_max,
+            prompt_bound=asked.prompt_bound,
+            slot=slot,
+            expires_ms=now_ms + self._terms.params.ticket_ttl_ms,
+            router=self._router,
+        )
+
+    def place(self, matched: Matched) -> Digest:
+        """Book a match: the RFC has its answer, the provider one slot less. Returns the ticket's id.
+
+        Raises :class:`RfcRefused` (expired) where the RFC isn't waiting any more.
+        """
+        ticket = matched.ticket.payload
+        waiting = self._room.remove(ticket.rfc_id)
+        if waiting is None:
+            raise RfcRefused("expired", f"RFC 0x{ticket.rfc_id.hex()} isn't waiting")
+        self._remember(ticket.rfc_id, matched)
+        return self._book(waiting.rfc, matched.ticket)
+
+    def restore(self, rfc: Signed[Rfc], ticket: Signed[Ticket], *, is_settled: bool) -> None:
+        """After a restart: take up a ticket that was placed, or remember one that has been settled since.
+
+        Its pass comes first, by :meth:`Allowances.note_issued`.
+        """
+        self.allowances.restore(rfc.payload, 0 if is_settled else ticket.payload.token_max)
+        if is_settled:
+            self._done[ticket.id(self._terms.domain)] = None
+        else:
+            self._book(rfc, ticket)
+
+    def is_open(self, ticket_id: Digest) -> bool:
+        """Whether a ticket of this desk waits for filings."""
+        return ticket_id in self._open
+
+    def _book(self, rfc: Signed[Rfc], ticket: Signed[Ticket]) -> Digest:
+        params = self._terms.params
+        last_ms = ticket.payload.expires_ms + params.session_max_ms
+        ends_slot = params.slot_at(last_ms, self._terms.genesis_ms) + 1 + params.report_deadline_slots
+        ticket_id = ticket.id(self._terms.domain)
+        self._open[ticket_id] = _OpenTicket(rfc, ticket, ends_slot)
+        seat = _seat(ticket.payload.bid.payload)
+        self._in_use[seat] = self._in_use.get(seat, 0) + 1
+        return ticket_id
+
+    def file_report(self, filing: ReportFiling, slot: int) -> Settlement | None:
+        """Take the user's report (S30); the settlement, where nothing is missing any more.
+
+        Filing twice is harmless: the first report counts. Raises :class:`SettlementInvalid` for a filing that
+        belongs to no ticket here or is signed by somebody else.
+        """
+        if filing.ticket_id in self._done:
+            return None
+        held = self._held(filing.ticket_id)
+        self._check_signed("report", filing.report, filing.ticket_id, held)
+        self._check_receipt(filing.receipt, filing.ticket_id, held)
+        held.report = held.report or filing.report
+        held.receipt = held.receipt or filing.receipt
+        return self._filed(filing.ticket_id, held, slot)
+
+    def file_delivery(self, filing: DeliveryFiling, slot: int) -> Settlement | None:
+        """Take the provider's last voucher or receipt; the settlement, where nothing is missing any more.
+
+        The highest voucher counts. Raises :class:`SettlementInvalid` as :meth:`file_report` does.
+        """
+        if filing.ticket_id in self._done:
+            return None
+        held = self._held(filing.ticket_id)
+        if filing.voucher is None and filing.receipt is None:
+            raise SettlementInvalid("nothing_filed", filing.ticket_id)
+        if filing.voucher is not None:
+            self._check_signed("voucher", filing.voucher, filing.ticket_id, held)
+        self._check_receipt(filing.receipt, filing.ticket_id, held)
+        held.receipt = held.receipt or filing.receipt
+        if filing.voucher is not None and (
+            held.voucher is None or filing.voucher.payload.tokens > held.voucher.payload.tokens
+        ):
+            held.voucher = filing.voucher
+        return self._filed(filing.ticket_id, held, slot)
+
+    def due(self, slot: int) -> tuple[Settlement, ...]:
+        """Settlements that have waited ``report_deadline_slots`` for the other side; what counts is what was filed.
+
+        Tickets that nobody has filed anything for until their end are released on the way.
+        """
+        patience = self._terms.params.report_deadline_slots
+        late = [
+            ticket_id
+            for ticket_id, held in self._open.items()
+            if (held.filed_slot is not None and slot >= held.filed_slot + patience)
+            or (held.filed_slot is None and slot >= held.ends_slot)
+        ]
+        settlements = []
+        for ticket_id in late:
+            held = self._open[ticket_id]
+            settlement = self._leave(ticket_id, held)
+            if held.filed_slot is not None:
+                settlements.append(settlement)
+            else:
+                self.settled(ticket_id, 0)
+        return tuple(settlements)
+
+    def settled(self, ticket_id: Digest, charged: int) -> bool:
+        """A batch has settled a ticket at ``charged`` T: the rest of its reservation is free again.
+
+        Also for a settlement that no batch will take (``charged`` 0). False where the ticket isn't this desk's.
+        """
+        if (held := self._open.get(ticket_id)) is not None:
+            self._leave(ticket_id, held)
+        ticket = self._unsettled.pop(ticket_id, None)
+        if ticket is None:
+            return False
+        self.allowances.release(ticket.session_key, ticket.token_max, charged)
+        return True
+
+    def _held(self, ticket_id: Digest) -> _OpenTicket:
+        held = self._open.get(ticket_id)
+        if held is None:
+            raise SettlementInvalid("unknown_ticket", ticket_id)
+        return held
+
+    def _check_signed(
+        self, name: str, signed: Signed[Report] | Signed[Voucher], ticket_id: Digest, held: _OpenTicket
+    ) -> None:
+        if signed.payload.ticket_id != ticket_id:
+            raise SettlementInvalid(f"{name}_ticket", signed.payload.ticket_id)
+        if signed.payload.session_key != held.ticket.payload.session_key:
+            raise SettlementInvalid(f"{name}_session_key", signed.payload.session_key)
+        try:
+            signed.signer(self._terms.domain)
+        except SignerMismatch as error:
+            raise SettlementInvalid("signature", str(error)) from error
+
+    def _check_receipt(self, receipt: Cosigned | None, ticket_id: Digest, held: _OpenTicket) -> None:
+        if receipt is None:
+            return
+        if receipt.receipt.ticket_id != ticket_id:
+            raise SettlementInvalid("receipt_ticket", receipt.receipt.ticket_id)
+        try:
+            receipt.check(held.ticket.payload, self._terms.domain)
+        except SignerMismatch as error:
+            raise SettlementInvalid("signature", str(error)) from error
+
+    def _filed(self, ticket_id: Digest, held: _OpenTicket, slot: int) -> Settlement | None:
+        if held.filed_slot is None:
+            held.filed_slot = slot
+        return self._leave(ticket_id, held) if held.is_complete else None
+
+    def _leave(self, ticket_id: Digest, held: _OpenTicket) -> Settlement:
+        """The session is over: its provider's slot is free again, its reservation stays until a batch settles it."""
+        del self._open[ticket_id]
+        ticket = held.ticket.payload
+        self._unsettled[ticket_id] = ticket
+        seat = _seat(ticket.bid.payload)
+        self._in_use[seat] -= 1
+        if self._in_use[seat] == 0:
+            del self._in_use[seat]
+        self._done[ticket_id] = None
+        if len(self._done) > MAX_REMEMBERED:
+            del self._done[next(iter(self._done))]
+        return held.settlement()
+
+    def _remember(self, rfc_id: Digest, answer: Matched | RfcRefused) -> None:
+        self._answers[rfc_id] = answer
+        if len(self._answers) > MAX_REMEMBERED:
+            del self._answers[next(iter(self._answers))]
+
+
+def _seat(bid: Bid) -> tuple[Address, Digest]:
+    return bid.provider, bid.model_id

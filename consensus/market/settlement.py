@@ -1,0 +1,131 @@
+"""What a settlement says of itself: every signature, and that its parts belong together.
+
+This is the dear half of settling (eight recoveries) and needs no ledger, so a settlement is checked once when it
+arrives and :class:`VerifiedSettlements` remembers it. What depends on the ledger is :mod:`consensus.market.ledger`'s.
+"""
+
+import msgspec
+
+from consensus.committee import Committee
+from consensus.market.errors import SettlementInvalid
+from consensus.params import Terms
+from contracts.typed_data import Address, Digest
+from gossip.errors import SignerMismatch
+from gossip.messages.base import Signed, Unit
+from gossip.messages.market import Rfc, Ticket
+from gossip.messages.session import Settlement
+
+MAX_REMEMBERED = 20_000
+"""Settlements whose signatures are remembered as checked."""
+
+
+class VerifiedIds(msgspec.Struct, frozen=True):
+    """The ids of a settlement whose signatures hold."""
+
+    ticket_id: Digest
+    rfc_id: Digest
+    bid_id: Digest
+    session_key: Address
+    provider: Address
+
+
+def verify_settlement(settlement: Settlement, terms: Terms, committee: Committee) -> VerifiedIds:
+    """Check all that needs no ledger; raise :class:`SettlementInvalid` naming the first thing that is wrong.
+
+    The pass is by a committee member, RFC, voucher and report by the session key, the bid by its provider, the ticket
+    by the pass's issuer, the receipt by both sides; ids, keys and limits agree from part to part.
+    """
+    rfc, ticket = settlement.rfc, settlement.ticket
+    domain = terms.domain
+    parts = (rfc.payload.access_pass, rfc, ticket, ticket.payload.bid, settlement.voucher, settlement.report)
+    for signed in parts:
+        if signed is not None:
+            try:
+                signed.signer(domain)
+            except SignerMismatch as error:
+                raise SettlementInvalid("signature", str(error)) from error
+    ids = VerifiedIds(
+        ticket_id=ticket.id(domain),
+        rfc_id=rfc.id(domain),
+        bid_id=ticket.payload.bid.id(domain),
+        session_key=ticket.payload.session_key,
+        provider=ticket.payload.bid.payload.provider,
+    )
+    _check_pass(rfc, committee)
+    _check_ticket(ticket.payload, rfc.payload, ids.rfc_id, terms)
+    _check_filings(settlement, ids, terms)
+    return ids
+
+
+class VerifiedSettlements:
+    """:func:`verify_settlement` that remembers what it has found good, for one committee."""
+
+    def __init__(self, terms: Terms, committee: Committee) -> None:
+        self.committee = committee
+        self._terms = terms
+        self._known: dict[Settlement, VerifiedIds] = {}
+
+    def __call__(self, settlement: Settlement) -> VerifiedIds:
+        """The settlement's ids. Raises :class:`SettlementInvalid`."""
+        found = self._known.get(settlement)
+        if found is None:
+            found = verify_settlement(settlement, self._terms, self.committee)
+            if len(self._known) >= MAX_REMEMBERED:
+                del self._known[next(iter(self._known))]
+            self._known[settlement] = found
+        return found
+
+    def forget(self, settlement: Settlement) -> None:
+        """Drop a settlement that a batch has settled."""
+        self._known.pop(settlement, None)
+
+
+def _check_pass(rfc: Signed[Rfc], committee: Committee) -> None:
+    access_pass = rfc.payload.access_pass.payload
+    if committee.weight(access_pass.issuer) == 0:
+        raise SettlementInvalid("issuer_not_a_member", access_pass.issuer)
+    if access_pass.session_key != rfc.payload.session_key:
+        raise SettlementInvalid("pass_session_key", access_pass.session_key)
+
+
+def _check_ticket(ticket: Ticket, rfc: Rfc, rfc_id: Digest, terms: Terms) -> None:
+    bid = ticket.bid.payload
+    slot_start = terms.genesis_ms + ticket.slot * terms.params.slot_ms
+    wrong: tuple[tuple[str, bool, object], ...] = (
+        ("ticket_router", ticket.router != rfc.access_pass.payload.issuer, ticket.router),
+        ("ticket_rfc", ticket.rfc_id != rfc_id, ticket.rfc_id),
+        ("ticket_session_key", ticket.session_key != rfc.session_key, ticket.session_key),
+        ("ticket_token_max", not 0 < ticket.token_max <= rfc.token_max, ticket.token_max),
+        ("ticket_prompt_bound", ticket.prompt_bound != rfc.prompt_bound, ticket.prompt_bound),
+        ("unit_unsupported", rfc.unit is not Unit.TEXT_TOKEN, rfc.unit.name),
+        ("bid_unit", bid.unit is not rfc.unit, bid.unit.name),
+        ("bid_model", bid.model_id != rfc.model_id, bid.model_id),
+        ("bid_price", bid.price_wei == 0, bid.price_wei),
+        ("bid_slots", bid.slots == 0, bid.slots),
+        ("bid_prompt_max", bid.prompt_max < rfc.prompt_bound, bid.prompt_max),
+        ("bid_expired", bid.expires_ms <= slot_start, bid.expires_ms),
+    )
+    for reason, is_wrong, value in wrong:
+        if is_wrong:
+            raise SettlementInvalid(reason, value)
+
+
+def _check_filings(settlement: Settlement, ids: VerifiedIds, terms: Terms) -> None:
+    voucher, report, receipt = settlement.voucher, settlement.report, settlement.receipt
+    if voucher is None and report is None and receipt is None:
+        raise SettlementInvalid("nothing_filed", ids.ticket_id)
+    for name, filing in (("voucher", voucher), ("report", report)):
+        if filing is None:
+            continue
+        if filing.payload.ticket_id != ids.ticket_id:
+            raise SettlementInvalid(f"{name}_ticket", filing.payload.ticket_id)
+        if filing.payload.session_key != ids.session_key:
+            raise SettlementInvalid(f"{name}_session_key", filing.payload.session_key)
+    if receipt is None:
+        return
+    if receipt.receipt.ticket_id != ids.ticket_id:
+        raise SettlementInvalid("receipt_ticket", receipt.receipt.ticket_id)
+    try:
+        receipt.check(settlement.ticket.payload, terms.domain)
+    except SignerMismatch as error:
+        raise SettlementInvalid("signature", str(error)) from error

@@ -1,0 +1,190 @@
+"""The three contracts by name: MOR, the registry and the Compute Contract on one chain.
+
+Each call takes and gives plain values; ``block`` pins a view to a block, None is the newest. Raises what
+:class:`~contracts.client.ChainClient` raises.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+from eth_hash.auto import keccak
+
+from contracts.client import ChainClient, Receipt
+from contracts.errors import SignatureInvalid, TransactionReverted
+from contracts.signing import Key
+from contracts.typed_data import Address, Digest
+
+_CLAIMED = keccak(b"Claimed(address,uint64,uint256)")
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """A claim that was paid: ``amount`` wei of MOR, and the transaction that did it."""
+
+    amount: int
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Mor:
+    """The MOR token."""
+
+    client: ChainClient
+    address: Address
+
+    @classmethod
+    def deploy(cls, client: ChainClient, key: Key) -> "Mor":
+        """A MOR of a test network, minted by ``key`` alone."""
+        return cls(client, client.deploy(key, "mor"))
+
+    def balance_of(self, owner: Address, block: int | None = None) -> int:
+        """Wei that ``owner`` holds."""
+        return int(self.client.call("mor", self.address, "balanceOf", owner, block=block))
+
+    def total_supply(self, block: int | None = None) -> int:
+        """Wei in existence."""
+        return int(self.client.call("mor", self.address, "totalSupply", block=block))
+
+    def mint(self, key: Key, to: Address, amount: int) -> Receipt:
+        """Create ``amount`` wei; only the deployer may."""
+        return self.client.transact(key, "mor", self.address, "mint", to, amount)
+
+    def transfer(self, key: Key, to: Address, amount: int) -> Receipt:
+        """Move ``amount`` wei of ``key``'s."""
+        return self.client.transact(key, "mor", self.address, "transfer", to, amount)
+
+    def approve(self, key: Key, spender: Address, amount: int) -> Receipt:
+        """Let ``spender`` move ``amount`` wei of ``key``'s."""
+        return self.client.transact(key, "mor", self.address, "approve", spender, amount)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The staking registry."""
+
+    client: ChainClient
+    address: Address
+
+    @classmethod
+    def deploy(cls, client: ChainClient, key: Key, mor: Address, unbonding_s: int) -> "Registry":
+        """A registry whose first epoch ``key`` opens; unstaked MOR waits ``unbonding_s`` seconds."""
+        return cls(client, client.deploy(key, "registry", mor, unbonding_s))
+
+    def stake(self, key: Key, amount: int) -> Receipt:
+        """Bond ``amount`` wei, which the registry must be allowed to move."""
+        return self.client.transact(key, "registry", self.address, "stake", amount)
+
+    def unstake(self, key: Key, amount: int) -> Receipt:
+        """Begin to take ``amount`` wei out."""
+        return self.client.transact(key, "registry", self.address, "unstake", amount)
+
+    def withdraw(self, key: Key) -> Receipt:
+        """Take out what was unstaked, once the wait is over."""
+        return self.client.transact(key, "registry", self.address, "withdraw")
+
+    def open_epoch(self, key: Key) -> Receipt:
+        """Freeze the staked set into epoch 1; only the deployer may, once."""
+        return self.client.transact(key, "registry", self.address, "open_epoch")
+
+    def stake_of(self, member: Address, block: int | None = None) -> int:
+        """Wei that ``member`` has bonded."""
+        return int(self.client.call("registry", self.address, "stake_of", member, block=block))
+
+    def epoch(self, block: int | None = None) -> int:
+        """The newest epoch; 0 before the first."""
+        return int(self.client.call("registry", self.address, "epoch", block=block))
+
+    def committee_root(self, block: int | None = None) -> Digest:
+        """The newest epoch's committee root; zero before the first."""
+        return Digest(self.client.call("registry", self.address, "committee_root", block=block))
+
+    def committee(self, epoch: int, block: int | None = None) -> list[tuple[Address, int]]:
+        """Members of ``epoch`` and their stakes in wei, sorted by address; empty where it isn't open."""
+        members, stakes = self.client.call("registry", self.address, "committee", epoch, block=block)
+        addresses = [Address(bytes.fromhex(member[2:])) for member in members]
+        return list(zip(addresses, map(int, stakes), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """The Compute Contract."""
+
+    client: ChainClient
+    address: Address
+
+    @classmethod
+    def deploy(cls, client: ChainClient, key: Key, mor: Address, registry: Address) -> "Compute":
+        """A Compute Contract that pays in ``mor`` on the word of ``registry``'s committee."""
+        return cls(client, client.deploy(key, "compute", mor, registry))
+
+    def submit(self, key: Key, header: msgspec.Struct, round_: int, signatures: Sequence[bytes]) -> Receipt:
+        """Hand in a certified batch. ``header`` is a BatchHeader, ``signatures`` are sorted by signer."""
+        return self.client.transact(key, "compute", self.address, "submit", *certificate(header, round_, signatures))
+
+    def claim(self, key: Key, provider: Address, cumulative: int, height: int, proof: Sequence[Digest]) -> Payment:
+        """Have ``provider`` paid up to ``cumulative`` wei as of the accepted batch ``height``."""
+        arguments = (provider, cumulative, height, tuple(proof))
+        return self._payment(self.client.transact(key, "compute", self.address, "claim", *arguments))
+
+    def claim_with_certificate(
+        self,
+        key: Key,
+        header: msgspec.Struct,
+        round_: int,
+        signatures: Sequence[bytes],
+        *,
+        provider: Address,
+        cumulative: int,
+        proof: Sequence[Digest],
+    ) -> Payment:
+        """:meth:`submit` and :meth:`claim` in one; where the height was submitted already, only the claim."""
+        arguments = (*certificate(header, round_, signatures), provider, cumulative, tuple(proof))
+        return self._payment(self.client.transact(key, "compute", self.address, "claim_with_certificate", *arguments))
+
+    def claimable(
+        self, provider: Address, cumulative: int, height: int, proof: Sequence[Digest], block: int | None = None
+    ) -> int:
+        """Wei that :meth:`claim` would pay; 0 where it would be refused."""
+        arguments = (provider, cumulative, height, tuple(proof))
+        return int(self.client.call("compute", self.address, "claimable", *arguments, block=block))
+
+    def paid(self, provider: Address, block: int | None = None) -> int:
+        """Wei paid to ``provider`` since genesis."""
+        return int(self.client.call("compute", self.address, "paid", provider, block=block))
+
+    def paid_total(self, block: int | None = None) -> int:
+        """Wei paid to all providers since genesis."""
+        return int(self.client.call("compute", self.address, "paid_total", block=block))
+
+    def credited_total(self, block: int | None = None) -> int:
+        """Wei that the newest accepted batch credits."""
+        return int(self.client.call("compute", self.address, "credited_total", block=block))
+
+    def latest_height(self, block: int | None = None) -> int:
+        """The height of the newest accepted batch; 0 before the first."""
+        return int(self.client.call("compute", self.address, "latest_height", block=block))
+
+    def credit_root(self, height: int, block: int | None = None) -> Digest:
+        """The credit root of an accepted height; the zero digest where it was never submitted."""
+        return Digest(self.client.call("compute", self.address, "credit_root", height, block=block))
+
+    def _payment(self, receipt: Receipt) -> Payment:
+        for log in receipt.logs:
+            if log.address == self.address and log.topics[0] == _CLAIMED:
+                return Payment(int.from_bytes(log.data, "big"), receipt)
+        raise TransactionReverted("compute.claim", f"transaction 0x{receipt.tx_hash.hex()} paid nothing")
+
+
+def certificate(
+    header: msgspec.Struct, round_: int, signatures: Sequence[bytes]
+) -> tuple[tuple[object, ...], int, tuple[tuple[bytes, bytes], ...]]:
+    """Header, round and signatures as the contract takes them: a BatchHeader's fields in order, EIP-2098 pairs."""
+    return msgspec.structs.astuple(header), round_, tuple(map(compact_signature, signatures))
+
+
+def compact_signature(signature: bytes) -> tuple[bytes, bytes]:
+    """r and, in one word, s with v on top (EIP-2098). Raises :class:`SignatureInvalid` where that has no room."""
+    if len(signature) != 65 or signature[64] not in (27, 28) or signature[32] & 0x80:
+        raise SignatureInvalid(f"0x{signature.hex()} is no 65-byte signature with v of 27 or 28 and a low s")
+    return signature[:32], bytes([signature[32] | (signature[64] - 27) << 7]) + signature[33:64]

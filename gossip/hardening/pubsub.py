@@ -1,0 +1,339 @@
+"""Pubsub: reading peers' RPCs, judging messages, writing to peers.
+
+Faults of the stock class: a frame that isn't protobuf, a key that isn't one, or an exception in a validator ends the
+process; a verdict is yes or no, so that dropping a message always blames who passed it on; a task per message loses
+their order; queues hold 32 messages and drop the rest silently; message numbers start at the second of the start, so
+that a restarted node's first messages look old; a thread per instance sweeps the list of seen messages. May go when
+the stock class survives tests/gossip/test_hostile_peers.py.
+"""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import trio
+from google.protobuf.message import DecodeError
+from libp2p.abc import INetStream
+from libp2p.crypto.keys import PublicKey
+from libp2p.crypto.serialization import deserialize_public_key
+from libp2p.network.exceptions import SwarmException
+from libp2p.peer.id import ID
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.rpc_queue import RpcQueue
+from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
+
+from gossip.hardening.host import LIBRARY_ERRORS, GuardedHost, muxed_of
+from gossip.hardening.negotiation import NegotiationFailed
+from gossip.hardening.outbox import Outbox, frame
+from gossip.hardening.router import GuardedRouter
+from gossip.hardening.supervisor import Supervisor
+from gossip.validation import GossipMessage, Verdict
+
+_log = logging.getLogger(__name__)
+
+_RPC_BYTES_MIN = 1 << 20
+"""An RPC of this size is always read, whatever the topics allow: it may hold many messages."""
+_RPC_OVERHEAD = 65_536
+_TOPIC_NAME_LIMIT = 256
+_SUBSCRIPTIONS_PER_RPC = 1000
+_KEYS_CACHED = 4096
+_SEEN_LIMIT = 200_000
+_SEEN_SECONDS = 120.0
+_WRITE_DEADLINE = 30.0
+"""A peer that reads nothing for so many seconds is dropped from pubsub."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """One topic's reader."""
+
+    validate: Callable[[bytes, str], Verdict]
+    max_bytes: int
+    deliver: trio.MemorySendChannel[GossipMessage]
+
+
+class SeenMessages:
+    """Ids of the last messages; forgets without a thread."""
+
+    def __init__(self) -> None:
+        self._expiry: OrderedDict[bytes, float] = OrderedDict()
+
+    def has(self, message_id: bytes) -> bool:
+        """Whether it was seen lately."""
+        return message_id in self._expiry
+
+    def add(self, message_id: bytes) -> bool:
+        """Remember it; False if it was known."""
+        now = time.monotonic()
+        while self._expiry and (len(self._expiry) > _SEEN_LIMIT or next(iter(self._expiry.values())) < now):
+            self._expiry.popitem(last=False)
+        if message_id in self._expiry:
+            return False
+        self._expiry[message_id] = now + _SEEN_SECONDS
+        return True
+
+
+class GuardedPubsub(Pubsub):
+    """The stock class with those faults overridden."""
+
+    def __init__(
+        self,
+        host: GuardedHost,
+        router: GuardedRouter,
+        owner: Supervisor,
+        *,
+        outbox_frames: int,
+        outbox_bytes: int,
+        on_fault: Callable[[ID, str], None],
+        count: Callable[[str, int], None],
+    ) -> None:
+        super().__init__(host, router)
+        self.seen_messages.stop()  # its thread
+        self.seen_messages = SeenMessages()  # type: ignore[assignment]  # the two methods that are used
+        self.counter = time.time_ns()
+        owner.adopt(self)
+        self._mesh = router
+        self._outbox_limits = outbox_frames, outbox_bytes
+        self._on_fault = on_fault
+        self._count = count
+        self._subscriptions: dict[str, Subscription] = {}
+        self._keys: OrderedDict[bytes, PublicKey] = OrderedDict()
+        self._me = host.get_id().to_base58()
+
+    async def run(self) -> None:
+        """Look after peers that come and go."""
+        self.manager.run_daemon_task(self.handle_peer_queue)
+        self.manager.run_daemon_task(self.handle_dead_peer_queue)
+        await self.manager.wait_finished()
+
+    # Our side
+
+    async def open_subscription(self, topic: str, subscription: Subscription) -> None:
+        """Join ``topic``."""
+        self._subscriptions[topic] = subscription
+        self.max_inbound_rpc_size = max(
+            _RPC_BYTES_MIN, *(each.max_bytes + _RPC_OVERHEAD for each in self._subscriptions.values())
+        )
+        await self.subscribe(topic)
+
+    async def close_subscription(self, topic: str) -> None:
+        """Leave ``topic``."""
+        if self._subscriptions.pop(topic, None) is not None:
+            await self.unsubscribe(topic)
+
+    async def send_message(self, topic: str, data: bytes) -> None:
+        """Sign and publish; our own subscription doesn't get it back."""
+        message = rpc_pb2.Message(data=data, topicIDs=[topic], from_id=self.my_id.to_bytes(), seqno=self._next_seqno())
+        message.signature = self.host.get_private_key().sign(_signed_bytes(message))
+        message.key = self.host.get_public_key().serialize()
+        self._mark_msg_seen(message)
+        self._count("messages_out", 1)
+        await self._mesh.publish(self.my_id, message)
+
+    def get_hello_packet(self) -> rpc_pb2.RPC:
+        """Our subscriptions, without a signed record."""
+        return rpc_pb2.RPC(
+            subscriptions=[rpc_pb2.RPC.SubOpts(subscribe=True, topicid=topic) for topic in self.topic_ids]
+        )
+
+    def _build_announce_rpc(self, topic_id: str, subscribe: bool) -> tuple[rpc_pb2.RPC, rpc_pb2.RPC.SubOpts]:
+        change = rpc_pb2.RPC.SubOpts(subscribe=subscribe, topicid=topic_id)
+        return rpc_pb2.RPC(subscriptions=[change]), change
+
+    # Peers
+
+    async def _handle_new_peer(self, peer_id: ID) -> None:
+        if peer_id in self.peers:
+            return
+        try:
+            stream = await self.host.new_stream(peer_id, self.protocols)
+        except NegotiationFailed:
+            return  # it speaks no gossip
+        except (trio.TooSlowError, *LIBRARY_ERRORS) as error:
+            raise SwarmException(f"no pubsub stream to {peer_id}") from error  # the stock caller tries again
+        if peer_id in self.peers:
+            muxed_of(stream).abort()  # another task was faster
+            return
+        outbox = Outbox(*self._outbox_limits, max_message_size=1 << 30)
+        outbox.push_frame(frame(self.get_hello_packet()), priority=True)
+        self.router.add_peer(peer_id, stream.get_protocol())
+        self.peers[peer_id] = stream
+        self.peer_queues[peer_id] = outbox  # type: ignore[assignment]  # the methods that are used
+        self.manager.run_task(self.handle_sending_messages, peer_id, stream, outbox)
+        await self._send_recent_messages_to_new_peer(peer_id)
+
+    async def handle_sending_messages(self, peer_id: ID, stream: INetStream, queue: RpcQueue | Outbox) -> None:
+        """Write to one peer for as long as it reads."""
+        wire = muxed_of(stream)
+        try:
+            while isinstance(queue, Outbox) and (data := await queue.pop()) is not None:
+                with trio.fail_after(_WRITE_DEADLINE):
+                    await wire.write(data)
+                self._count("bytes_out", len(data))
+        except trio.TooSlowError:
+            self._on_fault(peer_id, "reads no gossip")
+        except LIBRARY_ERRORS as error:
+            _log.debug("pubsub stream to %s: %r", peer_id, error)
+        finally:
+            if isinstance(queue, Outbox):
+                self._count("outbox_full", queue.dropped)
+            wire.abort()
+            if self.peers.get(peer_id) is stream:
+                self._handle_dead_peer(peer_id)
+
+    async def handle_dead_peer_queue(self) -> None:
+        """A connection ended: forget its peer, or find it again on another connection."""
+        async with self.dead_peer_receive_channel:
+            self.event_handle_dead_peer_queue_started.set()
+            async for peer_id in self.dead_peer_receive_channel:
+                stream = self.peers.get(peer_id)
+                if stream is None or muxed_of(stream).muxed_conn.is_closed:
+                    self._handle_dead_peer(peer_id)
+
+    @property
+    def outbox_drops(self) -> int:
+        """Frames dropped so far on streams that are still open."""
+        queues: Collection[object] = self.peer_queues.values()
+        return sum(queue.dropped for queue in queues if isinstance(queue, Outbox))
+
+    # What peers send
+
+    async def stream_handler(self, stream: INetStream) -> None:
+        """Read one peer's RPCs until its stream ends or makes no sense."""
+        peer_id = stream.muxed_conn.peer_id
+        try:
+            await self.continuously_read_stream(stream)
+        except (DecodeError, ValueError) as error:
+            self._count("malformed_rpc", 1)
+            self._on_fault(peer_id, f"malformed RPC: {error}")
+        finally:
+            await stream.reset()
+
+    async def continuously_read_stream(self, stream: INetStream) -> None:
+        """Raises DecodeError or ValueError for bytes that are no RPCs."""
+        peer_id = stream.muxed_conn.peer_id
+        wire = muxed_of(stream)
+        buffer = bytearray()
+        while True:
+            buffer += await wire.read()
+            start = 0
+            while (found := _find_frame(buffer, start, self.max_inbound_rpc_size)) is not None:
+                begin, start = found
+                await self._on_rpc(peer_id, rpc_pb2.RPC.FromString(bytes(buffer[begin:start])))
+                self._count("bytes_in", start - begin)
+                await trio.lowlevel.checkpoint()
+            del buffer[:start]
+
+    async def _on_rpc(self, peer_id: ID, rpc: rpc_pb2.RPC) -> None:
+        if len(rpc.subscriptions) > _SUBSCRIPTIONS_PER_RPC:
+            raise ValueError(f"{len(rpc.subscriptions)} subscriptions")
+        for change in rpc.subscriptions:
+            if not isinstance(change.topicid, str):  # the parser hands over what isn't UTF-8 as bytes
+                raise ValueError("a topic name that isn't text")
+            if len(change.topicid) > _TOPIC_NAME_LIMIT:
+                raise ValueError(f"a topic name of {len(change.topicid)} characters")
+            self.handle_subscription(peer_id, change)
+        for message in rpc.publish:
+            await self._on_message(peer_id, message)
+        if rpc.HasField("control"):
+            await self.router.handle_rpc(rpc, peer_id)
+
+    async def _on_message(self, forwarder: ID, message: rpc_pb2.Message) -> None:
+        self._count("messages_in", 1)
+        subscription = self._subscriptions.get(message.topicIDs[0]) if len(message.topicIDs) == 1 else None
+        if subscription is None:
+            self._count("not_subscribed", 1)
+            return
+        if self._is_msg_seen(message):
+            self._count("duplicate", 1)
+            return
+        if (fault := self._find_fault(message, subscription)) is not None:
+            self._reject(forwarder, *fault)
+            return
+        self._mark_msg_seen(message)
+        origin = ID(message.from_id).to_base58()
+        if origin == self._me:
+            self._count("own_message", 1)
+            return
+        verdict = self._judge(subscription, message.data, origin)
+        if verdict is Verdict.REJECT:
+            self._reject(forwarder, "rejected", f"rejected on {message.topicIDs[0]}")
+        elif verdict is Verdict.IGNORE:
+            self._count("ignored", 1)
+        else:
+            self._deliver(subscription, GossipMessage(message.data, origin, forwarder.to_base58()))
+            await self._mesh.publish(forwarder, message)
+
+    def _find_fault(self, message: rpc_pb2.Message, subscription: Subscription) -> tuple[str, str] | None:
+        if len(message.data) > subscription.max_bytes:
+            return "too_large", f"{len(message.data)} bytes on {message.topicIDs[0]}"
+        if not self._is_signed(message):
+            return "bad_signature", "a message that its author didn't sign"
+        return None
+
+    def _reject(self, forwarder: ID, counter: str, reason: str) -> None:
+        self._count(counter, 1)
+        self._on_fault(forwarder, reason)
+
+    def _judge(self, subscription: Subscription, data: bytes, origin: str) -> Verdict:
+        try:
+            return subscription.validate(data, origin)
+        except Exception as error:  # noqa: BLE001  # the supervisor of validators: their bug is not the peer's fault
+            self._count("validator_failed", 1)
+            _log.error("a validator failed: %r", error, exc_info=error)
+            return Verdict.IGNORE
+
+    def _deliver(self, subscription: Subscription, message: GossipMessage) -> None:
+        try:
+            subscription.deliver.send_nowait(message)
+        except trio.WouldBlock:
+            self._count("queue_full", 1)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._count("no_reader", 1)
+        else:
+            self._count("delivered", 1)
+
+    def _is_signed(self, message: rpc_pb2.Message) -> bool:
+        try:
+            key = self._author_key(message)
+            return bool(message.signature) and key.verify(_signed_bytes(message), message.signature)
+        except Exception as error:  # noqa: BLE001  # garbage keys raise whatever their libraries raise
+            _log.debug("a signature that cannot be checked: %r", error)
+            return False
+
+    def _author_key(self, message: rpc_pb2.Message) -> PublicKey:
+        key = self._keys.get(message.from_id)
+        if key is None:
+            author = ID(message.from_id)
+            key = author.extract_public_key() or deserialize_public_key(message.key)
+            if ID.from_pubkey(key) != author:
+                raise ValueError("signed with a key that isn't its author's")
+            self._keys[message.from_id] = key
+            if len(self._keys) > _KEYS_CACHED:
+                self._keys.popitem(last=False)
+        return key
+
+
+def _signed_bytes(message: rpc_pb2.Message) -> bytes:
+    unsigned = rpc_pb2.Message(
+        data=message.data, topicIDs=message.topicIDs, from_id=message.from_id, seqno=message.seqno
+    )
+    return PUBSUB_SIGNING_PREFIX.encode() + unsigned.SerializeToString()
+
+
+def _find_frame(buffer: bytearray, start: int, limit: int) -> tuple[int, int] | None:
+    """Where the next varint-prefixed frame begins and ends; None while it isn't whole. ValueError above ``limit``."""
+    length = 0
+    for index in range(start, min(len(buffer), start + 10)):
+        length |= (buffer[index] & 0x7F) << 7 * (index - start)
+        if buffer[index] < 0x80:
+            if length > limit:
+                raise ValueError(f"an RPC of {length} bytes, at most {limit} are read")
+            end = index + 1 + length
+            return (index + 1, end) if end <= len(buffer) else None
+    if len(buffer) - start >= 10:
+        raise ValueError("an RPC length that doesn't end")
+    return None

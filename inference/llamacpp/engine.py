@@ -1,0 +1,266 @@
+"""The llama.cpp engine (INFERENCE: xllamacpp in a child): HTTP over a private Unix socket, one connection a request.
+
+T of an answer are the ids whose text came out: an end-of-answer token, or tokens held back for a stop string that then
+matched, have no text and are not counted. Control tokens in a message's text are refused
+(:class:`~inference.errors.PromptRefused`), not stripped: an answer to a silently altered prompt is a wrong answer.
+"""
+
+import importlib.metadata
+import os
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import structlog
+import trio
+
+from contracts.typed_data import Digest
+from inference.engine import ChatMessage, EngineHealth, Generation, Piece
+from inference.errors import EngineError, EngineUnavailable, PromptRefused, PromptTooLong
+from inference.llamacpp.answer import Answer
+from inference.llamacpp.process import EngineOptions, Worker, open_worker
+from inference.model_store import HashCache, manifest_of
+
+FAMILY = "llama.cpp"
+"""The engine family in a model's manifest."""
+
+SYSTEM_MESSAGE = ChatMessage("system", "You are a helpful assistant.")
+"""Put before a conversation that has no system message: small models answer nonsense without one."""
+
+_log = structlog.get_logger(__name__)
+_CALL_SECONDS = 30.0
+_TOKEN_SECONDS = 300.0
+"""The longest wait for one token, a long prompt included."""
+_BACKOFF_SECONDS = (0.2, 1.0, 5.0, 30.0)
+_STABLE_SECONDS = 60.0
+"""A worker that lived so long is restarted without delay again."""
+_PROMPTS_KEPT = 16
+# the socket is a local file, so this context is never used; httpx would load every root certificate for its own
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def engine_build() -> str:
+    """The installed build: it decides the bits of every answer, so it is part of a model's identity."""
+    return importlib.metadata.version("xllamacpp")
+
+
+def default_threads() -> int:
+    """All cores but one: with none to spare, one competing process costs most of the throughput."""
+    return max(1, (os.cpu_count() or 1) - 1)
+
+
+class LlamaCppEngine:
+    """An :class:`~inference.engine.Engine` over a supervised worker. Made by :func:`open_llamacpp`."""
+
+    def __init__(self, options: EngineOptions, model_id: Digest, name: str) -> None:
+        self.options = options
+        self._model_id = model_id
+        self._name = name
+        self._worker: Worker | None = None
+        self._busy = 0
+        self._restarts = 0
+        self._prompts: dict[tuple[ChatMessage, ...], list[int]] = {}
+
+    @property
+    def model_id(self) -> Digest:
+        """SHA-256 of the manifest of file, engine family and build."""
+        return self._model_id
+
+    @property
+    def name(self) -> str:
+        """The model's name for people."""
+        return self._name
+
+    @property
+    def family(self) -> str:
+        """Engine family and build."""
+        return f"{FAMILY}/xllamacpp-{engine_build()}"
+
+    @property
+    def restarts(self) -> int:
+        """How often the worker has been started again."""
+        return self._restarts
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The worker's process id; None while there is none."""
+        return None if self._worker is None else self._worker.process.pid
+
+    async def health(self) -> EngineHealth:
+        """Slots and how many are in use. Raises :class:`EngineUnavailable` while there is no worker."""
+        await self._call("GET", "/health")
+        return EngineHealth(self.options.slots, self._busy, self.options.context)
+
+    async def busy_slots(self) -> int:
+        """Slots that the worker itself is computing in; may lag a cancellation by one step of a prompt."""
+        return sum(bool(slot["is_processing"]) for slot in await self._call("GET", "/slots"))
+
+    async def count_prompt(self, messages: tuple[ChatMessage, ...]) -> int:
+        """T of the conversation after the chat template. Raises :class:`PromptRefused`, :class:`EngineUnavailable`."""
+        return len(await self._prompt_ids(messages))
+
+    async def count_text(self, text: str) -> int:
+        """T of plain text by the model's own tokenizer."""
+        return len(await self._tokenize(text, special=False))
+
+    @asynccontextmanager
+    async def generate(self, request: Generation) -> AsyncIterator[AsyncIterator[Piece]]:
+        """Stream an answer; leaving closes the connection, which frees the slot.
+
+        Raises :class:`PromptTooLong` where no T is left for an answer; the answer is cut to what the context holds.
+        """
+        prompt = await self._prompt_ids(request.messages)
+        room = self.options.context - len(prompt)
+        if room < 1:
+            raise PromptTooLong(len(prompt), self.options.context - 1)
+        self._busy += 1
+        try:
+            async with self._client(_TOKEN_SECONDS) as client:
+                response = await self._open_answer(client, _request_body(prompt, request, room))
+                answer = Answer(response, self._tokenize)
+                try:
+                    yield answer
+                finally:
+                    await answer.aclose()
+        finally:
+            self._busy -= 1
+
+    async def _open_answer(self, client: httpx.AsyncClient, body: dict[str, Any]) -> httpx.Response:
+        try:
+            response = await client.send(client.build_request("POST", "/completion", json=body), stream=True)
+            if response.status_code != httpx.codes.OK:
+                await response.aread()
+                raise EngineError(_refusal(response))
+        except httpx.HTTPError as error:
+            raise EngineUnavailable(f"the engine of {self._name} does not answer: {error!r}") from error
+        return response
+
+    async def _prompt_ids(self, messages: tuple[ChatMessage, ...]) -> list[int]:
+        """The prompt as token ids, kept for the few latest: a session counts a prompt before it is generated from."""
+        if (kept := self._prompts.get(messages)) is not None:
+            return kept
+        await self._refuse_control_tokens(messages)
+        has_system = any(message.role == "system" for message in messages)
+        turns = messages if has_system else (SYSTEM_MESSAGE, *messages)
+        answer = await self._call("POST", "/apply-template", {"messages": msgspec.to_builtins(turns)})
+        ids = await self._tokenize(answer["prompt"], special=True)
+        while len(self._prompts) >= _PROMPTS_KEPT:
+            del self._prompts[next(iter(self._prompts))]
+        self._prompts[messages] = ids
+        return ids
+
+    async def _refuse_control_tokens(self, messages: tuple[ChatMessage, ...]) -> None:
+        """Text that tokenises otherwise when control tokens are looked for has some."""
+        joined = "\n".join(message.content for message in messages)
+        if await self._tokenize(joined, special=False) == await self._tokenize(joined, special=True, start=False):
+            return
+        for index, message in enumerate(messages):
+            text = message.content
+            if await self._tokenize(text, special=False) != await self._tokenize(text, special=True, start=False):
+                raise PromptRefused(index)
+        raise PromptRefused(0)
+
+    async def _tokenize(self, text: str, *, special: bool = False, start: bool | None = None) -> list[int]:
+        """Ids of ``text``; ``special`` parses control tokens, ``start`` (as special) adds a start token."""
+        body = {"content": text, "parse_special": special, "add_special": special if start is None else start}
+        ids: list[int] = (await self._call("POST", "/tokenize", body))["tokens"]
+        return ids
+
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        try:
+            async with self._client(_CALL_SECONDS) as client:
+                response = await client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise EngineUnavailable(f"the engine of {self._name} does not answer: {error!r}") from error
+        if response.status_code != httpx.codes.OK:
+            raise EngineError(_refusal(response))
+        return response.json()
+
+    def _client(self, read_seconds: float) -> httpx.AsyncClient:
+        if self._worker is None:
+            raise EngineUnavailable(f"the engine of {self._name} is restarting")
+        return httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(verify=_NO_TLS, uds=self._worker.socket),
+            base_url="http://engine",
+            headers={"authorization": f"Bearer {self._worker.api_key}", "connection": "close"},
+            timeout=httpx.Timeout(5.0, read=read_seconds),
+            trust_env=False,
+        )
+
+    async def supervise(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a worker running; only the very first start may fail for good."""
+        failures = 0
+        while True:
+            began = trio.current_time()
+            try:
+                async with open_worker(self.options) as worker:
+                    self._worker = worker
+                    if not self._restarts:
+                        task_status.started()
+                    try:
+                        status = await worker.process.wait()
+                    finally:
+                        self._worker = None
+                _log.warning("engine worker ended", model=self._name, status=status)
+            except EngineUnavailable as error:
+                if not self._restarts:
+                    raise
+                _log.warning("engine worker did not start", model=self._name, error=str(error))
+            failures = 0 if trio.current_time() - began > _STABLE_SECONDS else failures + 1
+            await trio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS)) - 1] if failures else 0)
+            self._restarts += 1
+
+
+def _request_body(prompt: list[int], request: Generation, room: int) -> dict[str, Any]:
+    """A completion request from a whitelist, with neutral defaults: temperature and top_p alone decide."""
+    sampling = request.sampling
+    return {
+        "prompt": prompt,
+        "n_predict": max(1, min(request.max_tokens, room)),
+        "temperature": max(0.0, sampling.temperature),
+        "top_p": sampling.top_p,
+        "top_k": 0 if sampling.temperature > 0 else 1,
+        "min_p": 0.0,
+        "seed": -1 if sampling.seed is None else sampling.seed,
+        "stop": list(sampling.stop),
+        "stream": True,
+        "return_tokens": True,
+    }
+
+
+def _refusal(response: httpx.Response) -> str:
+    return f"the engine refused a request with status {response.status_code}: {response.text[:300]}"
+
+
+@asynccontextmanager
+async def open_llamacpp(
+    model_path: Path,
+    *,
+    slots: int,
+    context: int,
+    threads: int,
+    log_path: Path,
+    name: str | None = None,
+    hash_cache: HashCache | None = None,
+) -> AsyncIterator[LlamaCppEngine]:
+    """Load a GGUF in a worker process and keep it running; leaving stops it.
+
+    ``context`` is T for each slot, ``name`` defaults to the file's stem. Raises :class:`ModelError` where the file
+    cannot be read and :class:`EngineUnavailable` where it cannot be loaded. An error of the body passes unchanged.
+    """
+    manifest = await trio.to_thread.run_sync(manifest_of, model_path, FAMILY, engine_build(), hash_cache)
+    options = EngineOptions(model_path, slots, context, threads, log_path)
+    engine = LlamaCppEngine(options, manifest.model_id(), name or model_path.stem)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.supervise)
+            yield engine
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:  # the body's or the first start's own error, wrapped by the nursery
+            raise group.exceptions[0] from group.exceptions[0].__cause__
+        raise

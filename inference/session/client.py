@@ -1,0 +1,267 @@
+"""The user's half of the session protocol: ask, check every frame, vouch for what arrived, countersign the receipt.
+
+No task of its own runs here: frames are read and vouchers sent while the caller iterates.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from consensus.params import Terms
+from contracts.signing import Key
+from contracts.typed_data import Digest
+from gossip.errors import MessageError, RemoteError, TransportError
+from gossip.messages.base import Signed, encode, sign
+from gossip.messages.market import Ticket
+from gossip.messages.session import (
+    Cosigned,
+    Query,
+    ReceiptFrame,
+    SessionEnd,
+    SessionOpen,
+    TokenFrame,
+    Voucher,
+    VoucherFrame,
+    decode_session_frame,
+)
+from inference.engine import Finish, Piece
+from inference.errors import SessionError
+from inference.metering import compute_delivered
+from inference.session.delivery import Delivery
+from inference.session.query import QueryBody, encode_body
+from inference.session.stream import Code, SessionStream
+
+__all__ = ["ClientSession", "Code", "Pieces", "QueryBody", "Recount", "SessionOutcome", "open_session"]
+
+FRAME_SECONDS = 60.0
+"""How long a user waits for the next frame, the first one with its prompt included."""
+
+_FRAME_BYTES = 64 << 10
+_LEAVE_SECONDS = 2.0
+_CONFIRM_SECONDS = 5.0
+_log = structlog.get_logger(__name__)
+
+Recount = Callable[[str], Awaitable[int]]
+"""T of a text by the model's registered tokenizer, for a user who has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOutcome:
+    """What a session came to, as the user saw it: the ground for its report (S30)."""
+
+    ticket_id: Digest
+    tokens: int
+    """T delivered: the least of the user's count, the provider's, and TokenMax."""
+    prompt_tokens: int
+    first_ms: int
+    """ms from sending the query to the first T; 0 where none came."""
+    last_ms: int
+    finish: Finish | None
+    """None where the session did not reach its end."""
+    receipt: Cosigned | None
+    voucher: Signed[Voucher] | None
+    """The highest voucher signed; it covers every T received, also when it could no longer be sent."""
+    text: str
+    interrupted: str | None
+    """The :class:`Code` that ended the session early; None after a regular end."""
+
+
+class ClientSession:
+    """One session, made by :func:`open_session`; iterate over :meth:`pieces`, then read :attr:`outcome`."""
+
+    def __init__(  # noqa: PLR0917  the order of open_session, which alone calls it
+        self,
+        stream: SessionStream,
+        ticket: Signed[Ticket],
+        body: QueryBody,
+        session_key: Key,
+        terms: Terms,
+        clock: Callable[[], int],
+        recount: Recount | None,
+    ) -> None:
+        self._stream = stream
+        self._ticket = ticket
+        self._body = encode_body(body)
+        self._key = session_key
+        self._domain = terms.domain
+        self._clock = clock
+        self._recount = recount
+        self._voucher_step = max(1, terms.params.voucher_window // 4)
+        self._deadline = trio.current_time() + terms.params.session_max_ms / 1000
+        token_limit = body.token_limit(ticket.payload.token_max)
+        self._delivery = Delivery(ticket, self._body, token_limit, session_key, terms.domain)
+        self._recounted: int | None = None
+        self._receipt: Cosigned | None = None
+        self._finish: Finish | None = None
+        self._interrupted: str | None = None
+
+    @property
+    def outcome(self) -> SessionOutcome:
+        """The state so far; final once the iteration has ended, early or not."""
+        meter = self._delivery.meter
+        counted = meter.tokens if self._recounted is None else self._recounted
+        return SessionOutcome(
+            ticket_id=self._delivery.ticket_id,
+            tokens=compute_delivered(counted, meter.tokens, self._ticket.payload.token_max),
+            prompt_tokens=0 if self._receipt is None else self._receipt.receipt.prompt_tokens,
+            first_ms=meter.first_ms,
+            last_ms=meter.last_ms,
+            finish=self._finish,
+            receipt=self._receipt,
+            voucher=self._delivery.voucher,
+            text=self._delivery.text,
+            interrupted=self._interrupted,
+        )
+
+    def pieces(self) -> "Pieces":
+        """The answer as it arrives, from where an earlier iteration stopped.
+
+        Raises :class:`SessionError` when the answer ends early; see :attr:`outcome` for what came before.
+        """
+        return Pieces(self._next_piece)
+
+    async def start(self) -> None:
+        """Send ticket and query; the measured time starts here."""
+        query = sign(Query(self._delivery.ticket_id, self._key.address, self._body), self._key, self._domain)
+        opening = encode(SessionOpen(self._ticket, query))
+        self._delivery.begin(self._clock())
+        try:
+            await self._stream.send(opening)
+        except TransportError as error:
+            raise self._interrupt(Code.PROVIDER_VANISHED, str(error)) from error
+
+    async def leave(self) -> None:
+        """Close the stream; before the end, vouch for what was received and say that the session is cancelled."""
+        with trio.CancelScope(shield=True):
+            if not self._is_over():
+                await self._break_off(Code.CANCELLED, "the user left")
+            await self._stream.aclose()
+
+    def _is_over(self) -> bool:
+        return self._finish is not None or self._interrupted is not None
+
+    async def _next_piece(self) -> Piece | None:
+        """The next piece that has text, None at the end."""
+        while not self._is_over():
+            try:
+                piece = await self._take_frame()
+            except RemoteError as error:
+                raise self._interrupt(error.code, error.detail) from error
+            except TransportError as error:
+                raise self._interrupt(Code.PROVIDER_VANISHED, str(error)) from error
+            except MessageError as error:
+                raise await self._break_off(Code.PROTOCOL_ERROR, str(error)) from error
+            except SessionError as error:
+                raise await self._break_off(error.code, error.detail) from error
+            if piece is None and self._recount is not None:
+                self._recounted = await self._recount(self._delivery.text)
+            if piece is not None and piece.text:
+                return piece
+        return None
+
+    async def _take_frame(self) -> Piece | None:
+        """Process one frame; its piece, None for the last."""
+        remaining = self._deadline - trio.current_time()
+        if remaining <= 0:
+            raise SessionError(Code.SESSION_TIMEOUT, "the session took too long")
+        data = await self._stream.receive(limit=_FRAME_BYTES, timeout=min(FRAME_SECONDS, remaining))
+        now_ms = self._clock()
+        if data is None:
+            raise SessionError(Code.PROVIDER_VANISHED, "the provider ended without a receipt")
+        match decode_session_frame(data):
+            case TokenFrame() as frame:
+                self._delivery.take_tokens(frame, now_ms)
+                if self._delivery.unvouched >= self._voucher_step:
+                    await self._send_voucher()
+                return Piece(frame.text, frame.token_ids)
+            case SessionEnd() as frame:
+                await self._take_end(frame)
+                return None
+            case frame:
+                raise SessionError(Code.PROTOCOL_ERROR, f"{type(frame).__name__} is not the provider's to send")
+
+    async def _take_end(self, frame: SessionEnd) -> None:
+        """Countersign and send the last voucher and the receipt, and wait until the provider has them.
+
+        The answer is complete whether or not sending succeeds; the user's report carries the same counts.
+        """
+        self._receipt, self._finish = self._delivery.countersign(frame)
+        try:
+            if self._delivery.unvouched:
+                await self._send_voucher()
+            await self._stream.send(encode(ReceiptFrame(self._receipt)))
+            await self._stream.end()
+            await self._stream.receive(limit=_FRAME_BYTES, timeout=_CONFIRM_SECONDS)
+        except (TransportError, MessageError) as error:
+            _log.info("provider did not confirm the receipt", peer=self._stream.remote_peer, error=str(error))
+
+    async def _send_voucher(self) -> None:
+        """Vouch for all that was received. Where that cannot be sent, reading on tells why."""
+        try:
+            await self._stream.send(encode(VoucherFrame(self._delivery.vouch())))
+        except TransportError as error:
+            _log.debug("voucher not sent", peer=self._stream.remote_peer, error=str(error))
+
+    def _interrupt(self, code: str, detail: str) -> SessionError:
+        """Record why the session ended early; vouch for what came before, for whoever files it."""
+        self._interrupted = str(code)
+        if self._delivery.unvouched:
+            self._delivery.vouch()
+        return SessionError(str(code), detail)
+
+    async def _break_off(self, code: str, detail: str) -> SessionError:
+        """End the session from this side: the last voucher and the reason, to a provider that may be gone."""
+        with trio.move_on_after(_LEAVE_SECONDS):
+            if self._delivery.unvouched:
+                await self._send_voucher()
+            try:
+                await self._stream.fail(str(code), detail[:500])
+            except TransportError as error:
+                _log.debug("provider did not hear the end", peer=self._stream.remote_peer, error=str(error))
+        return self._interrupt(code, detail)
+
+
+class Pieces:
+    """An iterator of :class:`~inference.engine.Piece`, not a generator: it may be left at any point."""
+
+    def __init__(self, next_piece: Callable[[], Awaitable[Piece | None]]) -> None:
+        self._next_piece = next_piece
+
+    def __aiter__(self) -> "Pieces":
+        return self
+
+    async def __anext__(self) -> Piece:
+        piece = await self._next_piece()
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+    async def aclose(self) -> None:
+        """Nothing to close: leaving the session does that. There for ``contextlib.aclosing``."""
+
+
+@asynccontextmanager
+async def open_session(  # noqa: PLR0917  in the order of the protocol: over what, by what right, what, as whom
+    stream: SessionStream,
+    ticket: Signed[Ticket],
+    body: QueryBody,
+    session_key: Key,
+    terms: Terms,
+    clock: Callable[[], int],
+    *,
+    recount: Recount | None = None,
+) -> AsyncIterator[ClientSession]:
+    """Ask ``body`` under ``ticket`` over ``stream``, which the session owns from now on.
+
+    ``clock`` gives ms of any steady origin. Leaving before the end cancels at the provider. Raises
+    :class:`SessionError`.
+    """
+    session = ClientSession(stream, ticket, body, session_key, terms, clock, recount)
+    try:
+        await session.start()
+        yield session
+    finally:
+        await session.leave()

@@ -1,0 +1,106 @@
+"""What a user has received in one session, every frame checked against all before it. Pure: ms come in."""
+
+from contracts.errors import SignatureInvalid
+from contracts.signing import Key, recover
+from contracts.typed_data import Digest, Domain, digest
+from gossip.messages.base import Signed, sign
+from gossip.messages.market import Ticket
+from gossip.messages.session import Cosigned, Receipt, SessionEnd, TokenFrame, Voucher
+from inference.engine import Finish
+from inference.errors import SessionError
+from inference.metering import TOKEN_ID_LIMIT, TokenMeter, Transcript
+from inference.session.stream import Code
+
+_TEXT_SLACK = 8
+"""T that may be ahead of the text's bytes: some tokenizers begin with a T that shows nothing."""
+
+_BYTES_PER_TOKEN = 1024
+"""Text of more bytes a T than any vocabulary has is a flood."""
+
+_FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
+
+
+class Delivery:
+    """The user's own count, transcript and vouchers. A refused frame raises and changes nothing."""
+
+    def __init__(self, ticket: Signed[Ticket], body: bytes, token_limit: int, key: Key, domain: Domain) -> None:
+        self.ticket_id: Digest = ticket.id(domain)
+        self.meter = TokenMeter(0)
+        self.voucher: Signed[Voucher] | None = None
+        self._ticket = ticket.payload
+        self._token_limit = token_limit
+        self._key = key
+        self._domain = domain
+        self._transcript = Transcript(body)
+        self._text: list[str] = []
+        self._text_bytes = 0
+
+    def begin(self, now_ms: int) -> None:
+        """The query is about to be sent."""
+        self.meter = TokenMeter(now_ms)
+
+    @property
+    def text(self) -> str:
+        """All text so far."""
+        return "".join(self._text)
+
+    @property
+    def unvouched(self) -> int:
+        """T received since the last voucher."""
+        return self.meter.tokens - (0 if self.voucher is None else self.voucher.payload.tokens)
+
+    def vouch(self) -> Signed[Voucher]:
+        """Sign a voucher for all T received."""
+        payload = Voucher(self.ticket_id, self._key.address, self.meter.tokens)
+        self.voucher = sign(payload, self._key, self._domain)
+        return self.voucher
+
+    def take_tokens(self, frame: TokenFrame, now_ms: int) -> None:
+        """Count a token frame. Raises :class:`SessionError` (``protocol_error``) where it cannot be true."""
+        tokens = self.meter.tokens + len(frame.token_ids)
+        text_bytes = self._text_bytes + len(frame.text.encode())
+        if not frame.text and not frame.token_ids:
+            raise _untrue("a token frame with nothing in it")
+        if frame.tokens != tokens:
+            raise _untrue(f"the provider counts {frame.tokens} T, its token ids are {tokens}")
+        if tokens > self._token_limit:
+            raise _untrue(f"{tokens} T where {self._token_limit} were asked for")
+        if wrong := [token for token in frame.token_ids if not 0 <= token < TOKEN_ID_LIMIT]:
+            raise _untrue(f"{wrong[0]} is no token id")
+        if tokens > text_bytes + _TEXT_SLACK:
+            raise _untrue(f"{tokens} T for {text_bytes} bytes of text")
+        if text_bytes > (tokens + _TEXT_SLACK) * _BYTES_PER_TOKEN:
+            raise _untrue(f"{text_bytes} bytes of text for {tokens} T")
+        self._transcript.add(frame.token_ids)
+        self.meter = self.meter.after(now_ms, len(frame.token_ids))
+        self._text.append(frame.text)
+        self._text_bytes = text_bytes
+
+    def countersign(self, end: SessionEnd) -> tuple[Cosigned, Finish]:
+        """Check the provider's receipt against what arrived and sign it. Raises :class:`SessionError`."""
+        receipt = end.receipt
+        finish = _FINISHES.get(receipt.finish)
+        if finish is None:
+            raise _untrue(f"a receipt that finishes with {receipt.finish!r}")
+        if receipt.ticket_id != self.ticket_id:
+            raise _untrue(f"a receipt for ticket {receipt.ticket_id.hex()}")
+        if receipt.tokens != self.meter.tokens:
+            raise _untrue(f"a receipt for {receipt.tokens} T where {self.meter.tokens} arrived")
+        if receipt.transcript != self._transcript.digest():
+            raise _untrue("a receipt for another transcript")
+        if receipt.prompt_tokens > self._ticket.prompt_bound:
+            raise _untrue(f"a receipt for a prompt of {receipt.prompt_tokens} T of {self._ticket.prompt_bound}")
+        self._check_provider(receipt, end)
+        return Cosigned(receipt, self._key.sign(receipt, self._domain), end.provider_signature), finish
+
+    def _check_provider(self, receipt: Receipt, end: SessionEnd) -> None:
+        try:
+            signer = recover(digest(self._domain, receipt), end.provider_signature)
+        except SignatureInvalid as error:
+            raise _untrue(f"the receipt's signature: {error}") from error
+        if signer != self._ticket.bid.payload.provider:
+            raise _untrue(f"the receipt is signed by 0x{signer.hex()}, not by the ticket's provider")
+
+
+def _untrue(detail: str) -> SessionError:
+    return SessionError(Code.PROTOCOL_ERROR, detail)

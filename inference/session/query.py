@@ -1,0 +1,61 @@
+"""The body of a query: JSON that only the provider reads (S13), and how it becomes a request to an engine. Pure."""
+
+from typing import Annotated
+
+import msgspec
+
+from inference.engine import ChatMessage, Generation, Sampling
+from inference.errors import SessionError
+from inference.session.stream import Code
+
+BYTES_PER_TOKEN_MAX = 128
+"""More bytes a T than this are refused before anything is tokenised."""
+
+_BODY_OVERHEAD = 4096
+_TURN_TOKENS = 8
+_TEMPLATE_TOKENS = 64
+
+_Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+class QueryBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a user asks. ``max_tokens`` is T; None leaves it to the ticket's TokenMax, which caps it anyway."""
+
+    messages: Annotated[tuple[ChatMessage, ...], msgspec.Meta(min_length=1, max_length=1024)]
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.0
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)] | None = None
+    stop: Annotated[tuple[_Stop, ...], msgspec.Meta(max_length=4)] = ()
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+    def token_limit(self, token_max: int) -> int:
+        """T of the answer at most, under a ticket's TokenMax (S21)."""
+        return token_max if self.max_tokens is None else min(self.max_tokens, token_max)
+
+    def generation(self, token_max: int) -> Generation:
+        """The request to an engine under a ticket's TokenMax."""
+        sampling = Sampling(self.temperature, self.top_p, self.seed, self.stop)
+        return Generation(self.messages, self.token_limit(token_max), sampling)
+
+
+def encode_body(body: QueryBody) -> bytes:
+    """The JSON that is signed and sent."""
+    return msgspec.json.encode(body)
+
+
+def decode_body(data: bytes, prompt_bound: int) -> QueryBody:
+    """Read a body. Raises :class:`SessionError`: ``prompt_over_limit`` by its size alone, or ``bad_query``."""
+    limit = prompt_bound * BYTES_PER_TOKEN_MAX + _BODY_OVERHEAD
+    if len(data) > limit:
+        detail = f"the query has {len(data)} bytes; a prompt of {prompt_bound} T has at most {limit}"
+        raise SessionError(Code.PROMPT_OVER_LIMIT, detail)
+    try:
+        return msgspec.json.decode(data, type=QueryBody)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise SessionError(Code.BAD_QUERY, f"the query's body is not valid: {error}") from error
+
+
+def compute_prompt_bound(messages: tuple[ChatMessage, ...]) -> int:
+    """T that a prompt has at most, for a user without the model's tokenizer: no T is shorter than a byte."""
+    text = sum(len(message.content.encode()) for message in messages)
+    return text + _TURN_TOKENS * len(messages) + _TEMPLATE_TOKENS

@@ -1,0 +1,110 @@
+"""A synthetic engine: it computes nothing and says so. For benchmarks and tests of everything but inference.
+
+It answers any prompt with words ``t0 t1 t2 …``, one T each, at once or one every ``interval_s`` seconds, so that what
+the router adds can be told from what inference takes.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from contracts.typed_data import Digest
+from inference.engine import ChatMessage, EngineHealth, Generation, Piece
+from inference.errors import EngineError, PromptTooLong
+
+_TURN_TOKENS = 4
+"""T that the template of this engine adds to each message."""
+
+
+class SyntheticEngine:
+    """An :class:`~inference.engine.Engine` without a model.
+
+    ``answer_tokens`` T are said unless TokenMax is lower; ``fail_after`` T an :class:`EngineError` is raised.
+    """
+
+    def __init__(
+        self,
+        name: str = "synthetic",
+        *,
+        answer_tokens: int = 32,
+        interval_s: float = 0.0,
+        slots: int = 4,
+        context: int = 4096,
+        fail_after: int | None = None,
+    ) -> None:
+        self._name = name
+        self._answer_tokens = answer_tokens
+        self._interval_s = interval_s
+        self._health = EngineHealth(slots, 0, context)
+        self._fail_after = fail_after
+        self.running = 0
+        """Answers being generated now."""
+
+    @property
+    def model_id(self) -> Digest:
+        """A hash of the engine's name: there is no model."""
+        return Digest(hashlib.sha256(b"yellowstone synthetic engine\0" + self._name.encode()).digest())
+
+    @property
+    def name(self) -> str:
+        """The engine's name."""
+        return self._name
+
+    @property
+    def family(self) -> str:
+        """Says plainly that nothing is inferred."""
+        return "synthetic (no model)"
+
+    async def health(self) -> EngineHealth:
+        """Its fixed slots and context."""
+        return EngineHealth(self._health.slots, self.running, self._health.context)
+
+    async def count_prompt(self, messages: tuple[ChatMessage, ...]) -> int:
+        """Words, and four T for each message."""
+        return sum(len(message.content.split()) + _TURN_TOKENS for message in messages)
+
+    async def count_text(self, text: str) -> int:
+        """Words."""
+        return len(text.split())
+
+    @asynccontextmanager
+    async def generate(self, request: Generation) -> AsyncIterator[AsyncIterator[Piece]]:
+        """Stream the words."""
+        prompt = await self.count_prompt(request.messages)
+        room = self._health.context - prompt
+        if room < 1:
+            raise PromptTooLong(prompt, self._health.context - 1)
+        self.running += 1
+        try:
+            yield _Words(min(self._answer_tokens, request.max_tokens, room), self._answer_tokens, self)
+        finally:
+            self.running -= 1
+
+    async def pause(self, index: int) -> None:
+        """Wait for the next T's time. Raises the scripted :class:`EngineError`."""
+        if self._fail_after is not None and index >= self._fail_after:
+            raise EngineError(f"scripted failure after {self._fail_after} T")
+        await trio.sleep(self._interval_s)
+
+
+class _Words:
+    def __init__(self, tokens: int, wanted: int, engine: SyntheticEngine) -> None:
+        self._tokens = tokens
+        self._wanted = wanted
+        self._engine = engine
+        self._index = 0
+
+    def __aiter__(self) -> "_Words":
+        return self
+
+    async def __anext__(self) -> Piece:
+        index = self._index
+        if index > self._tokens:
+            raise StopAsyncIteration
+        self._index += 1
+        if index == self._tokens:
+            return Piece("", (), "stop" if self._tokens == self._wanted else "length")
+        await self._engine.pause(index)
+        return Piece(f"t{index} ", (index,))

@@ -1,0 +1,110 @@
+"""The seam between the gateway and the user agent behind it. Types only."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import msgspec
+
+from contracts.typed_data import Address, Digest
+from inference.engine import ChatMessage, Sampling
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    """A model that can be asked now: ``providers`` have live bids, the lowest at ``lowest_price_wei`` per T."""
+
+    name: str
+    model_id: Digest
+    providers: int
+    lowest_price_wei: int
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    """One checked request. ``max_tokens`` is the TokenMax of its RFC, in T (S21)."""
+
+    model: str
+    """A model's name, or its id as 0x hex."""
+    messages: tuple[ChatMessage, ...]
+    max_tokens: int
+    sampling: Sampling
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """What is left of the day's UserMax, in T; ``reset_s`` seconds until the next day."""
+
+    limit_tokens: int
+    remaining_tokens: int
+    reset_s: int
+
+
+class BackendError(Exception):
+    """The request cannot be answered, or its answer broke off.
+
+    ``status`` is the HTTP status, ``code`` a stable word, ``kind`` OpenAI's ``type``, ``retry_after`` seconds. ``paid``
+    says that T have been delivered already: a client must not repeat the request by itself.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        kind: str = "server_error",
+        param: str | None = None,
+        retry_after: int | None = None,
+        limit: RateLimit | None = None,
+        paid: bool = False,
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.message = message
+        self.kind = kind
+        self.param = param
+        self.retry_after = retry_after
+        self.limit = limit
+        self.paid = paid
+        super().__init__(f"{code}: {message}")
+
+
+class Answer(Protocol):
+    """An answer whose first token is there. The counts are final once :meth:`pieces` has ended."""
+
+    @property
+    def rfc_id(self) -> Digest:
+        """Names the session in the control API."""
+
+    @property
+    def provider(self) -> Address:
+        """Who answers."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """T of the prompt."""
+
+    @property
+    def tokens(self) -> int:
+        """T of the answer."""
+
+    @property
+    def finish(self) -> str | None:
+        """``stop`` or ``length``; None before the end."""
+
+    def pieces(self) -> AsyncIterator[str]:
+        """The text in the order of its arrival, once. Raises :class:`BackendError` where it breaks off."""
+
+    def headers(self) -> dict[str, str]:
+        """``x-yellowstone-*`` and ``x-ratelimit-*`` headers for the response."""
+
+
+class ChatBackend(Protocol):
+    """What answers the gateway's requests."""
+
+    async def models(self) -> tuple[ModelCard, ...]:
+        """Every model with a live bid."""
+
+    def chat(self, request: ChatRequest) -> AbstractAsyncContextManager[Answer]:
+        """Entering matches, opens the session and waits for the first token; leaving cancels what still runs.
+
+        Raises :class:`BackendError` on entering.
+        """

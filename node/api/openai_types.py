@@ -1,0 +1,235 @@
+"""OpenAI's chat-completion requests, checked into ours. Pure; what goes back is :mod:`node.api.openai_answers`.
+
+Fields that we don't know are ignored, as clients expect. Fields that we know but cannot serve are refused by name,
+because the answer would not be what was asked for. Sampling defaults are ours (greedy, so repeatable).
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+from inference.engine import ChatMessage, Sampling
+from node.api.backend import BackendError, ChatRequest
+
+STOPS_MAX = 4
+"""Stop strings in one request."""
+
+STOP_LENGTH_MAX = 256
+"""Characters of one stop string."""
+
+DEPTH_MAX = 64
+"""How deep a request may nest; tool schemas, the deepest there is, need about ten."""
+
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+"""Strings, to skip what is in them, and brackets."""
+
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+_PLACE = re.compile(r"^(.*?)(?: - at `\$\.?(.*)`)?$", re.DOTALL)
+
+
+class _Part(msgspec.Struct):
+    type: str
+    text: str | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[_Part] | None = None
+    tool_calls: list[Any] | None = None
+    function_call: Any = None
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _ResponseFormat(msgspec.Struct):
+    type: str
+
+
+class _Body(msgspec.Struct):
+    """Every field that means something here; null is the same as absent."""
+
+    model: str
+    messages: list[_Message]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    n: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    logit_bias: dict[str, float] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    response_format: _ResponseFormat | None = None
+    modalities: list[str] | None = None
+    audio: Any = None
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A request and how its answer is wanted."""
+
+    chat: ChatRequest
+    stream: bool
+    include_usage: bool
+
+
+_DECODER = msgspec.json.Decoder(_Body)
+
+
+def invalid(param: str | None, message: str, code: str = "invalid_value") -> BackendError:
+    """A 400 that names the parameter at fault."""
+    return BackendError(400, code, message, kind="invalid_request_error", param=param)
+
+
+def parse_request(raw: bytes, *, default_tokens: int, most_tokens: int) -> Asked:
+    """A request body as a :class:`ChatRequest`; T default to ``default_tokens`` and end at ``most_tokens``.
+
+    Raises :class:`BackendError` (400), naming the parameter and the offending value.
+    """
+    body = _decode(raw)
+    _refuse_unsupported(body)
+    if not body.model:
+        raise invalid("model", "'model' is empty")
+    if not body.messages:
+        raise invalid("messages", "'messages' is empty")
+    chat = ChatRequest(
+        model=body.model,
+        messages=tuple(_message(index, message) for index, message in enumerate(body.messages)),
+        max_tokens=_max_tokens(body, default_tokens, most_tokens),
+        sampling=_sampling(body),
+    )
+    include_usage = body.stream_options is not None and body.stream_options.include_usage is True
+    return Asked(chat, body.stream is True, include_usage)
+
+
+def _decode(raw: bytes) -> _Body:
+    if _nests_deeper(raw, DEPTH_MAX):
+        raise invalid(None, f"the body is nested more than {DEPTH_MAX} deep", "invalid_json")
+    try:
+        raw.decode()
+        return _DECODER.decode(raw)
+    except UnicodeDecodeError as error:
+        raise invalid(None, f"the body is not UTF-8 (byte {error.start})", "invalid_json") from None
+    except msgspec.ValidationError as error:
+        found = _PLACE.match(str(error))
+        reason, place = (found[1], found[2]) if found else (str(error), None)
+        missing = re.match(r"Object missing required field `(.*)`", reason)
+        param = (f"{place}.{missing[1]}" if place else missing[1]) if missing else place
+        raise invalid(param or None, f"{param or 'the body'}: {reason}", "invalid_type") from None
+    except msgspec.DecodeError as error:
+        raise invalid(None, f"the body is not JSON: {error}", "invalid_json") from None
+
+
+def _nests_deeper(raw: bytes, limit: int) -> bool:
+    """Whether ``raw`` opens more than ``limit`` brackets at once.
+
+    Looked at before decoding, because where a library has raised Python's recursion limit a decoder would overrun the
+    C stack instead of raising RecursionError.
+    """
+    if raw.count(b"[") + raw.count(b"{") <= limit:
+        return False
+    depth = 0
+    for token in _BRACKETS.finditer(raw):
+        match raw[token.start()]:
+            case 0x5B | 0x7B:
+                depth += 1
+            case 0x5D | 0x7D:
+                depth -= 1
+        if depth > limit:
+            return True
+    return False
+
+
+def _refuse_unsupported(body: _Body) -> None:
+    wants = {
+        "n": body.n not in (None, 1),
+        "logprobs": body.logprobs is True,
+        "top_logprobs": body.top_logprobs not in (None, 0),
+        "logit_bias": bool(body.logit_bias),
+        "presence_penalty": body.presence_penalty not in (None, 0),
+        "frequency_penalty": body.frequency_penalty not in (None, 0),
+        "tools": bool(body.tools),
+        "functions": bool(body.functions),
+        "response_format": body.response_format is not None and body.response_format.type != "text",
+        "modalities": body.modalities not in (None, [], ["text"]),
+        "audio": body.audio is not None,
+    }
+    for name, wanted in wants.items():
+        if wanted:
+            raise invalid(name, f"'{name}' is not supported by this network yet", "unsupported_parameter")
+
+
+def _message(index: int, message: _Message) -> ChatMessage:
+    place = f"messages[{index}]"
+    role = _ROLES.get(message.role)
+    if role is None:
+        raise invalid(f"{place}.role", f"role {message.role!r} is not supported; use {', '.join(_ROLES)}")
+    if message.tool_calls or message.function_call is not None:
+        raise invalid(
+            f"{place}.tool_calls", "tool calls are not supported by this network yet", "unsupported_parameter"
+        )
+    if message.content is None:
+        raise invalid(f"{place}.content", "the message has no content")
+    if isinstance(message.content, str):
+        text = message.content
+    else:
+        text = "".join(_part(f"{place}.content[{number}]", part) for number, part in enumerate(message.content))
+    return msgspec.convert({"role": role, "content": text}, ChatMessage)
+
+
+def _part(place: str, part: _Part) -> str:
+    if part.type != "text":
+        raise invalid(f"{place}.type", f"content of type {part.type!r} is not supported: text only")
+    if part.text is None:
+        raise invalid(f"{place}.text", "the part has no text")
+    return part.text
+
+
+def _max_tokens(body: _Body, default: int, most: int) -> int:
+    name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    if asked is None:
+        return min(default, most)
+    if not 1 <= asked <= most:
+        raise invalid(name, f"'{name}' is {asked}; 1 to {most} are possible")
+    return asked
+
+
+def _sampling(body: _Body) -> Sampling:
+    _check_range("temperature", body.temperature, 0.0, 2.0)
+    _check_range("top_p", body.top_p, 0.0, 1.0)
+    if body.top_p == 0:
+        raise invalid("top_p", "'top_p' is 0; it must be above 0")
+    if body.seed is not None and not -(2**63) <= body.seed < 2**63:
+        raise invalid("seed", f"'seed' is {body.seed}; it must fit 64 bits")
+    return Sampling(
+        temperature=0.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        seed=body.seed,
+        stop=_stops(body.stop),
+    )
+
+
+def _check_range(name: str, value: float | None, least: float, most: float) -> None:
+    if value is not None and not least <= value <= most:
+        raise invalid(name, f"'{name}' is {value}; {least:g} to {most:g} are possible")
+
+
+def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(stops) > STOPS_MAX:
+        raise invalid("stop", f"'stop' has {len(stops)} strings, at most {STOPS_MAX} are possible")
+    for text in stops:
+        if not 1 <= len(text) <= STOP_LENGTH_MAX:
+            raise invalid("stop", f"a stop string has {len(text)} characters; 1 to {STOP_LENGTH_MAX} are possible")
+    return stops

@@ -1,0 +1,228 @@
+"""One node: opens keys, storage, network and chain, starts the roles of its configuration, and supervises them.
+
+A role that fails takes the node down with one clear error: half a node is worse than one that its operator restarts.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from consensus.market.desk import Desk
+from consensus.market.ledger_state import genesis_ledger
+from contracts.errors import ChainUnavailable
+from gossip.network import NetworkConfig, open_network
+from node import keys, logging
+from node.api.control import build_control, create_token
+from node.api.control_client import READY_FILE, TOKEN_FILE
+from node.api.gateway import build_gateway
+from node.api.serve import Served, serve
+from node.chain import ChainReader, open_chain
+from node.config import NodeFile, load_network
+from node.context import Node, Topics
+from node.errors import ConfigInvalid
+from node.files import write_atomic
+from node.network_file import NetworkFile
+from node.roles.balances import Balances
+from node.roles.claims import Claims
+from node.roles.feed import Feed
+from node.roles.guard import SigningRecord
+from node.roles.journal import DeskJournal
+from node.roles.link import CommitteeLink
+from node.roles.matching import Matcher
+from node.roles.member import CommitteeMember
+from node.roles.openings import Openings
+from node.roles.peers import Peers
+from node.roles.pool import SettlementPool
+from node.roles.provider import Provider
+from node.roles.public import PublicState
+from node.roles.router import HomeRouter
+from node.roles.secrets import SlotSecrets
+from node.roles.sessions import SessionLog
+from node.roles.status import NodeStatus
+from node.roles.sync import Sync
+from node.roles.user import UserAgent
+from node.store import open_store
+
+
+@dataclass(slots=True)
+class Parts:
+    """The running roles of one node; those that its configuration doesn't name are None."""
+
+    node: Node
+    public: PublicState
+    feed: Feed
+    peers: Peers
+    sync: Sync
+    sessions: SessionLog
+    status: NodeStatus
+    member: CommitteeMember | None = None
+    link: CommitteeLink | None = None
+    router: HomeRouter | None = None
+    pool: SettlementPool | None = None
+    provider: Provider | None = None
+    agent: UserAgent | None = None
+
+
+async def run_node(config: NodeFile, exit_with_stdin: bool = False) -> None:
+    """Run until cancelled, told by a signal, or, with ``exit_with_stdin``, until standard input ends.
+
+    Raises what an operator can mend: :class:`~node.errors.NodeError` and its like.
+    """
+    logging.configure(config.log_level)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
+        if exit_with_stdin:
+            nursery.start_soon(_stop_with_stdin, nursery.cancel_scope)
+        async with _open_node(config) as (node, network):
+            await _run_roles(node, network)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_node(config: NodeFile) -> AsyncIterator[tuple[Node, NetworkFile]]:
+    network = load_network(config.network)
+    password = keys.find_password(config.keys.mor, config.keys.password_file)
+    key = await trio.to_thread.run_sync(keys.load_mor_key, config.keys.mor, password)
+    seed = await trio.to_thread.run_sync(keys.load_node_seed, config.keys.node, password)
+    terms, committee = network.terms(), network.committee()
+    if "member" in config.roles and committee.weight(key.address) == 0:
+        raise ConfigInvalid(config.network, "committee", f"0x{key.address.hex()} is not a member")
+    config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(config.data_dir / "node.sqlite"))
+        chain = await _open_chain(config, network)
+        host = await stack.enter_async_context(open_network(NetworkConfig(listen=(config.listen.p2p,)), seed))
+        name = "+".join(config.roles)
+        node = Node(
+            config=config,
+            terms=terms,
+            committee=committee,
+            key=key,
+            network=host,
+            store=store,
+            chain=chain,
+            topics=Topics.of(terms.domain),
+            log=logging.get_logger("node", role=name),
+        )
+        yield node, network
+
+
+async def _open_chain(config: NodeFile, network: NetworkFile) -> ChainReader | None:
+    """The chain, for the roles that read or write it. It may be away: routing does not wait for it (S5)."""
+    if not config.chain.rpc_url or not {"member", "provider"} & set(config.roles):
+        return None
+    chain = await open_chain(config.chain.rpc_url, network.contracts, config.chain.timeout_s)
+    try:
+        await chain.check(network.chain_id)
+    except ChainUnavailable as error:
+        logging.get_logger("node").warning("starting without the chain", reason=str(error))
+    return chain
+
+
+async def _run_roles(node: Node, network: NetworkFile) -> None:
+    """Start every role, say that the node is ready, run until cancelled."""
+    async with trio.open_nursery() as nursery:
+        parts = await start_roles(node, network, nursery)
+        gateway = await _start_gateway(node, parts.agent, nursery) if parts.agent is not None else None
+        control = await _start_control(parts, nursery)
+        _say_ready(node, control, gateway)
+
+
+async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -> Parts:
+    """Start the roles of ``node``'s configuration in ``nursery``; returns once each of them runs."""
+    genesis = genesis_ledger(node.terms, network.opening(), network.reference_price_wei, network.commitments)
+    public = PublicState(node, genesis)
+    await public.replay()
+    feed, sessions = Feed(node, public), SessionLog(node.terms.domain)
+    peers = Peers(node, public, node.config.roles, (*network.bootstrap, *node.config.bootstrap))
+    parts = Parts(node, public, feed, peers, Sync(node, public, feed), sessions, NodeStatus(node, public, sessions))
+    await nursery.start(feed.run)
+    await nursery.start(peers.run)
+    await nursery.start(parts.sync.run)
+    if "member" in node.config.roles:
+        await _start_member(parts, nursery)
+    if "provider" in node.config.roles:
+        parts.provider = Provider(node, public)
+        await nursery.start(parts.provider.run)
+        if node.chain is not None:
+            await nursery.start(Claims(node, public, node.chain).run)
+    if "user" in node.config.roles:
+        parts.agent = UserAgent(node, public, sessions)
+        await nursery.start(parts.agent.run)
+    return parts
+
+
+async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
+    """The committee member and its home-router desk, joined by the settlement pool and the link."""
+    node, public = parts.node, parts.public
+    secrets = SlotSecrets(node.key, node.terms.params, node.terms.domain)
+    pool = SettlementPool(node, public.verified)
+    balances = Balances(node, node.chain)
+    guard = SigningRecord(node)
+    await guard.load()
+    await balances.load()
+    member = CommitteeMember(node, public, pool, secrets=secrets, openings=Openings(node, node.chain), guard=guard)
+    link = CommitteeLink(node, lambda: parts.peers.record, parts.peers.find, member.on_frame)
+    desk = Desk(node.terms, node.address, [m.address for m in node.committee.members])
+    journal = DeskJournal(node)
+    matcher = Matcher(node, public, desk, secrets=secrets, balances=balances, journal=journal)
+    router = HomeRouter(
+        node, public, desk=desk, matcher=matcher, journal=journal, balances=balances, pool=pool, link=link
+    )
+    member.on_pass = router.note_pass
+    parts.member, parts.link, parts.router, parts.pool = member, link, router, pool
+    parts.status.member, parts.status.link = member, link
+    await nursery.start(link.run)
+    await nursery.start(member.run, link)
+    await nursery.start(router.run)
+
+
+async def _start_gateway(node: Node, agent: UserAgent, nursery: trio.Nursery) -> Served:
+    user = node.config.user
+    app = build_gateway(agent, default_tokens=user.token_max, most_tokens=user.token_limit)
+    served: Served = await nursery.start(partial(serve, app, what="the OpenAI endpoint", port=user.gateway_port))
+    return served
+
+
+async def _start_control(parts: Parts, nursery: trio.Nursery) -> Served:
+    config = parts.node.config
+    token = create_token(config.data_dir / TOKEN_FILE)
+    app = build_control(parts.status, token)
+    served: Served = await nursery.start(partial(serve, app, what="the control API", port=config.listen.control_port))
+    return served
+
+
+def _say_ready(node: Node, control: Served, gateway: Served | None) -> None:
+    """Whoever started this node finds it through this file."""
+    document = {
+        "pid": os.getpid(),
+        "peer_id": node.network.peer_id,
+        "address": "0x" + node.address.hex(),
+        "multiaddrs": list(node.network.multiaddrs),
+        "control_url": control.url,
+        "gateway_url": gateway.url if gateway is not None else None,
+    }
+    write_atomic(node.config.data_dir / READY_FILE, json.dumps(document, indent=1).encode())
+    node.log.info("ready", **document)
+
+
+async def _stop_on_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+async def _stop_with_stdin(scope: trio.CancelScope) -> None:
+    """End of input means that the parent is gone."""
+    stdin = trio.lowlevel.FdStream(os.dup(sys.stdin.fileno()))
+    async with stdin:
+        while await stdin.receive_some(4_096):
+            pass
+    scope.cancel()

@@ -1,0 +1,215 @@
+"""A node's configuration: network.toml (see :mod:`node.network_file`) and node.toml.
+
+Paths in node.toml are relative to the file itself, so that a node's folder can be moved.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from node import settings, toml
+from node.errors import ConfigInvalid
+from node.files import write_atomic
+from node.network_file import ContractAddresses, NetworkFile, load_network, write_network
+
+__all__ = [
+    "ChainAccess",
+    "ContractAddresses",
+    "KeyFiles",
+    "Listen",
+    "LogLevel",
+    "ModelOffer",
+    "NetworkFile",
+    "NodeFile",
+    "Role",
+    "UserAgent",
+    "load_network",
+    "load_node",
+    "write_network",
+    "write_node",
+]
+
+Role = Literal["full", "provider", "member", "user"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+"""0 asks for any free port."""
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+
+
+class KeyFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a node's two keys are."""
+
+    mor: Path
+    """Keystore of the MOR key: identity and stake (S9)."""
+    node: Path
+    """Keystore of the libp2p host's seed."""
+    password_file: Path | None = None
+    """Opens both; without one the variable YELLOWSTONE_PASSWORD or a prompt does."""
+
+
+class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a node listens. The control API is on loopback only."""
+
+    p2p: str = "/ip4/127.0.0.1/tcp/0"
+    control_port: Port = 0
+
+
+class ChainAccess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The chain endpoint. ``rpc_url`` is empty for a node that needs no chain."""
+
+    rpc_url: str = ""
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
+    poll_ms: Annotated[int, msgspec.Meta(ge=10, le=3_600_000)] = 1_000
+
+
+class ModelOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model that a provider sells (S19)."""
+
+    model: str
+    """The name that users ask for."""
+    price_wei: Positive
+    """Wei of MOR per T."""
+    engine: Literal["llamacpp", "openai", "synthetic"] = "llamacpp"
+    path: Path | None = None
+    """The model file; without one the model store's."""
+    url: str = ""
+    """The upstream of engine ``openai``."""
+    slots: Positive = 2
+    context: Positive = 1_024
+    """T of prompt and answer together."""
+    prompt_max: Positive = 512
+    """Largest prompt accepted, in T."""
+    threads: Count = 1
+    """0: all cores but one."""
+    token_ms: Count = 0
+    """Engine ``synthetic``: ms a token."""
+
+
+class UserAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The user's side: its gateway on loopback and what an RFC asks for."""
+
+    gateway_port: Port = 0
+    token_max: Positive = 256
+    """T of an answer where the request names no limit (S21)."""
+    token_limit: Positive = 4_096
+    """A request for more T is refused."""
+
+
+class NodeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """node.toml. Every path is absolute once loaded."""
+
+    network: Path
+    data_dir: Path
+    keys: KeyFiles
+    roles: tuple[Role, ...] = ("full",)
+    listen: Listen = Listen()
+    chain: ChainAccess = ChainAccess()
+    bootstrap: tuple[str, ...] = ()
+    """Multiaddrs beyond those of network.toml."""
+    models: tuple[ModelOffer, ...] = ()
+    user: UserAgent = UserAgent()
+    log_level: LogLevel = "info"
+
+    def has_role(self, role: Role) -> bool:
+        """Whether this node takes part as ``role``; every node is a full node."""
+        return role == "full" or role in self.roles
+
+
+def load_node(path: Path, overrides: Mapping[str, str] | None = None) -> NodeFile:
+    """Read node.toml; ``overrides`` are dotted keys with values as text (``--set listen.control_port=8080``).
+
+    Raises :class:`ConfigInvalid`, naming file and key.
+    """
+    folder = path.absolute().parent
+    document = settings.read(path)
+    settings.override(path, document, overrides or {})
+    _drop_empty_paths(document)
+
+    def hook(kind: type, value: Any) -> Any:
+        if kind is not Path:
+            raise NotImplementedError(kind)
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{value!r} is not a path")
+        return Path(os.path.normpath(folder / Path(value).expanduser()))
+
+    config = settings.convert(path, document, NodeFile, hook)
+    _check(path, config)
+    return config
+
+
+def write_node(path: Path, config: NodeFile) -> None:
+    """Write node.toml (0600); paths inside its folder are written relative. Raises :class:`ConfigInvalid`."""
+    _check(path, config)
+    folder = path.absolute().parent
+
+    def hook(value: Any) -> str:
+        if not isinstance(value, Path):
+            raise NotImplementedError(type(value))
+        absolute = value.absolute()
+        return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
+
+    document = _without_none(msgspec.to_builtins(config, enc_hook=hook))
+    write_atomic(path, toml.dumps(document).encode())
+
+
+def _drop_empty_paths(document: dict[str, Any]) -> None:
+    """An empty optional path means none; TOML has no null."""
+    models = document.get("models")
+    tables = [
+        (document.get("keys"), "password_file"),
+        *((m, "path") for m in (models if isinstance(models, list) else [])),
+    ]
+    for table, key in tables:
+        if isinstance(table, dict) and table.get(key) == "":
+            del table[key]
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value]
+    return value
+
+
+def _check(path: Path, config: NodeFile) -> None:
+    """What types alone don't say."""
+    for index, role in enumerate(config.roles):
+        if role in config.roles[:index]:
+            raise ConfigInvalid(path, "roles", f"{role!r} is there twice")
+    if config.has_role("provider") and not config.models:
+        raise ConfigInvalid(path, "models", "a provider needs at least one [[models]]")
+    if config.models and not config.has_role("provider"):
+        raise ConfigInvalid(path, "roles", "there are [[models]], but 'provider' is not among the roles")
+    for index, offer in enumerate(config.models):
+        _check_offer(path, f"models[{index}]", offer)
+        if offer.model in (other.model for other in config.models[:index]):
+            raise ConfigInvalid(path, f"models[{index}].model", f"{offer.model!r} is there twice")
+    if config.user.token_max > config.user.token_limit:
+        raise ConfigInvalid(path, "user.token_max", f"{config.user.token_max} is above user.token_limit")
+    _check_url(path, "chain.rpc_url", config.chain.rpc_url, required=False)
+    for key, address in (("listen.p2p", config.listen.p2p), *(("bootstrap", item) for item in config.bootstrap)):
+        if not address.startswith("/"):
+            raise ConfigInvalid(path, key, f"{address!r} is not a multiaddr, such as /ip4/127.0.0.1/tcp/4001")
+
+
+def _check_offer(path: Path, key: str, offer: ModelOffer) -> None:
+    if not offer.model:
+        raise ConfigInvalid(path, f"{key}.model", "is empty")
+    if offer.prompt_max >= offer.context:
+        raise ConfigInvalid(
+            path, f"{key}.prompt_max", f"{offer.prompt_max} leaves no room in a context of {offer.context}"
+        )
+    if offer.engine == "openai":
+        _check_url(path, f"{key}.url", offer.url, required=True)
+
+
+def _check_url(path: Path, key: str, url: str, *, required: bool) -> None:
+    if (url or required) and not url.startswith(("http://", "https://")):
+        raise ConfigInvalid(path, key, f"{url!r} is not an http address")

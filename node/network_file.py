@@ -1,0 +1,247 @@
+"""network.toml: what every node of a network must agree on before it starts.
+
+The file holds hex and decimal text; :class:`NetworkFile` holds bytes and integers. Reading checks all that can be
+checked without a network, the signatures of beacon commitments included.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from consensus.committee import Committee, Member
+from consensus.params import NetworkParams, Terms
+from contracts.typed_data import Address, Domain, Uint256
+from gossip.errors import MessageError
+from gossip.messages import Signed, decode, encode
+from gossip.messages.committee import DayOpening
+from gossip.messages.records import BeaconCommitment
+from node import settings, toml
+from node.errors import ConfigInvalid
+from node.files import write_atomic
+
+MEMBERS_MAX = 64
+"""A committee has at most so many members."""
+
+
+class ContractAddresses(msgspec.Struct, frozen=True):
+    """Where the network's three contracts are."""
+
+    mor: Address
+    registry: Address
+    compute: Address
+
+
+class NetworkFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A network's genesis. Amounts are wei, ``genesis_ms`` is Unix ms."""
+
+    name: str
+    genesis_ms: int
+    chain_id: int
+    contracts: ContractAddresses
+    epoch: int
+    members: tuple[Member, ...]
+    params: NetworkParams = NetworkParams()
+    snapshot_block: int
+    supply_wei: int
+    budget_wei: int
+    reference_price_wei: int
+    commitments: tuple[Signed[BeaconCommitment], ...] = ()
+    """For day 0 and, where known, day 1."""
+    bootstrap: tuple[str, ...] = ()
+    """Multiaddrs with ``/p2p/<peer id>``."""
+
+    def terms(self) -> Terms:
+        """What pure rules need to know of this network."""
+        return Terms(Domain(self.chain_id, self.contracts.compute), self.genesis_ms, self.params)
+
+    def committee(self) -> Committee:
+        """The committee of the first epoch, in canonical order."""
+        return Committee.of(self.epoch, list(self.members))
+
+    def opening(self) -> DayOpening:
+        """What day 0 starts from."""
+        return DayOpening(0, self.snapshot_block, Uint256(self.supply_wei), Uint256(self.budget_wei))
+
+
+class _HexAddress(bytes):
+    """``0x`` and 40 hex digits in the file."""
+
+
+class _Hex(bytes):
+    """Hex of any length in the file."""
+
+
+class _Wei(int):
+    """An amount: an integer, or decimal text where other TOML readers would lose digits."""
+
+
+class _Contracts(msgspec.Struct, forbid_unknown_fields=True):
+    mor: _HexAddress
+    registry: _HexAddress
+    compute: _HexAddress
+
+
+class _Member(msgspec.Struct, forbid_unknown_fields=True):
+    address: _HexAddress
+    stake_wei: _Wei
+
+
+class _Committee(msgspec.Struct, forbid_unknown_fields=True):
+    members: list[_Member]
+    epoch: int = 1
+
+
+class _Opening(msgspec.Struct, forbid_unknown_fields=True):
+    snapshot_block: int
+    supply_wei: _Wei
+    budget_wei: _Wei
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    """The file's own shape."""
+
+    name: str
+    genesis_ms: int
+    chain_id: int
+    reference_price_wei: _Wei
+    contracts: _Contracts
+    committee: _Committee
+    opening: _Opening
+    params: NetworkParams = NetworkParams()
+    commitments: list[_Hex] = []
+    bootstrap: list[str] = []
+
+
+def load_network(path: Path) -> NetworkFile:
+    """Read and check network.toml. Raises :class:`ConfigInvalid`, naming the key and the offending value."""
+    file = settings.convert(path, settings.read(path), _File, _from_text)
+    network = NetworkFile(
+        name=file.name,
+        genesis_ms=file.genesis_ms,
+        chain_id=file.chain_id,
+        contracts=ContractAddresses(
+            Address(file.contracts.mor), Address(file.contracts.registry), Address(file.contracts.compute)
+        ),
+        epoch=file.committee.epoch,
+        members=tuple(Member(Address(item.address), int(item.stake_wei)) for item in file.committee.members),
+        params=file.params,
+        snapshot_block=file.opening.snapshot_block,
+        supply_wei=int(file.opening.supply_wei),
+        budget_wei=int(file.opening.budget_wei),
+        reference_price_wei=int(file.reference_price_wei),
+        commitments=tuple(_commitment(path, index, item) for index, item in enumerate(file.commitments)),
+        bootstrap=tuple(file.bootstrap),
+    )
+    _check(path, network)
+    return network
+
+
+def write_network(path: Path, network: NetworkFile) -> None:
+    """Write network.toml, readable by all. Raises :class:`ConfigInvalid` where it could not be read back."""
+    _check(path, network)
+    addresses = network.contracts
+    document: dict[str, toml.Value] = {
+        "name": network.name,
+        "genesis_ms": network.genesis_ms,
+        "chain_id": network.chain_id,
+        "reference_price_wei": network.reference_price_wei,
+        "bootstrap": list(network.bootstrap),
+        "commitments": [encode(item).hex() for item in network.commitments],
+        "contracts": {
+            "mor": _hex(addresses.mor),
+            "registry": _hex(addresses.registry),
+            "compute": _hex(addresses.compute),
+        },
+        "committee": {
+            "epoch": network.epoch,
+            "members": [{"address": _hex(m.address), "stake_wei": str(m.stake)} for m in network.members],
+        },
+        "params": msgspec.to_builtins(network.params),
+        "opening": {
+            "snapshot_block": network.snapshot_block,
+            "supply_wei": str(network.supply_wei),
+            "budget_wei": str(network.budget_wei),
+        },
+    }
+    write_atomic(path, toml.dumps(document).encode(), mode=0o644)
+
+
+def _hex(value: bytes) -> str:
+    return "0x" + value.hex()
+
+
+def _from_text(kind: type, value: Any) -> Any:
+    if kind is _Wei:
+        if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and value.isdecimal())):
+            raise ValueError(f"{value!r} is not an amount of wei")
+        if int(value) < 0:
+            raise ValueError(f"{value!r} is negative")
+        return _Wei(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not hex text")
+    try:
+        raw = bytes.fromhex(value.removeprefix("0x"))
+    except ValueError:
+        raise ValueError(f"{value!r} is not hex") from None
+    if kind is _HexAddress:
+        if len(raw) != 20 or not value.startswith("0x"):
+            raise ValueError(f"{value!r} is not an address: 0x and 40 hex digits")
+        return _HexAddress(raw)
+    return _Hex(raw)
+
+
+def _commitment(path: Path, index: int, raw: bytes) -> Signed[BeaconCommitment]:
+    try:
+        return decode(Signed[BeaconCommitment], raw)
+    except MessageError as error:
+        raise ConfigInvalid(path, f"commitments[{index}]", str(error)) from error
+
+
+def _check(path: Path, network: NetworkFile) -> None:
+    """What types alone don't say."""
+    for key in ("chain_id", "genesis_ms", "reference_price_wei"):
+        _check_positive(path, key, getattr(network, key))
+    for key in ("supply_wei", "budget_wei"):
+        _check_positive(path, f"opening.{key}", getattr(network, key))
+    if network.snapshot_block < 0:
+        raise ConfigInvalid(path, "opening.snapshot_block", f"{network.snapshot_block} is negative")
+    _check_params(path, network.params)
+    _check_members(path, network.members)
+    committee = {member.address for member in network.members}
+    for index, signed in enumerate(network.commitments):
+        key = f"commitments[{index}]"
+        try:
+            signer = signed.signer(network.terms().domain)
+        except MessageError as error:
+            raise ConfigInvalid(path, key, str(error)) from error
+        if signer not in committee:
+            raise ConfigInvalid(path, key, f"{_hex(signer)} is not a member")
+    for index, address in enumerate(network.bootstrap):
+        if not address.startswith("/") or "/p2p/" not in address:
+            raise ConfigInvalid(path, f"bootstrap[{index}]", f"{address!r} is not a multiaddr with /p2p/<peer id>")
+
+
+def _check_positive(path: Path, key: str, value: int) -> None:
+    if value <= 0:
+        raise ConfigInvalid(path, key, f"{value} is not positive")
+
+
+def _check_params(path: Path, params: NetworkParams) -> None:
+    for key in ("slot_ms", "day_slots", "speed_samples", "speed_share", "age_boost_ms", "voucher_window"):
+        _check_positive(path, f"params.{key}", getattr(params, key))
+    for field in msgspec.structs.fields(params):
+        if (value := getattr(params, field.name)) < 0:
+            raise ConfigInvalid(path, f"params.{field.name}", f"{value} is negative")
+
+
+def _check_members(path: Path, members: tuple[Member, ...]) -> None:
+    if not 1 <= len(members) <= MEMBERS_MAX:
+        raise ConfigInvalid(path, "committee.members", f"{len(members)} members; 1 to {MEMBERS_MAX} are possible")
+    seen: set[Address] = set()
+    for index, member in enumerate(members):
+        key = f"committee.members[{index}]"
+        _check_positive(path, f"{key}.stake_wei", member.stake)
+        if member.address in seen:
+            raise ConfigInvalid(path, f"{key}.address", f"{_hex(member.address)} is there twice")
+        seen.add(member.address)

@@ -1,0 +1,194 @@
+"""The user's side of access: session keys, passes, RFC indexes, and asking a home router (S25, S36).
+
+Session keys are derived from the MOR key, the day and a counter, so that a restarted agent finds its passes again.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import trio
+
+from consensus.market.access import home_routers
+from contracts.signing import Key
+from contracts.typed_data import Address
+from gossip.errors import GossipError, MalformedMessage, TransportError
+from gossip.messages import Signed, encode, sign
+from gossip.messages.market import AccessPass, PassRequest
+from gossip.messages.router import Granted, PassAsk, Refused, RouterAnswer, RouterAsk, decode_router_answer
+from gossip.streams import FrameStream
+from gossip.topics import ROUTER
+from node.context import Node, now_ms
+from node.roles.public import PublicState
+
+MIN_PASS_T = 1 << 15
+"""T asked for at once, at least: fewer passes, and one pass says little about its user."""
+
+MAX_KEYS = 64
+"""Session keys of a day at most."""
+
+KEY_IS_TAKEN = frozenset({"index_used", "wrong_router"})
+"""Refusals of a pass after which another session key helps: an earlier run got one for it from another router."""
+
+ASK_S = 5.0
+"""How long a home router has for a pass before the next in rank is asked."""
+
+
+class AccessRefused(Exception):
+    """A router refused; ``code`` and ``detail`` are its words, ``allowance_left`` is in T."""
+
+    def __init__(self, code: str, detail: str, allowance_left: int) -> None:
+        self.code = code
+        self.detail = detail
+        self.allowance_left = allowance_left
+        super().__init__(f"{code}: {detail}")
+
+
+class _NobodyAsked(TransportError):
+    """Every router asked so far has answered."""
+
+
+@dataclass(slots=True)
+class Wallet:
+    """One session key with its pass and what is left of it."""
+
+    key: Key
+    granted: Signed[AccessPass]
+    left: int
+    next_index: int
+
+
+@dataclass(slots=True)
+class _Day:
+    number: int
+    wallets: list[Wallet] = field(default_factory=list)
+    keys_used: int = 0
+
+
+class Access:
+    """Keeps a usable pass at hand."""
+
+    def __init__(self, node: Node, public: PublicState) -> None:
+        self._node = node
+        self._public = public
+        self._lock = trio.Lock()
+        self._day = _Day(-1)
+
+    async def reserve(self, tokens: int) -> tuple[Wallet, int]:
+        """A wallet for an RFC of ``tokens`` T and the index to use. Raises :class:`AccessRefused`, GossipError.
+
+        Where the rest of UserMax can't hold ``tokens`` a wallet is given all the same: it is the router that refuses
+        (S36).
+        """
+        async with self._lock:
+            day = self._node.terms.params.day_of(self._node.slot())
+            if day != self._day.number:
+                self._day = _Day(day)
+            wallet = next((held for held in self._day.wallets if held.left >= tokens), None)
+            if wallet is None:
+                wallet = await self._grant(day, tokens)
+                self._day.wallets.append(wallet)
+            index = wallet.next_index
+            wallet.next_index += 1
+            wallet.left -= tokens
+            return wallet, index
+
+    def give_back(self, wallet: Wallet, tokens: int) -> None:
+        """Return T that an RFC reserved and did not use."""
+        wallet.left += tokens
+
+    def discard(self, wallet: Wallet) -> None:
+        """Forget a pass whose router is gone or disagrees; the next RFC asks for another."""
+        if wallet in self._day.wallets:
+            self._day.wallets.remove(wallet)
+
+    async def _grant(self, day: int, tokens: int) -> Wallet:
+        wanted = 1 << (max(tokens, MIN_PASS_T) - 1).bit_length()
+        while self._day.keys_used < MAX_KEYS:
+            key = self._session_key(day, self._day.keys_used)
+            try:
+                granted = await self._ask_in_rank(day, key, wanted)
+            except AccessRefused as refused:
+                # Less than a whole step is left of UserMax: take that, and let the router judge the RFC.
+                if refused.code == "token_max_over_allowance" and wanted:
+                    wanted = 0
+                    continue
+                if refused.code not in KEY_IS_TAKEN:
+                    raise
+                self._day.keys_used += 1
+                continue
+            self._day.keys_used += 1
+            left = granted.access_pass.payload.allowance - granted.used
+            # A pass that an earlier run of this agent used up is passed over.
+            if granted.used == 0 or left >= tokens:
+                return Wallet(key, granted.access_pass, left, granted.next_index)
+        raise AccessRefused("allowance_used", f"{MAX_KEYS} passes were used up today", 0)
+
+    def _session_key(self, day: int, counter: int) -> Key:
+        seed = b"yellowstone session" + self._node.key.reveal() + day.to_bytes(8, "big") + counter.to_bytes(8, "big")
+        return Key(hashlib.sha256(self._node.terms.domain.separator() + seed).digest())
+
+    async def _ask_in_rank(self, day: int, key: Key, wanted: int) -> Granted:
+        """Ask the home router; the next in rank takes over after a deadline."""
+        request = PassRequest(self._node.address, key.address, day, wanted, now_ms())
+        ask = PassAsk(sign(request, self._node.key, self._node.terms.domain))
+        failure: GossipError = _NobodyAsked("no router is known yet")
+        for router in home_routers(self._node.address, day, tuple(m.address for m in self._node.committee.members)):
+            try:
+                answer = await ask_router(self._node, self._public, router, ask, timeout=ASK_S)
+            except GossipError as error:
+                self._node.log.info("router does not answer", router=router.hex(), reason=str(error))
+                failure = error
+                continue
+            except AccessRefused as refused:
+                # The next in rank may not have noticed yet that those before it are gone.
+                if refused.code != "wrong_router" or isinstance(failure, _NobodyAsked):
+                    raise
+                continue
+            if not isinstance(answer, Granted):
+                raise MalformedMessage("Granted", f"router answered with {type(answer).__name__}")
+            self._check_pass(answer.access_pass, router, key)
+            return answer
+        raise failure
+
+    def _check_pass(self, access_pass: Signed[AccessPass], router: Address, key: Key) -> None:
+        if access_pass.signer(self._node.terms.domain) != router or access_pass.payload.session_key != key.address:
+            raise MalformedMessage("AccessPass", "not for this session key, or not by the router that was asked")
+
+
+async def ask_router(
+    node: Node, public: PublicState, router: Address, ask: RouterAsk, *, timeout: float
+) -> RouterAnswer:
+    """One question to one router. Raises :class:`AccessRefused` with its signed refusal, or GossipError."""
+    stream = await send_ask(node, public, router, ask, timeout=timeout)
+    return await take_answer(node, router, stream, timeout=timeout)
+
+
+async def send_ask(node: Node, public: PublicState, router: Address, ask: RouterAsk, *, timeout: float) -> FrameStream:
+    """Put a question to a router; :func:`take_answer` reads on. Raises GossipError."""
+    record = public.book.record(router, now_ms())
+    if record is None:
+        raise TransportError(f"no node record of router 0x{router.hex()}")
+    if not node.network.is_connected(record.payload.peer_id):
+        await node.network.connect(record.payload.multiaddrs, timeout=timeout)
+    stream = await node.network.open_stream(record.payload.peer_id, ROUTER, timeout=timeout)
+    try:
+        await stream.send(encode(ask))
+    except GossipError:
+        await stream.aclose()
+        raise
+    return stream
+
+
+async def take_answer(node: Node, router: Address, stream: FrameStream, *, timeout: float) -> RouterAnswer:
+    """The answer on a stream, which is closed. Raises as :func:`ask_router`."""
+    try:
+        data = await stream.receive(limit=131_072, timeout=timeout)
+    finally:
+        await stream.aclose()
+    answer = decode_router_answer(data or b"")
+    if isinstance(answer, Refused):
+        if answer.refusal.signer(node.terms.domain) != router:
+            raise MalformedMessage("Refusal", "not signed by the router that was asked")
+        refusal = answer.refusal.payload
+        raise AccessRefused(refusal.code, refusal.detail, refusal.allowance_left)
+    return answer

@@ -1,0 +1,172 @@
+"""The committee link: one direct stream to every other member, so that a slow or silent member slows nobody.
+
+Each member dials each other member and only writes on the stream it dialled; what it reads comes on the streams that
+others dialled. A link authenticates by its first frame: a member's node record whose peer id is the stream's.
+"""
+
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import msgspec
+import trio
+
+from contracts.typed_data import Address
+from gossip.errors import GossipError, MalformedMessage, MessageError, StreamBroken, TransportError
+from gossip.messages import Signed, encode
+from gossip.messages.committee import MAX_BATCH_BYTES, HelloFrame, LinkFrame, PassFrame, decode_link_frame
+from gossip.messages.records import NodeRecord
+from gossip.streams import FrameStream
+from gossip.topics import COMMITTEE
+from node.context import Node
+
+QUEUE_FRAMES = 4_096
+"""Frames waiting for one member; past that the newest is dropped, rebroadcast and pull make up for it.
+
+While a member is away only passes wait for it: all else is said again to a member that comes back.
+"""
+
+IDLE_S = 10.0
+"""A link that says nothing for so long is dead: every member says its status each second."""
+
+BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+FrameHandler = Callable[[Address, LinkFrame], Awaitable[None]]
+
+
+class CommitteeLink:
+    """Sends frames to members and hands theirs to ``on_frame``."""
+
+    def __init__(
+        self,
+        node: Node,
+        own_record: Callable[[], Signed[NodeRecord]],
+        find_record: Callable[[Address], Signed[NodeRecord] | None],
+        on_frame: FrameHandler,
+    ) -> None:
+        self._node = node
+        self._own_record = own_record
+        self._find_record = find_record
+        self._on_frame = on_frame
+        self._out: dict[Address, trio.MemorySendChannel[bytes]] = {}
+        self.dropped = 0
+        """Frames that found a full queue."""
+        self.linked: set[Address] = set()
+        """Members that this node has an open outgoing stream to."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve incoming links and keep one outgoing link to each other member, for ever."""
+        self._node.network.serve(COMMITTEE, self._serve, max_concurrent=2 * len(self._node.committee.members))
+        async with trio.open_nursery() as nursery:
+            for member in self._node.committee.members:
+                if member.address == self._node.address:
+                    continue
+                send, receive = trio.open_memory_channel[bytes](QUEUE_FRAMES)
+                self._out[member.address] = send
+                nursery.start_soon(self._keep_linked, member.address, receive)
+            task_status.started()
+
+    def broadcast(self, frame: msgspec.Struct) -> None:
+        """Queue ``frame`` for every other member; never waits. One that is away gets nothing but passes."""
+        data = encode(frame)
+        for member, channel in self._out.items():
+            if member in self.linked or isinstance(frame, PassFrame):
+                self._put(channel, data)
+
+    def send(self, member: Address, frame: msgspec.Struct) -> None:
+        """Queue ``frame`` for one member, where it is linked; never waits."""
+        if member in self.linked:
+            self._put(self._out[member], encode(frame))
+
+    def penalise(self, member: Address, points: int, reason: str) -> None:
+        """Score the peer that a member's frames came from."""
+        record = self._find_record(member)
+        if record is not None:
+            self._node.network.penalise(record.payload.peer_id, points, reason)
+
+    def _put(self, channel: trio.MemorySendChannel[bytes], data: bytes) -> None:
+        try:
+            channel.send_nowait(data)
+        except trio.WouldBlock:
+            self.dropped += 1
+
+    async def _keep_linked(self, member: Address, frames: trio.MemoryReceiveChannel[bytes]) -> None:
+        """Dial, write frames until the stream breaks, back off, dial again."""
+        failures = 0
+        while True:
+            dialled = trio.current_time()
+            try:
+                await self._link(member, frames)
+            except GossipError as error:
+                self._node.log.debug("committee link down", member=member.hex(), reason=str(error))
+            if trio.current_time() > dialled + IDLE_S:
+                failures = 0
+            await trio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+            failures += 1
+
+    async def _link(self, member: Address, frames: trio.MemoryReceiveChannel[bytes]) -> None:
+        """One link from its dial to its end, which raises :class:`GossipError`."""
+        stream = await self._dial(member)
+        ends: list[GossipError] = []
+        self.linked.add(member)
+        try:
+            async with trio.open_nursery() as nursery:
+                hear = partial(stream.receive, limit=0, timeout=math.inf)
+                nursery.start_soon(self._until_end, hear, nursery, ends)
+                nursery.start_soon(self._until_end, partial(self._write, stream, frames), nursery, ends)
+        finally:
+            self.linked.discard(member)
+            await stream.aclose()
+        raise ends[0]
+
+    async def _until_end(
+        self, part: Callable[[], Awaitable[object]], nursery: trio.Nursery, ends: list[GossipError]
+    ) -> None:
+        """Run one half of a link. The other side sends nothing on it: what is read is why it ends."""
+        try:
+            await part()
+            ends.append(StreamBroken("the member ended the link"))
+        except GossipError as error:
+            ends.append(error)
+        nursery.cancel_scope.cancel()
+
+    async def _write(self, stream: FrameStream, frames: trio.MemoryReceiveChannel[bytes]) -> None:
+        async for data in frames:
+            await stream.send(data)
+
+    async def _dial(self, member: Address) -> FrameStream:
+        record = self._find_record(member)
+        if record is None:
+            raise TransportError(f"no node record of member 0x{member.hex()} yet")
+        peer = record.payload.peer_id
+        if not self._node.network.is_connected(peer):
+            await self._node.network.connect(record.payload.multiaddrs, timeout=5)
+        stream = await self._node.network.open_stream(peer, COMMITTEE, timeout=5)
+        try:
+            await stream.send(encode(HelloFrame(self._own_record())))
+        except TransportError:
+            await stream.aclose()
+            raise
+        return stream
+
+    async def _serve(self, stream: FrameStream) -> None:
+        receive = partial(stream.receive, limit=MAX_BATCH_BYTES, timeout=IDLE_S)
+        member = self._authenticate(stream.remote_peer, await receive())
+        while (data := await receive()) is not None:
+            try:
+                await self._on_frame(member, decode_link_frame(data))
+            except MessageError as error:
+                self._node.log.warning("bad frame on committee link", member=member.hex(), reason=str(error))
+                self._node.network.penalise(stream.remote_peer, 10, str(error))
+
+    def _authenticate(self, peer: str, data: bytes | None) -> Address:
+        """The member that dialled. Raises :class:`GossipError` for anybody else."""
+        frame = decode_link_frame(data or b"")
+        if not isinstance(frame, HelloFrame):
+            raise MalformedMessage("HelloFrame", type(frame).__name__)
+        address = frame.record.signer(self._node.terms.domain)
+        if frame.record.payload.peer_id != peer:
+            raise MalformedMessage("HelloFrame", f"names peer {frame.record.payload.peer_id}, dialled by {peer}")
+        if self._node.committee.weight(address) == 0:
+            raise MalformedMessage("HelloFrame", f"0x{address.hex()} is not a member")
+        return address

@@ -1,0 +1,83 @@
+"""Liveness checks over warm streams: one stream to each provider, opened before it is needed (S28)."""
+
+import trio
+
+from contracts.typed_data import Digest
+from gossip.errors import GossipError, TransportError
+from gossip.messages import Signed, decode, encode, sign
+from gossip.messages.market import LivenessAnswer, LivenessQuery
+from gossip.messages.records import NodeRecord
+from gossip.streams import FrameStream
+from gossip.topics import LIVENESS
+from node.context import Node, now_ms
+
+
+class _Line:
+    """The stream to one provider; one question at a time."""
+
+    def __init__(self) -> None:
+        self.lock = trio.Lock()
+        self.stream: FrameStream | None = None
+
+
+class Liveness:
+    """Asks providers whether they can serve now."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._lines: dict[str, _Line] = {}
+
+    async def check(self, provider: Signed[NodeRecord], rfc_id: Digest, bid_id: Digest) -> bool:
+        """Whether the provider has a free slot, said within the network's liveness deadline."""
+        with trio.move_on_after(self._node.terms.params.liveness_ms / 1_000):
+            try:
+                return await self._ask(provider, rfc_id, bid_id) > 0
+            except GossipError as error:
+                self._node.log.info("not live", provider=provider.payload.address.hex(), reason=str(error))
+        return False
+
+    async def warm(self, providers: list[Signed[NodeRecord]]) -> None:
+        """Open the streams that are missing, so that a match doesn't wait for a dial."""
+        for provider in providers:
+            line = self._line(provider)
+            if line.stream is None and not line.lock.locked():
+                try:
+                    async with line.lock:
+                        line.stream = await self._open(provider, timeout=5)
+                except TransportError as error:
+                    self._node.log.debug("provider not reachable", reason=str(error))
+
+    def _line(self, provider: Signed[NodeRecord]) -> _Line:
+        return self._lines.setdefault(provider.payload.peer_id, _Line())
+
+    async def _ask(self, provider: Signed[NodeRecord], rfc_id: Digest, bid_id: Digest) -> int:
+        domain, address = self._node.terms.domain, provider.payload.address
+        query = sign(LivenessQuery(rfc_id, bid_id, self._node.address, now_ms()), self._node.key, domain)
+        answer = await self._exchange(provider, encode(query))
+        if answer.signer(domain) != address or answer.payload.query_id != query.id(domain):
+            raise TransportError(f"0x{address.hex()} answered another question")
+        return answer.payload.free_slots
+
+    async def _exchange(self, provider: Signed[NodeRecord], question: bytes) -> Signed[LivenessAnswer]:
+        line = self._line(provider)
+        deadline_s = self._node.terms.params.liveness_ms / 1_000
+        async with line.lock:
+            finished = False
+            try:
+                if line.stream is None:
+                    line.stream = await self._open(provider, timeout=deadline_s)
+                await line.stream.send(question, timeout=deadline_s)
+                data = await line.stream.receive(limit=1_024, timeout=deadline_s)
+                finished = data is not None
+            finally:
+                # A question without its answer would make the next answer the wrong one.
+                if not finished and line.stream is not None:
+                    stream, line.stream = line.stream, None
+                    await stream.aclose()
+            return decode(Signed[LivenessAnswer], data or b"")
+
+    async def _open(self, provider: Signed[NodeRecord], timeout: float) -> FrameStream:  # passed on
+        record = provider.payload
+        if not self._node.network.is_connected(record.peer_id):
+            await self._node.network.connect(record.multiaddrs, timeout=timeout)
+        return await self._node.network.open_stream(record.peer_id, LIVENESS, timeout=timeout)

@@ -1,0 +1,294 @@
+"""The home router's matcher: RFCs off the queue by priority, a provider drawn, its liveness checked (S26 to S28)."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import trio
+
+from consensus.market.book import StandingBid
+from consensus.market.desk import Desk
+from consensus.market.errors import MarketError, MatchInvalid, RfcRefused
+from consensus.market.ledger_state import account_of
+from consensus.market.matching import build_match, candidates, draw, pick
+from consensus.market.waiting import Waiting
+from contracts.typed_data import Address, Digest
+from gossip.messages import Signed, encode, sign
+from gossip.messages.market import Ticket
+from gossip.messages.records import SlotReveal
+from gossip.messages.router import Matched
+from node.context import Node, now_ms
+from node.roles.balances import Balances
+from node.roles.journal import DeskJournal
+from node.roles.liveness import Liveness
+from node.roles.public import PublicState
+from node.roles.secrets import SlotSecrets
+
+RETRY_S = 0.1
+"""How long an RFC that found every provider busy waits before it is looked at again."""
+
+WARM_EVERY_S = 2.0
+
+HOLDERS_EVERY_S = 0.5
+"""How often the balances of new providers are asked for; no match waits for the chain."""
+
+CONCURRENT = 64
+"""RFCs being matched at once."""
+
+
+@dataclass(slots=True)
+class _Drawing:
+    """The draws of one RFC over ``bids``: band by band, those that failed liveness left out (S27, S28)."""
+
+    waiting: Waiting
+    slot: int
+    beacon: Digest
+    secret: Digest
+    bids: tuple[StandingBid, ...]
+    penalties: Mapping[Address, int]
+    tie_percent: int
+    band: tuple[StandingBid, ...] = ()
+    unlive: list[Digest] = field(default_factory=list)
+    """Bids of the present band that failed, in the order of the draws."""
+    failed: list[Digest] = field(default_factory=list)
+    """Those of earlier bands."""
+
+    def next(self) -> StandingBid | None:
+        """The next winner, None where every band has failed."""
+        if len(self.unlive) == len(self.band):
+            self.failed += self.unlive
+            self.unlive = []
+            self.band = candidates(self.bids, self.tie_percent, self.penalties, self.failed)
+        if not self.band:
+            return None
+        drawn = draw(self.beacon, self.secret, self.waiting.rfc_id, len(self.unlive))
+        return pick(self.band, self.unlive, drawn)
+
+
+class Matcher:
+    """Serves one desk's queue."""
+
+    def __init__(
+        self,
+        node: Node,
+        public: PublicState,
+        desk: Desk,
+        *,
+        secrets: SlotSecrets,
+        balances: Balances,
+        journal: DeskJournal,
+    ) -> None:
+        self._node = node
+        self._public = public
+        self._desk = desk
+        self._secrets = secrets
+        self._balances = balances
+        self._journal = journal
+        self._liveness = Liveness(node)
+        self._matching = 0
+        self._asked: Counter[tuple[Address, Digest]] = Counter()
+        """Slots, by provider and model, held for RFCs whose liveness check is under way."""
+        self._holders: frozenset[Address] = frozenset()
+        self._wake = trio.Event()
+        self._answered: dict[Digest, trio.Event] = {}
+        self._drew_in: set[int] = set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Match for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_warm)
+            nursery.start_soon(self._watch_holders)
+            nursery.start_soon(self._reveal)
+            task_status.started()
+            while True:
+                wake = self._wake = trio.Event()
+                pause = RETRY_S if self._serve_queue(nursery) else 1.0
+                self._announce_refused()
+                with trio.move_on_after(pause):
+                    await wake.wait()
+
+    def hurry(self) -> None:
+        """An RFC has come, or a slot has become free."""
+        self._wake.set()
+
+    async def answer(self, rfc_id: Digest) -> Matched | RfcRefused:
+        """Wait for an admitted RFC's answer."""
+        while not isinstance(outcome := self._desk.outcome(rfc_id), Matched | RfcRefused):
+            if outcome is None:
+                return RfcRefused("expired", "the router has forgotten this RFC")
+            await self._answered.setdefault(rfc_id, trio.Event()).wait()
+        self._answered.pop(rfc_id, None)
+        return outcome
+
+    def _announce(self, rfc_id: Digest) -> None:
+        if (event := self._answered.pop(rfc_id, None)) is not None:
+            event.set()
+
+    def _announce_refused(self) -> None:
+        """RFCs that the desk itself gave up: their deadline passed."""
+        for rfc_id in [r for r in self._answered if isinstance(self._desk.outcome(r), RfcRefused)]:
+            self._announce(rfc_id)
+
+    def _serve_queue(self, nursery: trio.Nursery) -> bool:
+        """Begin a match for every RFC that finds a free slot, by priority; whether others are left waiting.
+
+        Nothing here awaits, so no RFC overtakes one that stands before it (S26).
+        """
+        full: dict[Digest, int] = {}
+        left: list[Digest] = []
+        while self._matching < CONCURRENT and (waiting := self._desk.next_waiting(now_ms())) is not None:
+            rfc = waiting.rfc.payload
+            try:
+                # Where a prompt found no slot, one as large of the same model finds none either.
+                if full.get(rfc.model_id, rfc.prompt_bound + 1) <= rfc.prompt_bound or not self._begin(
+                    waiting, nursery
+                ):
+                    full[rfc.model_id] = min(rfc.prompt_bound, full.get(rfc.model_id, rfc.prompt_bound))
+                    left.append(waiting.rfc_id)
+            except RfcRefused as refused:
+                self._desk.refuse(waiting.rfc_id, refused.code, refused.detail)
+                self._announce(waiting.rfc_id)
+            except MarketError as error:
+                self._node.log.warning("no match now", rfc=waiting.rfc_id.hex(), reason=str(error))
+                left.append(waiting.rfc_id)
+        for rfc_id in left:
+            self._desk.requeue(rfc_id)
+        return bool(left)
+
+    def _begin(self, waiting: Waiting, nursery: trio.Nursery) -> bool:
+        """Draw for one RFC, hold the winner's slot and have it asked; False where no provider has a free slot."""
+        slot = self._node.slot()
+        ledger = self._public.ledger
+        drawing = _Drawing(
+            waiting,
+            slot,
+            ledger.beacon,
+            self._secrets.of_slot(slot),
+            self._free(self._live_bids(waiting, slot)),
+            ledger.penalties,
+            self._node.terms.params.tie_percent,
+        )
+        winner = drawing.next()
+        if winner is None:
+            return False
+        self._drew_in.add(slot)
+        self._asked[_seat(winner)] += 1
+        self._matching += 1
+        nursery.start_soon(self._match, drawing, winner)
+        return True
+
+    def _free(self, bids: Iterable[StandingBid]) -> tuple[StandingBid, ...]:
+        return tuple(bid for bid in bids if self._desk.slots_left(bid.bid) > self._asked[_seat(bid)])
+
+    async def _match(self, drawing: _Drawing, winner: StandingBid) -> None:
+        rfc_id = drawing.waiting.rfc_id
+        try:
+            if not await self._try(drawing, winner):
+                await trio.sleep(RETRY_S)
+                self._desk.requeue(rfc_id)
+        except RfcRefused as refused:
+            self._desk.refuse(rfc_id, refused.code, refused.detail)
+        except MatchInvalid as error:
+            self._node.log.info("match came too late", rfc=rfc_id.hex(), reason=str(error))
+            self._desk.requeue(rfc_id)
+        finally:
+            self._matching -= 1
+            self.hurry()
+            if isinstance(self._desk.outcome(rfc_id), Matched | RfcRefused):
+                self._announce(rfc_id)
+
+    async def _try(self, drawing: _Drawing, winner: StandingBid) -> bool:
+        """Ask the winner whose slot is held, then those drawn after it; False where none is live and free."""
+        while True:
+            try:
+                is_live = await self._is_live(winner, drawing.waiting.rfc_id)
+            finally:
+                self._asked[_seat(winner)] -= 1
+            if is_live:
+                ticket = self._place(drawing, winner)
+                await self._journal.note_match(drawing.waiting.rfc, ticket)
+                return True
+            drawing.unlive.append(winner.bid_id)
+            following = drawing.next()
+            # A slot that was filled meanwhile was not unlive: the draw begins anew.
+            if following is None or not self._free([following]):
+                return False
+            winner = following
+            self._asked[_seat(winner)] += 1
+
+    def _live_bids(self, waiting: Waiting, slot: int) -> tuple[StandingBid, ...]:
+        """What the RFC may be matched with. Raises :class:`RfcRefused` where waiting would not help."""
+        rfc = waiting.rfc.payload
+        params = self._node.terms.params
+        if rfc.access_pass.payload.day != params.day_of(slot):
+            raise RfcRefused("wrong_day", f"day {rfc.access_pass.payload.day} ended before a provider was free")
+        account = account_of(self._public.ledger, params, params.day_of(slot))
+        book, now = self._public.book, now_ms()
+        if all(listing.model_id != rfc.model_id for listing in book.models(now)):
+            raise RfcRefused("unknown_model", f"nobody serves model 0x{rfc.model_id.hex()} now")
+        ceiling = account.ceiling_wei(params)
+        roomy = book.live(rfc.model_id, slot, now, prompt_bound=0, ceiling_wei=ceiling)
+        bids = [bid for bid in roomy if bid.bid.prompt_max >= rfc.prompt_bound]
+        if roomy and not bids:
+            most = max(bid.bid.prompt_max for bid in roomy)
+            raise RfcRefused("prompt_over_limit", f"a prompt of {rfc.prompt_bound} T, at most {most} are accepted")
+        return tuple(bid for bid in bids if bid.bid.provider in self._holders)
+
+    async def _is_live(self, winner: StandingBid, rfc_id: Digest) -> bool:
+        record = self._public.book.record(winner.bid.provider, now_ms())
+        return record is not None and await self._liveness.check(record, rfc_id, winner.bid_id)
+
+    def _place(self, drawing: _Drawing, winner: StandingBid) -> Signed[Ticket]:
+        key, domain = self._node.key, self._node.terms.domain
+        record = self._public.book.record(winner.bid.provider, now_ms())
+        if record is None:
+            raise MatchInvalid("record_expired", winner.bid.provider)
+        rfc_id = drawing.waiting.rfc_id
+        ticket = sign(self._desk.open_ticket(rfc_id, winner.signed, slot=drawing.slot, now_ms=now_ms()), key, domain)
+        match = build_match(
+            ticket.payload,
+            ticket.id(domain),
+            beacon=drawing.beacon,
+            secret=drawing.secret,
+            band=drawing.band,
+            unlive=tuple(drawing.unlive),
+        )
+        self._desk.place(Matched(sign(match, key, domain), ticket, record))
+        return ticket
+
+    async def _keep_warm(self) -> None:
+        """Stay connected to every provider with a bid."""
+        while True:
+            now = now_ms()
+            live = self._public.book.all_live(now)
+            records = [self._public.book.record(bid.payload.provider, now) for bid in live.bids]
+            await self._liveness.warm([record for record in records if record is not None])
+            await trio.sleep(WARM_EVERY_S)
+
+    async def _watch_holders(self) -> None:
+        """Know which bidders hold MOR (S43) before an RFC comes; an outage leaves what is known (S5)."""
+        params = self._node.terms.params
+        while True:
+            bidders = {bid.payload.provider for bid in self._public.book.all_live(now_ms()).bids}
+            try:
+                account = account_of(self._public.ledger, params, params.day_of(self._node.slot()))
+                self._holders = await self._balances.holders(bidders, account.snapshot_block)
+            except MarketError as error:
+                self._node.log.warning("no balances for this day", reason=str(error))
+            await trio.sleep(HOLDERS_EVERY_S)
+
+    async def _reveal(self) -> None:
+        """Tell the secret of each slot that a match was drawn in, once it has ended."""
+        slot = self._node.slot()
+        while True:
+            slot = await self._node.next_slot(slot)
+            for ended in sorted(drawn for drawn in self._drew_in if drawn < slot):
+                self._drew_in.discard(ended)
+                payload = SlotReveal(self._node.address, ended, self._secrets.of_slot(ended))
+                reveal = sign(payload, self._node.key, self._node.terms.domain)
+                self._public.add(reveal)
+                await self._node.network.publish(self._node.topics.reveals, encode(reveal))
+
+
+def _seat(standing: StandingBid) -> tuple[Address, Digest]:
+    return standing.bid.provider, standing.bid.model_id

@@ -1,0 +1,44 @@
+"""What a new day starts from: supply and budget, read at a snapshot block; a chain outage carries them over."""
+
+from consensus.market.ledger_state import Ledger
+from contracts.emission import daily_budget
+from contracts.errors import ChainUnavailable
+from contracts.typed_data import Uint256
+from gossip.messages.committee import DayOpening
+from node.chain import ChainReader
+from node.context import Node
+
+
+class Openings:
+    """Makes the opening that this member would propose, and judges those of others."""
+
+    def __init__(self, node: Node, chain: ChainReader | None) -> None:
+        self._node = node
+        self._chain = chain
+
+    async def make(self, day: int, ledger: Ledger) -> DayOpening:
+        """The opening of ``day``. Without a chain the supply of the day before is carried over."""
+        budget = Uint256(daily_budget(day))
+        previous = ledger.account
+        if self._chain is not None:
+            try:
+                block, supply = await self._chain.snapshot_supply()
+                return DayOpening(day, block, Uint256(supply), budget)
+            except ChainUnavailable as error:
+                self._node.log.warning("day opens without the chain", day=day, reason=str(error))
+        return DayOpening(day, previous.snapshot_block, previous.supply_wei, budget)
+
+    async def is_fair(self, opening: DayOpening, ledger: Ledger) -> bool:
+        """Whether the budget follows the formula and the supply is what this member reads at the same block."""
+        if opening.budget_wei != daily_budget(opening.day):
+            return False
+        previous = ledger.account
+        if (opening.snapshot_block, opening.supply_wei) == (previous.snapshot_block, previous.supply_wei):
+            return True
+        if self._chain is None or opening.snapshot_block < previous.snapshot_block:
+            return False
+        try:
+            return await self._chain.supply(opening.snapshot_block) == opening.supply_wei
+        except ChainUnavailable as error:
+            self._node.log.warning("opening can't be checked", day=opening.day, reason=str(error))
+            return False

@@ -1,0 +1,206 @@
+"""The provider: offers models, answers liveness checks, serves sessions, files what was delivered."""
+
+from collections import OrderedDict
+from contextlib import AsyncExitStack
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import trio
+
+from contracts.typed_data import ZERO_DIGEST, Digest
+from gossip.errors import GossipError, TransportError
+from gossip.messages import Signed, Unit, decode, encode, sign
+from gossip.messages.market import LivenessAnswer, LivenessQuery, Ticket
+from gossip.messages.records import Bid, ModelProof
+from gossip.messages.router import DeliveryFiling, Filed, Refused, decode_router_answer
+from gossip.messages.session import Cosigned, Voucher
+from gossip.streams import FrameStream
+from gossip.topics import LIVENESS, ROUTER, SESSION
+from inference.engine import Engine
+from inference.errors import EngineError, SessionError
+from inference.session.provider import SessionServer
+from inference.session.stream import Code
+from node.config import ModelOffer
+from node.context import Node, now_ms
+from node.engines import open_engine
+from node.roles.public import PublicState
+
+BID_LIFE_MS = 120_000
+"""A bid is valid for so long and renewed at half of it: a dead provider leaves the book by itself."""
+
+FILE_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One model on sale."""
+
+    config: ModelOffer
+    engine: Engine
+
+
+_ACCEPTED: ContextVar[list[Digest]] = ContextVar("accepted")
+"""The tickets that the session of the running task has accepted."""
+
+OWN_BIDS = 256
+"""Bids of this provider that a liveness check may still name."""
+
+
+class Provider:
+    """Sells the models of its configuration."""
+
+    def __init__(self, node: Node, public: PublicState) -> None:
+        self._node = node
+        self._public = public
+        self._offers: dict[Digest, Offer] = {}
+        self._own_bids: OrderedDict[Digest, Digest] = OrderedDict()
+        self._active: set[Digest] = set()
+        self._file_now = trio.Event()
+        self._server = SessionServer(
+            engine_for=self._engine_for,
+            key=node.key,
+            terms=node.terms,
+            on_voucher=self._keep_voucher,
+            on_receipt=self._keep_receipt,
+            now_ms=now_ms,
+            accept_ticket=self._accept,
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Load the models, then serve for ever."""
+        async with AsyncExitStack() as stack:
+            for config in self._node.config.models:
+                engine = await stack.enter_async_context(open_engine(config, self._node.config.data_dir))
+                self._offers[engine.model_id] = Offer(config, engine)
+            slots = sum(offer.config.slots for offer in self._offers.values())
+            self._node.network.serve(LIVENESS, self._answer_liveness, max_concurrent=64)
+            self._node.network.serve(SESSION, self._serve_session, max_concurrent=slots + 8)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._announce)
+                nursery.start_soon(self._file_deliveries)
+                task_status.started()
+
+    # Offers.
+
+    async def _announce(self) -> None:
+        topics, domain = self._node.topics, self._node.terms.domain
+        pause = 1.0
+        while True:
+            for model_id, offer in self._offers.items():
+                expires = now_ms() + BID_LIFE_MS
+                proof = ModelProof(self._node.address, model_id, offer.engine.name, offer.engine.family, expires)
+                bid = Bid(
+                    provider=self._node.address,
+                    model_id=model_id,
+                    unit=Unit.TEXT_TOKEN,
+                    price_wei=offer.config.price_wei,
+                    slots=offer.config.slots,
+                    prompt_max=offer.config.prompt_max,
+                    sequence=now_ms(),
+                    expires_ms=expires,
+                )
+                signed_proof, signed_bid = sign(proof, self._node.key, domain), sign(bid, self._node.key, domain)
+                self._remember_bid(signed_bid)
+                self._public.add(signed_proof)
+                self._public.add(signed_bid)
+                await self._node.network.publish(topics.proofs, encode(signed_proof))
+                await self._node.network.publish(topics.bids, encode(signed_bid))
+            await trio.sleep(pause)
+            pause = min(pause * 4, BID_LIFE_MS / 2_000)
+
+    def _remember_bid(self, bid: Signed[Bid]) -> None:
+        self._own_bids[bid.id(self._node.terms.domain)] = bid.payload.model_id
+        while len(self._own_bids) > OWN_BIDS:
+            self._own_bids.popitem(last=False)
+
+    # Liveness (S28).
+
+    async def _answer_liveness(self, stream: FrameStream) -> None:
+        """One warm stream of a router: question, answer, question, …"""
+        domain = self._node.terms.domain
+        while (data := await stream.receive(limit=1_024, timeout=3_600)) is not None:
+            query = decode(Signed[LivenessQuery], data)
+            router = query.signer(domain)
+            if self._node.committee.weight(router) == 0:
+                await stream.fail("not_a_router", f"0x{router.hex()} is not a committee member")
+                return
+            answer = LivenessAnswer(query.id(domain), self._node.address, await self._free_slots(query.payload.bid_id))
+            await stream.send(encode(sign(answer, self._node.key, domain)))
+
+    async def _free_slots(self, bid_id: Digest) -> int:
+        offer = self._offers.get(self._own_bids.get(bid_id, ZERO_DIGEST))
+        if offer is None:
+            return 0
+        try:
+            health = await offer.engine.health()
+        except EngineError as error:
+            self._node.log.warning("engine is not healthy", model=offer.engine.name, reason=str(error))
+            return 0
+        return max(0, min(offer.config.slots, health.slots) - self._server.running(offer.engine.model_id))
+
+    # Sessions (S29).
+
+    async def _serve_session(self, stream: FrameStream) -> None:
+        accepted: list[Digest] = []
+        _ACCEPTED.set(accepted)
+        try:
+            await self._server.serve(stream)
+        finally:
+            self._active.difference_update(accepted)
+            self._file_now.set()
+
+    def _engine_for(self, model_id: Digest) -> Engine | None:
+        offer = self._offers.get(model_id)
+        return offer.engine if offer is not None else None
+
+    async def _accept(self, ticket: Signed[Ticket]) -> None:
+        """Only tickets of committee members, each once. Raises SessionError."""
+        if self._node.committee.weight(ticket.payload.router) == 0:
+            raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} is not a committee member")
+        ticket_id = ticket.id(self._node.terms.domain)
+        await self._node.store.accept_ticket(ticket_id, ticket)
+        self._active.add(ticket_id)
+        _ACCEPTED.get().append(ticket_id)
+
+    async def _keep_voucher(self, ticket: Signed[Ticket], voucher: Signed[Voucher]) -> None:
+        await self._node.store.put_voucher(ticket.id(self._node.terms.domain), voucher)
+
+    async def _keep_receipt(self, ticket: Signed[Ticket], receipt: Cosigned) -> None:
+        await self._node.store.put_receipt(ticket.id(self._node.terms.domain), receipt)
+
+    # Deliveries.
+
+    async def _file_deliveries(self) -> None:
+        """Tell the routers what was delivered, until each has said that it knows."""
+        while True:
+            for ticket, voucher, receipt in await self._node.store.unfiled_deliveries():
+                ticket_id = ticket.id(self._node.terms.domain)
+                if ticket_id in self._active:
+                    continue
+                try:
+                    await self._file(ticket, DeliveryFiling(ticket_id, voucher, receipt))
+                except GossipError as error:
+                    self._node.log.info("filing waits", ticket=ticket_id.hex(), reason=str(error))
+                    continue
+                await self._node.store.mark_filed(ticket_id)
+            self._file_now = trio.Event()
+            with trio.move_on_after(FILE_EVERY_S):
+                await self._file_now.wait()
+
+    async def _file(self, ticket: Signed[Ticket], filing: DeliveryFiling) -> None:
+        record = self._public.book.record(ticket.payload.router, now_ms())
+        if record is None:
+            raise TransportError(f"no node record of router 0x{ticket.payload.router.hex()}")
+        stream = await self._node.network.open_stream(record.payload.peer_id, ROUTER, timeout=5)
+        try:
+            await stream.send(encode(filing))
+            answer = decode_router_answer(await stream.receive(limit=131_072, timeout=5) or b"")
+        finally:
+            await stream.aclose()
+        match answer:
+            case Filed():
+                return
+            case Refused(refusal):
+                self._node.log.warning("filing refused", code=refusal.payload.code, reason=refusal.payload.detail)
+            case _:
+                raise TransportError(f"router answered a filing with {type(answer).__name__}")

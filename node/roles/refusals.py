@@ -1,0 +1,44 @@
+"""What a router's or provider's refusal is called in OpenAI's words."""
+
+from gossip.errors import GossipError, RemoteError
+from inference.errors import SessionError
+from node.api.backend import BackendError
+from node.roles.access import AccessRefused
+
+PASS_IS_DEAD = frozenset({"wrong_router", "wrong_day", "index_used", "no_router"})
+"""Refusals after which another pass helps; ``no_router`` is the agent's own word for a router out of reach."""
+
+_BY_CODE: dict[str, tuple[int, str, str]] = {
+    "unknown_model": (404, "model_not_found", "invalid_request_error"),
+    "token_max_over_allowance": (429, "token_max_over_allowance", "insufficient_quota"),
+    "allowance_used": (429, "allowance_used", "insufficient_quota"),
+    "budget_spent": (429, "budget_spent", "insufficient_quota"),
+    "no_balance": (403, "no_balance", "insufficient_quota"),
+    "prompt_over_limit": (400, "context_length_exceeded", "invalid_request_error"),
+    "unit_unsupported": (400, "unit_unsupported", "invalid_request_error"),
+    "no_provider": (503, "no_provider", "server_error"),
+    "no_router": (503, "no_router", "server_error"),
+    "busy": (503, "busy", "server_error"),
+    "expired": (408, "expired", "server_error"),
+}
+
+_BY_SESSION_CODE: dict[str, tuple[int, str, str]] = {
+    "prompt_over_limit": (400, "context_length_exceeded", "invalid_request_error"),
+    "bad_query": (400, "bad_query", "invalid_request_error"),
+    "busy": (503, "busy", "server_error"),
+}
+
+
+def refusal_error(refused: AccessRefused) -> BackendError:
+    """A router's signed refusal as the client gets it."""
+    status, code, kind = _BY_CODE.get(refused.code, (502, refused.code, "server_error"))
+    detail = f"{refused.detail} ({refused.allowance_left} T of the pass left)"
+    retry = {"busy": 1, "no_router": 1, "no_provider": 5}.get(refused.code)
+    return BackendError(status, code, detail, kind=kind, retry_after=retry)
+
+
+def session_error(error: SessionError | GossipError) -> BackendError:
+    """A session that failed before its first token."""
+    code = error.code if isinstance(error, SessionError | RemoteError) else "provider_failed"
+    status, code, kind = _BY_SESSION_CODE.get(code, (502, code, "server_error"))
+    return BackendError(status, code, f"the provider did not answer: {error}", kind=kind)

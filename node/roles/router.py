@@ -1,0 +1,227 @@
+"""The home router: answers its users' pass requests and RFCs, and takes the filings of both sides.
+
+It sees keys, counts and times, never a prompt or a result (S13).
+"""
+
+import secrets as randomness
+
+import trio
+
+from consensus.market.access import home_routers, pass_commitment
+from consensus.market.desk import Desk
+from consensus.market.errors import MarketError, PassRefused, RfcRefused, SettlementInvalid
+from consensus.market.ledger_state import DayAccount, account_of
+from contracts.errors import ChainUnavailable
+from contracts.typed_data import Address, Digest
+from gossip.messages import Signed, encode, sign
+from gossip.messages.committee import CertifiedBatch, PassFrame, SettlementFrame
+from gossip.messages.market import PassIssued, PassRequest, Refusal, Rfc
+from gossip.messages.router import (
+    DeliveryFiling,
+    Filed,
+    Granted,
+    Matched,
+    PassAsk,
+    Refused,
+    ReportFiling,
+    RfcAsk,
+    RouterAnswer,
+    decode_router_ask,
+)
+from gossip.messages.session import Settlement
+from gossip.streams import FrameStream
+from gossip.topics import ROUTER
+from node.context import Node, now_ms
+from node.roles.balances import Balances
+from node.roles.journal import DeskJournal
+from node.roles.link import CommitteeLink
+from node.roles.matching import Matcher
+from node.roles.pool import SettlementPool
+from node.roles.public import PublicState
+
+MAX_ASK_BYTES = 16_384
+
+STREAMS = 512
+"""Users and providers being answered at once."""
+
+
+class HomeRouter:
+    """A committee member's desk, open to the network."""
+
+    def __init__(
+        self,
+        node: Node,
+        public: PublicState,
+        *,
+        desk: Desk,
+        matcher: Matcher,
+        journal: DeskJournal,
+        balances: Balances,
+        pool: SettlementPool,
+        link: CommitteeLink,
+    ) -> None:
+        self._node = node
+        self._public = public
+        self._desk = desk
+        self._matcher = matcher
+        self._journal = journal
+        self._balances = balances
+        self._pool = pool
+        self._link = link
+        self._members = tuple(member.address for member in node.committee.members)
+        self._new_passes_in, self._new_passes_out = trio.open_memory_channel[Signed[PassIssued]](4_096)
+        public.on_batch.append(self._settled)
+        pool.on_drop.append(lambda ticket_id: self._give_back(ticket_id, 0))
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take up where an earlier run stopped, then answer for ever."""
+        for settlement in await self._journal.restore(self._desk, self._public.ledger, self._node.slot()):
+            self._hand_over(settlement)
+        self._node.network.serve(ROUTER, self._serve, max_concurrent=STREAMS)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._matcher.run)
+            nursery.start_soon(self._watch_deadlines)
+            nursery.start_soon(self._keep_passes)
+            task_status.started()
+
+    async def _serve(self, stream: FrameStream) -> None:
+        data = await stream.receive(limit=MAX_ASK_BYTES, timeout=10)
+        if data is None:
+            return
+        match decode_router_ask(data):
+            case PassAsk(request):
+                answer: RouterAnswer = await self._grant(request)
+            case RfcAsk(rfc):
+                answer = await self._match(rfc)
+            case ReportFiling() | DeliveryFiling() as filing:
+                answer = await self._file(filing)
+        await stream.send(encode(answer))
+        await stream.end()
+
+    # Passes (S25, S36).
+
+    async def _grant(self, request: Signed[PassRequest]) -> RouterAnswer:
+        user = request.signer(self._node.terms.domain)
+        request_id = request.id(self._node.terms.domain)
+        salt = Digest(randomness.token_bytes(32))
+        try:
+            account = self._account()
+            access_pass = self._desk.allowances.grant(
+                request.payload,
+                balance_wei=await self._balances.of(user, account.snapshot_block),
+                account=account,
+                salt=salt,
+                now_ms=now_ms(),
+                accept_rank=self._accept_rank(user, account.day),
+            )
+        except PassRefused as refused:
+            return self._refuse(request_id, refused.code, refused.detail)
+        except ChainUnavailable as error:
+            self._node.log.warning("pass waits for the chain", reason=str(error))
+            return self._refuse(request_id, "busy", f"the balance is not known yet: {error}")
+        signed = sign(access_pass, self._node.key, self._node.terms.domain)
+        if access_pass.commitment == pass_commitment(user, salt):
+            await self._tell_committee(PassIssued(signed, request, salt, self._node.address))
+        allowances = self._desk.allowances
+        return Granted(signed, allowances.used(access_pass.session_key), allowances.next_index(access_pass.session_key))
+
+    def _account(self) -> DayAccount:
+        params = self._node.terms.params
+        return account_of(self._public.ledger, params, params.day_of(self._node.slot()))
+
+    def _accept_rank(self, user: Address, day: int) -> int:
+        """How far down a user's ranking this router may stand: those before it must be out of its reach."""
+        ranking = home_routers(user, day, self._members)
+        before = ranking[: ranking.index(self._node.address)]
+        return len(before) if all(router not in self._link.linked for router in before) else 0
+
+    async def _tell_committee(self, issued: PassIssued) -> None:
+        signed = sign(issued, self._node.key, self._node.terms.domain)
+        await self._journal.note_pass(signed, own=True)
+        self._link.broadcast(PassFrame(signed))
+
+    def note_pass(self, issued: Signed[PassIssued]) -> None:
+        """Another member issued a pass. Raises :class:`~gossip.errors.MessageError` or PassRefused."""
+        issued.signer(self._node.terms.domain)
+        issued.payload.access_pass.signer(self._node.terms.domain)
+        issued.payload.request.signer(self._node.terms.domain)
+        self._desk.allowances.note_issued(issued.payload)
+        try:
+            self._new_passes_in.send_nowait(issued)
+        except trio.WouldBlock:
+            self._node.log.error("pass of another router is not stored", router=issued.payload.issuer.hex())
+
+    async def _keep_passes(self) -> None:
+        """Other routers' passes go to disk too: this member may have to take over."""
+        async for issued in self._new_passes_out:
+            await self._journal.note_pass(issued, own=False)
+
+    # RFCs (S22, S26).
+
+    async def _match(self, rfc: Signed[Rfc]) -> RouterAnswer:
+        domain = self._node.terms.domain
+        rfc.signer(domain)
+        rfc.payload.access_pass.signer(domain)
+        rfc_id = rfc.id(domain)
+        try:
+            left = self._account().budget_left_wei
+            self._desk.admit(rfc, rfc_id, now_ms=now_ms(), slot=self._node.slot(), budget_left_wei=left)
+        except RfcRefused as refused:
+            return self._refuse(rfc_id, refused.code, refused.detail, refused.allowance_left)
+        self._matcher.hurry()
+        outcome = await self._matcher.answer(rfc_id)
+        if isinstance(outcome, Matched):
+            return outcome
+        return self._refuse(rfc_id, outcome.code, outcome.detail, outcome.allowance_left)
+
+    def _refuse(self, request_id: Digest, code: str, detail: str, left: int = 0) -> Refused:
+        refusal = Refusal(request_id, code, detail[:256], left, self._node.address)
+        return Refused(sign(refusal, self._node.key, self._node.terms.domain))
+
+    # Filings (S30).
+
+    async def _file(self, filing: ReportFiling | DeliveryFiling) -> RouterAnswer:
+        slot = self._node.slot()
+        is_open = self._desk.is_open(filing.ticket_id)
+        try:
+            if isinstance(filing, ReportFiling):
+                settlement = self._desk.file_report(filing, slot)
+            else:
+                settlement = self._desk.file_delivery(filing, slot)
+        except SettlementInvalid as error:
+            return self._refuse(filing.ticket_id, error.reason, str(error))
+        if is_open:
+            await self._journal.note_filing(filing)
+        if settlement is not None:
+            self._hand_over(settlement)
+        return Filed(filing.ticket_id)
+
+    def _hand_over(self, settlement: Settlement) -> None:
+        """To this member's pool and everybody else's."""
+        try:
+            self._pool.add(settlement, own=True)
+        except MarketError as error:
+            self._node.log.error("own settlement refused", reason=str(error))
+            self._give_back(settlement.ticket.id(self._node.terms.domain), 0)
+            return
+        self._link.broadcast(SettlementFrame(settlement))
+        self._matcher.hurry()
+
+    async def _watch_deadlines(self) -> None:
+        slot = self._node.slot()
+        day_of = self._node.terms.params.day_of
+        while True:
+            before, slot = slot, await self._node.next_slot(slot)
+            for settlement in self._desk.due(slot):
+                self._hand_over(settlement)
+            if day_of(slot) > day_of(before):
+                self._desk.allowances.forget_before(day_of(slot))
+                await self._journal.begin_day()
+
+    def _settled(self, _: CertifiedBatch) -> None:
+        for outcome in self._public.ledger.outcomes:
+            self._give_back(outcome.ticket_id, outcome.charged)
+
+    def _give_back(self, ticket_id: Digest, charged: int) -> None:
+        self._journal.forget_filings(ticket_id)
+        self._desk.settled(ticket_id, charged)

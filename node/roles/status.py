@@ -1,0 +1,154 @@
+"""What a node tells its operator: the source behind the control API."""
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from consensus.market.explain import explain_match
+from consensus.market.matching import MatchContext
+from consensus.tendermint.certificate import signers_of
+from contracts.errors import MerkleError
+from contracts.merkle import merkle_proof
+from contracts.typed_data import Address, Digest
+from gossip.messages.committee import batch_hash
+from node.context import Node, now_ms
+from node.roles.link import CommitteeLink
+from node.roles.member import CommitteeMember
+from node.roles.public import PublicState
+from node.roles.sessions import SessionLog
+
+
+class NodeStatus:
+    """Answers from what the roles hold; changes nothing."""
+
+    def __init__(self, node: Node, public: PublicState, sessions: SessionLog) -> None:
+        self._node = node
+        self._public = public
+        self._sessions = sessions
+        self.member: CommitteeMember | None = None
+        self.link: CommitteeLink | None = None
+        self._metrics = CollectorRegistry()
+        self._gauges = {
+            name: Gauge(f"yellowstone_{name}", text, registry=self._metrics)
+            for name, text in (
+                ("height", "Certified batches applied"),
+                ("slot", "Inference block that now falls into"),
+                ("peers", "Connected peers"),
+                ("total_credited_mor", "MOR credited since genesis"),
+                ("pool", "Settlements waiting for a batch"),
+                ("link_dropped_frames", "Committee frames that found a full queue"),
+            )
+        }
+
+    async def status(self) -> dict[str, Any]:
+        """Who this node is, its peers, its height, the day's numbers."""
+        ledger, node = self._public.ledger, self._node
+        account = ledger.account
+        return {
+            "address": node.address,
+            "peer_id": node.network.peer_id,
+            "roles": node.config.roles,
+            "multiaddrs": node.network.multiaddrs,
+            "peers": len(node.network.peers()),
+            "height": ledger.height,
+            "slot": node.slot(),
+            "ledger_slot": ledger.slot,
+            "day": ledger.day,
+            "total_credited_wei": ledger.total_credited,
+            "beacon": ledger.beacon,
+            "reference_price_wei": account.reference_price_wei,
+            "budget_wei": account.budget_wei,
+            "credited_today_wei": account.credited_wei,
+            "max_t": account.max_t,
+            "committee": None if self.member is None else self.member.standing,
+            "linked": 0 if self.link is None else len(self.link.linked),
+            "network": node.network.statistics(),
+        }
+
+    async def book(self) -> list[dict[str, Any]]:
+        """Live bids."""
+        bids = self._public.book.all_live(now_ms()).bids
+        return [{"bid_id": bid.id(self._node.terms.domain), "bid": bid.payload} for bid in bids]
+
+    async def batch(self, height: int) -> dict[str, Any] | None:
+        """One certified batch, and who signed it."""
+        batch = await self._node.store.get_batch(height)
+        if batch is None:
+            return None
+        return {
+            "height": height,
+            "slot": batch.header.slot,
+            "day": batch.header.day,
+            "batch_hash": batch_hash(batch.header),
+            "round": batch.certificate.round,
+            "proposer": batch.header.proposer,
+            "signers": signers_of(batch.certificate, self._node.terms.domain),
+            "members": [member.address for member in self._node.committee.members],
+            "settlements": len(batch.body.settlements),
+            "total_credited": batch.header.total_credited,
+            "credit_root": batch.header.credit_root,
+            "state_root": batch.header.state_root,
+        }
+
+    async def ticket(self, ticket_id: Digest) -> Any:
+        """What became of a ticket."""
+        return await self._node.store.outcome(ticket_id)
+
+    async def sessions(self) -> list[dict[str, Any]]:
+        """The user's sessions."""
+        return self._sessions.all()
+
+    async def session(self, rfc_id: Digest) -> dict[str, Any] | None:
+        """One of the user's sessions, with the match explained from public data."""
+        entry = self._sessions.get(rfc_id)
+        messages = self._sessions.messages(rfc_id)
+        if entry is None or messages is None:
+            return entry
+        rfc, matched = messages
+        told = matched.match.payload
+        reveal = self._public.reveals.get((told.router, told.slot))
+        day = self._node.terms.params.day_of(told.slot)
+        ledger = self._public.ledger
+        account = ledger.days.get(day, ledger.account)
+        context = MatchContext(
+            terms=self._node.terms,
+            committee=self._node.committee,
+            tip=ledger.commitments.get(day, {}).get(told.router),
+            ceiling_wei=account.ceiling_wei(self._node.terms.params),
+            beacons=self._public.beacons,
+        )
+        secret = reveal.payload.secret if reveal is not None else None
+        return entry | {"explanation": explain_match(matched.match, matched.ticket, rfc, secret, context)}
+
+    async def claims(self) -> Any:
+        """The provider's claims."""
+        return await self._node.store.claims()
+
+    async def proof(self, height: int, provider: Address) -> dict[str, Any] | None:
+        """A provider's cumulative credit at a height, with its Merkle proof and the certificate behind it."""
+        batch = await self._node.store.get_batch(height)
+        credits = await self._node.store.credits(height)
+        if batch is None:
+            return None
+        try:
+            proof = merkle_proof(credits, provider)
+        except MerkleError:
+            return None
+        return {
+            "provider": provider,
+            "cumulative_wei": credits[provider],
+            "proof": proof,
+            "header": batch.header,
+            "certificate": batch.certificate,
+        }
+
+    async def metrics(self) -> str:
+        """Prometheus text."""
+        ledger = self._public.ledger
+        self._gauges["height"].set(ledger.height)
+        self._gauges["slot"].set(self._node.slot())
+        self._gauges["peers"].set(len(self._node.network.peers()))
+        self._gauges["total_credited_mor"].set(ledger.total_credited / 10**18)
+        self._gauges["pool"].set(0 if self.member is None else self.member.standing["waiting"])
+        self._gauges["link_dropped_frames"].set(0 if self.link is None else self.link.dropped)
+        return generate_latest(self._metrics).decode()

@@ -1,0 +1,161 @@
+"""Range sync: a node that missed gossip gets certified batches and the live book from its peers."""
+
+import random
+from itertools import chain
+from typing import Any
+
+import trio
+
+from consensus.errors import ConsensusError
+from consensus.market.errors import MarketError
+from gossip.errors import GossipError, MessageError, TransportError
+from gossip.messages import encode
+from gossip.messages.base import Signed, decode
+from gossip.messages.committee import MAX_BATCH_BYTES, CertifiedBatch
+from gossip.messages.sync import (
+    MAX_SYNC_BATCHES,
+    BidItem,
+    BookRequest,
+    ProofItem,
+    RecordItem,
+    RevealItem,
+    SyncRequest,
+    decode_book_item,
+    decode_sync_ask,
+)
+from gossip.network import Verdict
+from gossip.streams import FrameStream
+from gossip.topics import SYNC
+from node.context import Node, now_ms
+from node.roles.feed import Feed
+from node.roles.public import PublicState
+
+RECONCILE_S = 20.0
+"""How often a node compares itself with one random peer; gossip is a hint, this is the truth."""
+
+MAX_BOOK_ITEMS = 100_000
+"""Items of one book answer that are read."""
+
+
+class Sync:
+    """Answers range requests and keeps this node from falling behind."""
+
+    def __init__(self, node: Node, public: PublicState, feed: Feed) -> None:
+        self._node = node
+        self._public = public
+        self._feed = feed
+        self._behind = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve, follow the batches topic, and reconcile for ever."""
+        self._node.network.serve(SYNC, self._serve, max_concurrent=16)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._follow)
+            nursery.start_soon(self._reconcile)
+            task_status.started()
+
+    async def _follow(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Adopt what is gossiped; a gap is filled by asking."""
+        messages = await self._node.network.subscribe(self._node.topics.batches, self._judge, max_bytes=MAX_BATCH_BYTES)
+        task_status.started()
+        async for message in messages:
+            batch = decode(CertifiedBatch, message.data)
+            self._public.hear(batch.header.height)
+            await self._take(batch)
+
+    def _judge(self, data: bytes, _: str) -> Verdict:
+        try:
+            self._public.check_certificate(decode(CertifiedBatch, data))
+        except (MessageError, ConsensusError, MarketError) as error:
+            self._node.log.warning("bad batch in gossip", reason=str(error))
+            return Verdict.REJECT
+        return Verdict.ACCEPT
+
+    async def _take(self, batch: CertifiedBatch) -> None:
+        try:
+            adopted = await self._public.adopt(batch)
+        except (ConsensusError, MarketError) as error:
+            self._node.log.error("certified batch does not apply", height=batch.header.height, reason=str(error))
+            return
+        if not adopted and batch.header.height > self._public.ledger.height + 1:
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Reconcile now rather than at the next turn."""
+        self._behind.set()
+
+    async def _reconcile(self) -> None:
+        while True:
+            behind = self._behind = trio.Event()
+            peers = list(self._node.network.peers())
+            if peers:
+                await self._reconcile_with(random.choice(peers))  # noqa: S311  # which peer to ask is no secret
+            with trio.move_on_after(RECONCILE_S if peers else 0.5):
+                await behind.wait()
+
+    async def _reconcile_with(self, peer: str) -> None:
+        try:
+            while await self.pull_batches(peer) == MAX_SYNC_BATCHES:
+                self._node.log.info("catching up", height=self._public.ledger.height)
+            await self.pull_book(peer)
+        except MessageError as error:
+            self._node.network.penalise(peer, 10, f"bad sync answer: {error}")
+        except GossipError as error:
+            self._node.log.debug("sync failed", peer=peer, reason=str(error))
+
+    async def pull_batches(self, peer: str) -> int:
+        """Fetch and adopt the batches that ``peer`` has beyond ours; how many. Raises :class:`GossipError`."""
+        adopted = 0
+        stream = await self._node.network.open_stream(peer, SYNC, timeout=5)
+        try:
+            await stream.send(encode(SyncRequest(self._public.ledger.height + 1, MAX_SYNC_BATCHES)))
+            while (data := await stream.receive(limit=MAX_BATCH_BYTES, timeout=10)) is not None:
+                try:
+                    adopted += await self._public.adopt(decode(CertifiedBatch, data))
+                except (ConsensusError, MarketError) as error:
+                    self._node.network.penalise(peer, 50, str(error))
+                    raise TransportError(f"peer {peer} sent a batch that does not apply: {error}") from error
+        finally:
+            await stream.aclose()
+        return adopted
+
+    async def pull_book(self, peer: str) -> None:
+        """Fetch the live book of ``peer``. Raises :class:`GossipError`."""
+        stream = await self._node.network.open_stream(peer, SYNC, timeout=5)
+        try:
+            await stream.send(encode(BookRequest()))
+            for _ in range(MAX_BOOK_ITEMS):
+                data = await stream.receive(limit=4_096, timeout=10)
+                if data is None:
+                    return
+                self._take_item(peer, data)
+        finally:
+            await stream.aclose()
+
+    def _take_item(self, peer: str, data: bytes) -> None:
+        item = decode_book_item(data)
+        message: Signed[Any] = item.message
+        verdict = self._feed.judge(message)
+        if verdict is Verdict.REJECT:
+            self._node.network.penalise(peer, 10, "forged item in a book answer")
+        if verdict is Verdict.ACCEPT:
+            self._feed.take(message)
+
+    async def _serve(self, stream: FrameStream) -> None:
+        data = await stream.receive(limit=64, timeout=5)
+        match decode_sync_ask(data or b""):
+            case SyncRequest(from_height, limit):
+                async for batch in self._node.store.batches(from_height, limit):
+                    await stream.send(encode(batch))
+            case BookRequest():
+                live = self._public.book.all_live(now_ms())
+                reveals = list(self._public.reveals.values())[-256:]
+                items: chain[Any] = chain(
+                    map(RecordItem, live.records),
+                    map(ProofItem, live.proofs),
+                    map(BidItem, live.bids),
+                    map(RevealItem, reveals),
+                )
+                for item in list(items):
+                    await stream.send(encode(item))
+        await stream.end()

@@ -1,0 +1,137 @@
+"""Stored batches, what they did with each ticket, credits for proofs, and the ledger snapshot."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Mapping
+
+import msgspec
+
+from contracts.typed_data import Address, Digest
+from gossip.messages import decode, encode
+from gossip.messages.committee import CertifiedBatch, batch_hash
+from node.errors import StoreConflict
+from node.store.worker import Worker
+
+_PAGE = 64
+"""Batches read at once while iterating."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a batch did with one ticket: T paid, wei credited, and why so little."""
+
+    ticket_id: Digest
+    height: int
+    provider: Address
+    tokens: int
+    credited_wei: int
+    reason: str
+
+
+class BatchRoom:
+    """Batches by height. Certificates of one batch may differ from node to node; its hash may not."""
+
+    _worker: Worker
+
+    async def put_batch(self, batch: CertifiedBatch) -> bool:
+        """Store a batch; False where it was there. Raises :class:`StoreConflict` for another one at its height."""
+        height, digest, data = batch.header.height, batch_hash(batch.header), encode(batch)
+
+        def change(db: sqlite3.Connection) -> bool:
+            row = db.execute("SELECT hash FROM batch WHERE height = ?", (height,)).fetchone()
+            if row is not None and row[0] != digest:
+                raise StoreConflict(self._worker.path, f"the batch of height {height}")
+            if row is None:
+                db.execute("INSERT INTO batch VALUES (?, ?, ?)", (height, digest, data))
+            return row is None
+
+        return await self._worker.write(change)
+
+    async def get_batch(self, height: int) -> CertifiedBatch | None:
+        """The batch of ``height``, None where it is missing."""
+        row = await self._worker.read(
+            lambda db: db.execute("SELECT data FROM batch WHERE height = ?", (height,)).fetchone()
+        )
+        return None if row is None else decode(CertifiedBatch, row[0])
+
+    async def batches(self, from_height: int, limit: int | None = None) -> AsyncIterator[CertifiedBatch]:
+        """Batches of consecutive heights from ``from_height`` on, at most ``limit``; ends at the first gap."""
+        height = from_height
+        end = None if limit is None else from_height + limit
+        while end is None or height < end:
+            page = await self._page(height, _PAGE if end is None else min(_PAGE, end - height))
+            for found, data in page:
+                if found != height:
+                    return
+                yield decode(CertifiedBatch, data)
+                height += 1
+            if not page:
+                return
+
+    async def tip(self) -> int:
+        """The highest stored height, 0 where there is none."""
+        row = await self._worker.read(lambda db: db.execute("SELECT MAX(height) FROM batch").fetchone())
+        return int(row[0] or 0)
+
+    async def put_outcomes(self, outcomes: Iterable[Outcome]) -> None:
+        """Keep what a batch did with its tickets; a ticket is settled once, so the first stands."""
+        rows = [(o.ticket_id, o.height, o.provider, o.tokens, str(o.credited_wei), o.reason) for o in outcomes]
+        await self._worker.write(lambda db: db.executemany("INSERT OR IGNORE INTO outcome VALUES (?,?,?,?,?,?)", rows))
+
+    async def outcome(self, ticket_id: Digest) -> Outcome | None:
+        """What became of a ticket, None while it isn't in a batch."""
+        row = await self._worker.read(
+            lambda db: db.execute("SELECT * FROM outcome WHERE ticket_id = ?", (ticket_id,)).fetchone()
+        )
+        return None if row is None else _outcome(row)
+
+    async def outcomes(self, height: int) -> list[Outcome]:
+        """All that the batch of ``height`` settled, by ticket id."""
+        rows = await self._worker.read(
+            lambda db: db.execute("SELECT * FROM outcome WHERE height = ? ORDER BY ticket_id", (height,)).fetchall()
+        )
+        return [_outcome(row) for row in rows]
+
+    async def put_credits(self, height: int, credits: Mapping[Address, int], *, keep: int = 1_000) -> None:
+        """Keep every provider's cumulative wei as of ``height``; older than ``keep`` heights are forgotten."""
+        rows = [(height, provider, str(wei)) for provider, wei in credits.items()]
+
+        def change(db: sqlite3.Connection) -> None:
+            db.executemany("INSERT OR REPLACE INTO credit VALUES (?, ?, ?)", rows)
+            db.execute("DELETE FROM credit WHERE height <= ?", (height - keep,))
+
+        await self._worker.write(change)
+
+    async def credits(self, height: int) -> dict[Address, int]:
+        """Cumulative wei by provider as of ``height``; empty where it is unknown."""
+        rows = await self._worker.read(
+            lambda db: db.execute("SELECT provider, cumulative_wei FROM credit WHERE height = ?", (height,)).fetchall()
+        )
+        return {Address(provider): int(wei) for provider, wei in rows}
+
+    async def put_ledger(self, height: int, data: bytes) -> None:
+        """Replace the ledger snapshot, unless the stored one is of a later height."""
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute(
+                "INSERT INTO ledger VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE"
+                " SET height = excluded.height, data = excluded.data WHERE excluded.height >= ledger.height",
+                (height, data),
+            )
+
+        await self._worker.write(change)
+
+    async def ledger(self) -> tuple[int, bytes] | None:
+        """Height and bytes of the ledger snapshot."""
+        row = await self._worker.read(lambda db: db.execute("SELECT height, data FROM ledger").fetchone())
+        return None if row is None else (row[0], row[1])
+
+    async def _page(self, height: int, limit: int) -> list[tuple[int, bytes]]:
+        return await self._worker.read(
+            lambda db: db.execute(
+                "SELECT height, data FROM batch WHERE height >= ? ORDER BY height LIMIT ?", (height, limit)
+            ).fetchall()
+        )
+
+
+def _outcome(row: tuple[bytes, int, bytes, int, str, str]) -> Outcome:
+    ticket_id, height, provider, tokens, credited, reason = row
+    return Outcome(Digest(ticket_id), height, Address(provider), tokens, int(credited), reason)

@@ -1,0 +1,146 @@
+"""The only thread that touches the database, and what SQLite's errors mean to an operator.
+
+Not here: any knowledge of tables beyond their version (:mod:`node.store.schema`).
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from node.errors import StoreCorrupt, StoreError, StoreInUse, StoreTooNew, StoreUnwritable
+from node.store.schema import MIGRATIONS, VERSION
+
+T = TypeVar("T")
+
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_UNWRITABLE = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+}
+
+
+class Worker:
+    """Runs functions on the connection, one at a time, each in a transaction of its own.
+
+    A call that has begun is finished even when its task is cancelled, so what was written is never in doubt.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the database at ``path`` (blocking). Raises :class:`~node.errors.StoreError`."""
+        self.path = path
+        self._limiter = trio.CapacityLimiter(1)
+        self._connection: sqlite3.Connection | None = None
+        try:
+            self._connection = _connect(path)
+            _migrate(path, self._connection)
+        except sqlite3.Error as error:
+            self.close()
+            raise explain(path, error) from error
+        except StoreError:
+            self.close()
+            raise
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """The result of ``query``, which must not write. Raises :class:`~node.errors.StoreError`."""
+        return await trio.to_thread.run_sync(self._run, query, limiter=self._limiter)
+
+    async def write(self, change: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
+        """The result of ``change``, committed; ``durable`` also waits for the disk. All or nothing.
+
+        Raises :class:`~node.errors.StoreError`, with the database as it was.
+        """
+        return await trio.to_thread.run_sync(self._run_transaction, change, durable, limiter=self._limiter)
+
+    def close(self) -> None:
+        """Close the database (blocking); idempotent."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    async def aclose(self) -> None:
+        """Close behind whatever is still queued, even when cancelled."""
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self.close, limiter=self._limiter)
+
+    def _run(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return query(self._open_connection())
+        except sqlite3.Error as error:
+            raise explain(self.path, error) from error
+
+    def _run_transaction(self, change: Callable[[sqlite3.Connection], T], durable: bool) -> T:
+        connection = self._open_connection()
+        try:
+            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = change(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise explain(self.path, error) from error
+        return result
+
+    def _open_connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreError(self.path, "is closed")
+        return self._connection
+
+
+def explain(path: Path, error: sqlite3.Error) -> StoreError:
+    """SQLite's error in the node's words. Programming errors stay what they are: bugs, raised again."""
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = None if code is None else code & 0xFF
+    if primary in _DAMAGED:
+        return StoreCorrupt(path, str(error))
+    if primary in _BUSY:
+        return StoreInUse(path)
+    if primary in _UNWRITABLE:
+        return StoreUnwritable(path, f"cannot be written: {error}")
+    raise error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """An exclusive connection: a second process is refused rather than let in on the same keys."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StoreUnwritable(path, f"cannot be opened: {error.strerror}") from error
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except BaseException:
+        connection.close()
+        raise
+    if damage != "ok":
+        connection.close()
+        raise StoreCorrupt(path, damage)
+    return connection
+
+
+def _migrate(path: Path, connection: sqlite3.Connection) -> None:
+    """Bring the schema to this program's version; a newer one is refused untouched."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        raise StoreTooNew(path, version, VERSION)
+    connection.execute("BEGIN EXCLUSIVE")
+    for statements in MIGRATIONS[version:]:
+        for statement in statements:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")

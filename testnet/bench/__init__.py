@@ -1,0 +1,1 @@
+"""Measurements of a whole network on this machine: ``python -m testnet.bench``."""

@@ -1,0 +1,87 @@
+"""``python -m testnet.bench match|ttft|memory``."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import trio
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from testnet.bench.figures import Figures
+from testnet.bench.runs import measure_match, measure_memory, measure_ttft, rows
+from testnet.files import CACHE
+from testnet.launch import EXPECTED, leaves
+from testnet.plan import TestnetOptions
+from testnet.progress import Progress
+
+T = TypeVar("T")
+
+app = typer.Typer(name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Queries = Annotated[int, typer.Option(min=1, help="How many queries count.")]
+Members = Annotated[int, typer.Option(help="Committee members.")]
+Providers = Annotated[int, typer.Option(help="Providers.")]
+Folder = Annotated[Path, typer.Option("--dir", help="The network's folder.")]
+
+FOLDER = CACHE / "bench-testnet"
+
+
+@app.command()
+def match(queries: Queries = 100, members: Members = 4, providers: Providers = 2, folder: Folder = FOLDER) -> None:
+    """Time from RFC to match and to the provider's open stream, without inference."""
+    options = TestnetOptions(members=members, providers=providers, directory=folder, max_tokens=4)
+    _print_figures(_run(measure_match, options, queries))
+
+
+@app.command()
+def ttft(queries: Queries = 20, members: Members = 4, providers: Providers = 1, folder: Folder = FOLDER) -> None:
+    """Time to first token that the network adds to the engine's own."""
+    options = TestnetOptions(members=members, providers=providers, directory=folder, max_tokens=8)
+    _print_figures(_run(measure_ttft, options, queries))
+
+
+@app.command()
+def memory(queries: Queries = 5, members: Members = 4, providers: Providers = 2, folder: Folder = FOLDER) -> None:
+    """Resident memory of each node's processes (Linux)."""
+    options = TestnetOptions(members=members, providers=providers, directory=folder, max_tokens=16)
+    table = Table("node", "process", "RSS (MiB)", box=None)
+    for name, processes in _run(measure_memory, options, queries).items():
+        for process in processes:
+            table.add_row(name, short_command(process.command), f"{process.rss_kib / 1_024:.0f}")
+    Console().print(table)
+
+
+def short_command(command: str) -> str:
+    """The module that a Python process runs, or the beginning of any other command."""
+    words = command.split()
+    return words[words.index("-m") + 1] if "-m" in words[:-1] else command[:40]
+
+
+def _run(measure: Callable[[TestnetOptions, int, Progress], Awaitable[T]], options: TestnetOptions, queries: int) -> T:
+    progress = Progress(Console(stderr=True))
+    result: list[T] = []
+
+    async def run() -> None:
+        result.append(await measure(options, queries, progress))
+
+    try:
+        trio.run(run)
+    except* EXPECTED as group:
+        for error in leaves(group):
+            typer.secho(f"bench failed: {error}", fg=typer.colors.RED, err=True)
+    if not result:
+        raise typer.Exit(1)
+    return result[0]
+
+
+def _print_figures(figures: dict[str, Figures]) -> None:
+    table = Table("", "n", "p50", "p90", "p99", "worst", box=None)
+    for row in rows(figures):
+        table.add_row(*row)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m testnet.bench")

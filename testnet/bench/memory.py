@@ -1,0 +1,39 @@
+"""Resident memory of processes, from /proc."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """One process: its id, the group it is in, and its resident memory in KiB."""
+
+    pid: int
+    group: int
+    rss_kib: int
+    command: str
+
+
+def read_resident(pid: int, proc: Path = PROC) -> Resident | None:
+    """A process's resident memory; None where it has gone, or is a zombie and holds none."""
+    try:
+        stat = (proc / str(pid) / "stat").read_text()
+        status = (proc / str(pid) / "status").read_text()
+        command = (proc / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return None
+    # the program's name, in parentheses, may itself hold spaces and parentheses
+    group = int(stat.rpartition(")")[2].split()[2])
+    rss = next((line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")), None)
+    return None if rss is None else Resident(pid, group, int(rss), command)
+
+
+def read_groups(groups: set[int], proc: Path = PROC) -> dict[int, list[Resident]]:
+    """Every process of some process groups, by group."""
+    found: dict[int, list[Resident]] = {group: [] for group in groups}
+    for entry in proc.iterdir():
+        if entry.name.isdecimal() and (resident := read_resident(int(entry.name), proc)) and resident.group in groups:
+            found[resident.group].append(resident)
+    return found

@@ -1,0 +1,49 @@
+"""``yellowstone testnet``: the command line of the launcher. What is heavy loads in the command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(name="testnet", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def testnet() -> None:
+    """Run a whole network on this machine."""
+
+
+@app.command()
+def up(  # noqa: PLR0917  # typer makes an option of each
+    prompt: Annotated[
+        str | None, typer.Option(help="What to ask.", show_default="What is the capital of France?")
+    ] = None,
+    members: Annotated[int, typer.Option(help="Committee members.")] = 4,
+    providers: Annotated[int, typer.Option(help="Providers; each asks 3 % more than the one before.")] = 2,
+    block: Annotated[int, typer.Option(help="Seconds of an inference block.")] = 4,
+    day: Annotated[
+        int | None, typer.Option(help="Seconds of a day, a multiple of --block.", show_default="7,200 blocks")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="TokenMax: the longest answer that is paid for.")] = 64,
+    keep: Annotated[bool, typer.Option("--keep", help="Stay up until Ctrl-C, and say how to use the network.")] = False,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="The network's folder.", show_default=".cache/testnet")
+    ] = None,
+) -> None:
+    """Start a chain and a network, ask a prompt, and see that its provider is paid exactly T × its bid."""
+    import trio  # noqa: PLC0415  # loads what only this command needs
+
+    from testnet.launch import up as launch  # noqa: PLC0415  # as above
+    from testnet.plan import DEFAULT_PROMPT, TestnetOptions  # noqa: PLC0415  # as above
+
+    options = TestnetOptions(
+        prompt=DEFAULT_PROMPT if prompt is None else prompt,
+        members=members,
+        providers=providers,
+        block_s=block,
+        day_s=day,
+        max_tokens=max_tokens,
+        keep=keep,
+        directory=directory,
+    )
+    raise typer.Exit(trio.run(launch, options))

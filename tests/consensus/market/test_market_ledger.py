@@ -1,0 +1,551 @@
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from consensus.market import access
+from consensus.market import settlement as settlement_module
+from consensus.market.errors import BatchInvalid, SettlementInvalid
+from consensus.market.ledger import Draft, charged_tokens, delivered_tokens, settle
+from consensus.market.ledger_state import (
+    Ledger,
+    Outcome,
+    account_of,
+    decode_ledger,
+    encode_ledger,
+    genesis_ledger,
+    next_reference_price,
+    state_root,
+)
+from consensus.market.settlement import VerifiedSettlements, verify_settlement
+from consensus.market.speed import SpeedSample, is_fast_enough, us_per_t, with_sample
+from consensus.params import NetworkParams
+from contracts.typed_data import Address, Uint256
+from gossip.errors import MalformedMessage, SignerMismatch
+from gossip.messages.base import Unit, sign
+from gossip.messages.session import Settlement
+from tests.consensus.builders import MODEL, OTHER_MODEL, PRICE, WEI, World, address, key, make_terms, named_digest
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def outcome(
+    world: World, settlement: Settlement, ledger: Ledger | None = None, slot: int = 10, **options: Any
+) -> Outcome:
+    ids = verify_settlement(settlement, world.terms, world.committee)
+    return settle(ledger or world.ledger(), settlement, ids, slot, world.terms, **options)
+
+
+def reason(world: World, settlement: Settlement, ledger: Ledger | None = None, slot: int = 10) -> str:
+    with pytest.raises(SettlementInvalid) as refused:
+        outcome(world, settlement, ledger, slot)
+    return refused.value.reason
+
+
+# What is paid.
+
+
+def test_s33_a_provider_gets_exactly_what_it_bid(world: World) -> None:
+    made = outcome(world, world.settlement(tokens=123, price_wei=PRICE + 7))
+    assert (made.tokens, made.charged, made.reason) == (123, 123, "credited")
+    assert made.credited_wei == 123 * (PRICE + 7)
+    assert (made.provider, made.model_id) == (address("provider"), MODEL)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"user_tokens": 90, "tokens": 100}, 90),
+        ({"user_tokens": 100, "tokens": 90}, 90),
+        ({"tokens": 300}, 256),
+        ({"tokens": 300, "token_max": 40}, 40),
+        ({"user_tokens": 90, "voucher_tokens": 80, "with_receipt": False}, 80),
+        ({"user_tokens": 90, "voucher_tokens": 32, "tokens": 90}, 90),
+        ({"user_tokens": 90, "with_receipt": False}, 90),
+        ({"with_report": False, "tokens": 77}, 77),
+        ({"with_report": False, "with_receipt": False, "voucher_tokens": 64}, 64),
+    ],
+)
+def test_s21_the_lowest_count_is_paid(world: World, counts: dict[str, Any], expected: int) -> None:
+    settlement = world.settlement(**counts)
+    assert delivered_tokens(settlement) == expected
+    assert outcome(world, settlement).credited_wei == expected * PRICE
+
+
+def test_s1_nothing_delivered_is_nothing_paid_and_still_costs_one_t(world: World) -> None:
+    made = outcome(world, world.settlement(tokens=0))
+    assert (made.reason, made.tokens, made.credited_wei, made.charged) == ("nothing_delivered", 0, 0, 1)
+
+
+def test_s44_a_fail_pays_nothing_and_costs_the_quota(world: World) -> None:
+    made = outcome(world, world.settlement(tokens=100, user_tokens=0, passed=False))
+    assert (made.reason, made.credited_wei, made.charged) == ("failed", 0, 100)
+    vouchers_only = world.settlement(user_tokens=0, passed=False, with_receipt=False, voucher_tokens=64)
+    assert charged_tokens(vouchers_only) == 64
+    assert charged_tokens(world.settlement(user_tokens=0, passed=False, with_receipt=False)) == 1
+    assert charged_tokens(world.settlement(user_tokens=10**6, passed=False)) == 256
+
+
+@pytest.mark.parametrize(("provider_mor", "expected"), [(0, "failed"), (255, "failed"), (256, "credited")])
+def test_s44_the_variant_withholds_only_from_who_holds_less(provider_mor: int, expected: str) -> None:
+    """The user's pass has rank 9: 128 to 255 MOR. A provider of the same rank or above is paid despite the Fail."""
+    world = World(make_terms(withhold_only_if_user_richer=True))
+    fail = world.settlement(passed=False, priority=access.rank(256 * WEI))
+    made = outcome(world, fail, balances={address("provider"): provider_mor * WEI})
+    assert made.reason == expected
+    assert outcome(world, fail).reason == "failed"
+
+
+def test_s44_without_the_variant_balances_do_not_matter(world: World) -> None:
+    rich = {address("provider"): 10**9 * WEI}
+    assert outcome(world, world.settlement(passed=False), balances=rich).reason == "failed"
+
+
+def test_s44_in_the_variant_an_unknown_provider_holds_nothing() -> None:
+    world = World(make_terms(withhold_only_if_user_richer=True))
+    assert outcome(world, world.settlement(passed=False, priority=1)).reason == "failed"
+    balances = {address("provider"): 1}
+    assert outcome(world, world.settlement(passed=False, priority=1), balances=balances).reason == "credited"
+
+
+def test_s44_a_days_fails_are_remembered_until_it_ends(world: World) -> None:
+    ledger = world.after(world.ledger(), [world.settlement(passed=False)], slot=10)
+    ledger = world.after(ledger, [world.settlement(passed=False)], slot=20)
+    assert ledger.penalties == {address("provider"): 1}
+    ledger = world.after(ledger, [world.settlement(session="second", passed=False)], slot=30)
+    assert ledger.penalties == {address("provider"): 2}
+    ledger = world.after(ledger, [world.settlement(slot=99, passed=False)], slot=101)
+    assert ledger.penalties == {address("provider"): 1 + 1}
+
+
+def test_s44_a_penalty_counts_each_session_key_once_a_day(world: World) -> None:
+    fails = [world.settlement(passed=False) for _ in range(3)] + [world.settlement(session="second", passed=False)]
+    after = world.after(world.ledger(), fails)
+    assert after.penalties == {address("provider"): 2}
+    assert after.total_credited == 0
+
+
+def test_s44_half_of_the_points_are_forgiven_every_day(world: World) -> None:
+    fails = [world.settlement(session=f"s{number}", passed=False) for number in range(5)]
+    ledger = world.after(world.ledger(), fails)
+    expected = [5, 2, 1]
+    for day, points in enumerate(expected):
+        if day:
+            ledger = world.after(ledger, slot=day * 100 + 1)
+        assert ledger.penalties == {address("provider"): points}
+    assert world.after(ledger, slot=300).penalties == {}
+
+
+def test_s37_a_spent_budget_credits_nothing_more() -> None:
+    world = World(budget_wei=250 * PRICE)
+    counts = enumerate((100, 100, 100, 50))
+    pending = [world.settlement(session=f"s{number}", tokens=tokens, allowance=200) for number, tokens in counts]
+    after = world.after(world.ledger(), pending)
+    assert [made.reason for made in after.outcomes] == ["credited", "credited", "budget_spent", "credited"]
+    assert after.total_credited == world.budget_wei
+    assert after.account.budget_left_wei == 0
+    assert after.outcomes[2].charged == 100
+    tomorrow = world.after(after, [world.settlement(slot=100, session="next", allowance=200)], slot=110)
+    assert tomorrow.outcomes[0].reason == "credited"
+
+
+# Speed.
+
+
+def slow_world(**params: Any) -> World:
+    return World(make_terms(speed_samples=20, speed_samples_min=4, speed_percent=50, **params))
+
+
+def test_s31_slow_is_not_paid_once_there_are_samples() -> None:
+    world = slow_world()
+    quick = [world.settlement(session=f"s{n}", provider=f"p{n}", tokens=100, last_ms=2_000) for n in range(4)]
+    ledger = world.after(world.ledger(), quick)
+    limit = world.settlement(session="at the limit", last_ms=3_000)
+    over = world.settlement(session="over it", last_ms=3_001)
+    assert outcome(world, limit, ledger, 20).reason == "credited"
+    made = outcome(world, over, ledger, 20)
+    assert (made.reason, made.credited_wei, made.charged) == ("slow", 0, 100)
+    assert outcome(world, world.settlement(last_ms=10**9), world.ledger(), 20).reason == "credited"
+
+
+def test_without_a_report_there_is_no_speed_test_and_no_sample() -> None:
+    world = slow_world()
+    ledger = world.after(world.ledger(), [world.settlement(with_report=False)])
+    assert ledger.outcomes[0].reason == "credited"
+    assert ledger.speed == {}
+
+
+def test_a_fail_gives_no_sample(world: World) -> None:
+    assert world.after(world.ledger(), [world.settlement(passed=False)]).speed == {}
+
+
+def samples(*values: int) -> list[SpeedSample]:
+    return [SpeedSample(address(f"s{n}"), address(f"p{n}"), value) for n, value in enumerate(values)]
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=10, max_size=30), st.integers(0, 10**7), st.integers(0, 300))
+@settings(max_examples=100)
+def test_s31_in_fractions(values: list[int], value: int, percent: int) -> None:
+    params = NetworkParams(speed_percent=percent)
+    limit = Fraction(sum(values), len(values)) * (1 + Fraction(percent, 100))
+    assert is_fast_enough(samples(*values), value, params) == (value <= limit)
+
+
+def test_fewer_samples_than_the_minimum_are_no_test() -> None:
+    params = NetworkParams(speed_samples_min=10)
+    assert is_fast_enough(samples(*[1] * 9), 10**9, params)
+    assert not is_fast_enough(samples(*[1] * 10), 10**9, params)
+
+
+def test_us_per_t_rounds_down_and_stays_in_64_bits() -> None:
+    assert us_per_t(2_000, 100) == 20_000
+    assert us_per_t(1, 3) == 333
+    assert us_per_t(2**63 - 1, 1) == 2**63 - 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8), st.integers(1, 100)), max_size=80))
+@settings(max_examples=60)
+def test_s31_nobody_gives_more_than_a_fifth_of_the_samples(given_samples: list[tuple[int, int, int]]) -> None:
+    params = NetworkParams(speed_samples=20, speed_share=5)
+    kept: tuple[SpeedSample, ...] = ()
+    for user, provider, value in given_samples:
+        sample = SpeedSample(address(f"u{user}"), address(f"p{provider}"), value)
+        kept = with_sample(kept, sample, params)
+        assert kept[-1] == sample
+        assert len(kept) <= 20
+        assert all(sum(s.session_key == one.session_key for s in kept) <= 4 for one in kept)
+        assert all(sum(s.provider == one.provider for s in kept) <= 4 for one in kept)
+
+
+def test_who_has_given_its_share_replaces_its_own_oldest_sample() -> None:
+    params = NetworkParams(speed_samples=10, speed_share=5)
+    kept: tuple[SpeedSample, ...] = ()
+    for value in (1, 2, 3):
+        kept = with_sample(kept, SpeedSample(address("s"), address("p"), value), params)
+    assert [sample.us_per_t for sample in kept] == [2, 3]
+
+
+# What can't be settled: rules of the ledger.
+
+
+def test_a_session_is_settled_once(world: World) -> None:
+    first = world.settlement(index=0)
+    ledger = world.after(world.ledger(), [first])
+    assert reason(world, first, ledger, 20) == "already_settled"
+    again = world.settlement(index=0, tokens=5, token_max=7)
+    assert reason(world, again, ledger, 20) == "index_used"
+
+
+def test_indexes_may_be_settled_in_any_order(world: World) -> None:
+    ledger = world.after(world.ledger(), [world.settlement(index=number) for number in (5, 0, 3)])
+    assert ledger.sessions[address("session")].indexes == (0, 3, 5)
+
+
+def test_s36_use_never_exceeds_the_allowance(world: World) -> None:
+    ledger = world.after(world.ledger(), [world.settlement(tokens=100, allowance=250) for _ in range(2)])
+    assert ledger.sessions[address("session")].used == 200
+    assert reason(world, world.settlement(tokens=51, allowance=250), ledger, 20) == "allowance_exceeded"
+    assert outcome(world, world.settlement(tokens=50, allowance=250), ledger, 20).reason == "credited"
+
+
+def test_a_session_key_has_one_pass(world: World) -> None:
+    ledger = world.after(world.ledger(), [world.settlement(allowance=1_000)])
+    assert reason(world, world.settlement(allowance=2_000), ledger, 20) == "pass_changed"
+
+
+def test_a_pass_beyond_max_t_is_no_pass(world: World) -> None:
+    assert reason(world, world.settlement(allowance=world.ledger().account.max_t + 1)) == "allowance_over_max_t"
+
+
+def test_a_price_over_the_ceiling_is_refused(world: World) -> None:
+    assert outcome(world, world.settlement(price_wei=2 * PRICE)).reason == "credited"
+    assert reason(world, world.settlement(price_wei=2 * PRICE + 1)) == "price_over_ceiling"
+
+
+def test_a_ticket_is_settled_within_its_window(world: World) -> None:
+    ledger = world.after(world.ledger(), slot=99)
+    assert outcome(world, world.settlement(slot=10), ledger, 110).reason == "credited"
+    assert reason(world, world.settlement(slot=9), ledger, 110) == "ticket_too_old"
+    assert reason(world, world.settlement(slot=111), ledger, 110) == "ticket_from_future"
+    assert outcome(world, world.settlement(slot=110), ledger, 110).reason == "credited"
+
+
+def test_a_pass_is_good_on_its_day_only(world: World) -> None:
+    assert reason(world, world.settlement(slot=1, day=1)) == "wrong_day"
+    assert reason(world, world.settlement(slot=101, day=0), slot=102) == "wrong_day"
+
+
+def test_the_day_before_can_still_be_settled(world: World) -> None:
+    made = outcome(world, world.settlement(slot=99), slot=103)
+    assert made.reason == "credited"
+
+
+def test_without_a_report_a_session_waits_for_the_deadline(world: World) -> None:
+    quiet = world.settlement(with_report=False, slot=10)
+    with pytest.raises(SettlementInvalid) as refused:
+        outcome(world, quiet, slot=14)
+    assert (refused.value.reason, refused.value.retry) == ("report_awaited", True)
+    assert outcome(world, quiet, slot=15).reason == "credited"
+
+
+# What can't be settled: signatures and belonging.
+
+
+def invalid(world: World, settlement: Settlement) -> str:
+    with pytest.raises(SettlementInvalid) as refused:
+        verify_settlement(settlement, world.terms, world.committee)
+    return refused.value.reason
+
+
+def test_every_signature_of_a_settlement_is_needed(world: World) -> None:
+    good, stranger = world.settlement(voucher_tokens=64), key("stranger")
+    rfc, ticket = good.rfc, good.ticket
+    assert good.voucher is not None
+    assert good.report is not None
+    forged_pass = sign(rfc.payload.access_pass.payload, stranger, world.domain)
+    forged_bid = sign(ticket.payload.bid.payload, stranger, world.domain)
+    bad = [
+        replace(good, rfc=replace(rfc, payload=replace(rfc.payload, access_pass=forged_pass))),
+        replace(good, rfc=sign(rfc.payload, stranger, world.domain)),
+        replace(good, ticket=sign(ticket.payload, stranger, world.domain)),
+        replace(good, ticket=sign(replace(ticket.payload, bid=forged_bid), world.router, world.domain)),
+        replace(good, voucher=sign(good.voucher.payload, stranger, world.domain)),
+        replace(good, report=sign(good.report.payload, stranger, world.domain)),
+        replace(good, receipt=world.receipt(ticket.id(world.domain), 100, session="stranger")),
+        replace(good, receipt=world.receipt(ticket.id(world.domain), 100, provider="stranger")),
+        replace(good, rfc=replace(rfc, signature=bytes(65))),
+    ]
+    assert [invalid(world, settlement) for settlement in bad] == ["signature"] * len(bad)
+
+
+def test_the_pass_is_by_a_member_and_the_ticket_by_its_issuer(world: World) -> None:
+    stranger, other = key("stranger"), world.members[1]
+    rfc = world.rfc(access_pass=world.access_pass(issuer=stranger))
+    good = world.settlement()
+    assert invalid(world, replace(good, rfc=rfc)) == "issuer_not_a_member"
+    ticket = world.ticket(good.rfc, router=other)
+    assert invalid(world, replace(good, ticket=ticket)) == "ticket_router"
+    foreign_pass = world.rfc(access_pass=world.access_pass("another session"))
+    assert invalid(world, replace(good, rfc=foreign_pass)) == "pass_session_key"
+
+
+@pytest.mark.parametrize(
+    ("rfc_changes", "bid_changes", "ticket_changes", "expected"),
+    [
+        ({}, {}, {"rfc_id": named_digest("x")}, "ticket_rfc"),
+        ({}, {}, {"session_key": address("x")}, "ticket_session_key"),
+        ({}, {}, {"token_max": 257}, "ticket_token_max"),
+        ({}, {}, {"token_max": 0}, "ticket_token_max"),
+        ({}, {}, {"prompt_bound": 513}, "ticket_prompt_bound"),
+        ({"unit": Unit.AUDIO_SAMPLE}, {"unit": Unit.AUDIO_SAMPLE}, {}, "unit_unsupported"),
+        ({}, {"unit": Unit.VIDEO_FRAME}, {}, "bid_unit"),
+        ({}, {"model_id": OTHER_MODEL}, {}, "bid_model"),
+        ({}, {"price_wei": 0}, {}, "bid_price"),
+        ({}, {"slots": 0}, {}, "bid_slots"),
+        ({"prompt_bound": 2_049}, {}, {}, "bid_prompt_max"),
+        ({}, {"expires_ms": 1}, {}, "bid_expired"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_named(
+    world: World,
+    rfc_changes: dict[str, Any],
+    bid_changes: dict[str, Any],
+    ticket_changes: dict[str, Any],
+    expected: str,
+) -> None:
+    rfc = world.rfc(**rfc_changes)
+    ticket = world.ticket(rfc, world.bid(**bid_changes), **ticket_changes)
+    settlement = Settlement(rfc, ticket, None, None, world.report(ticket.id(world.domain), 5))
+    assert invalid(world, settlement) == expected
+
+
+def test_filings_of_another_ticket_are_named(world: World) -> None:
+    good, elsewhere = world.settlement(), named_digest("elsewhere")
+    ticket_id = good.ticket.id(world.domain)
+    bad = {
+        "nothing_filed": replace(good, report=None, receipt=None, voucher=None),
+        "voucher_ticket": replace(good, voucher=world.voucher(elsewhere, 1)),
+        "report_ticket": replace(good, report=world.report(elsewhere, 1)),
+        "receipt_ticket": replace(good, receipt=world.receipt(elsewhere, 1)),
+        "voucher_session_key": replace(good, voucher=world.voucher(ticket_id, 1, "stranger")),
+        "report_session_key": replace(good, report=world.report(ticket_id, 1, "stranger")),
+    }
+    assert {expected: invalid(world, settlement) for expected, settlement in bad.items()} == {
+        name: name for name in bad
+    }
+
+
+def test_a_settlement_is_verified_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Settlement] = []
+    real = settlement_module.verify_settlement
+
+    def counted(settlement: Settlement, *rest: Any) -> Any:
+        calls.append(settlement)
+        return real(settlement, *rest)
+
+    monkeypatch.setattr(settlement_module, "verify_settlement", counted)
+    monkeypatch.setattr(settlement_module, "MAX_REMEMBERED", 2)
+    remembered = VerifiedSettlements(world.terms, world.committee)
+    first, second, third = (world.settlement() for _ in range(3))
+    assert remembered(first) == remembered(first) == real(first, world.terms, world.committee)
+    assert len(calls) == 1
+    remembered(second)
+    remembered(third)
+    remembered(first)
+    assert len(calls) == 4
+    remembered.forget(first)
+    remembered(first)
+    assert len(calls) == 5
+    bad = replace(first, rfc=replace(first.rfc, signature=bytes(65)))
+    for _ in range(2):
+        with pytest.raises(SettlementInvalid):
+            remembered(bad)
+    assert len(calls) == 7
+
+
+# Days.
+
+
+def test_the_reference_price_follows_the_mean_by_a_tenth_a_day(world: World) -> None:
+    account = world.ledger().account
+    params = world.terms.params
+
+    def after(credited_t: int, mean: int) -> int:
+        credited = replace(account, credited_t=Uint256(credited_t), credited_wei=Uint256(credited_t * mean))
+        return next_reference_price(credited, params)
+
+    assert after(0, 0) == PRICE
+    assert after(10, PRICE + 5) == PRICE + 5
+    assert after(10, PRICE * 2) == PRICE * 110 // 100
+    assert after(10, 1) == PRICE * 90 // 100
+
+
+@given(st.integers(1, 10**15), st.integers(1, 10**9), st.integers(1, 10**15))
+@settings(max_examples=100)
+def test_the_reference_price_never_moves_more_than_its_step(price: int, credited_t: int, mean: int) -> None:
+    account = replace(World().ledger().account, reference_price_wei=price)
+    credited = replace(account, credited_t=Uint256(credited_t), credited_wei=Uint256(credited_t * mean))
+    moved = next_reference_price(credited, NetworkParams())
+    assert abs(moved - price) * 10 <= price
+    assert moved >= 1
+    assert (moved - price) * (mean - price) >= 0
+
+
+def test_a_mean_is_weighted_by_t(world: World) -> None:
+    cheap = world.settlement(tokens=300, token_max=300, price_wei=PRICE)
+    dear = world.settlement(tokens=100, price_wei=PRICE + 10**9)
+    ledger = world.after(world.ledger(), [cheap, dear])
+    after = world.after(ledger, slot=100)
+    assert after.account.reference_price_wei == PRICE + 10**9 // 4
+
+
+def test_a_day_opens_with_its_opening_or_carries_over(world: World) -> None:
+    ledger = world.after(world.ledger(), slot=99)
+    opened = world.after(ledger, slot=100, opening=world.opening(1, supply_wei=Uint256(5), budget_wei=Uint256(7)))
+    assert (opened.account.supply_wei, opened.account.budget_wei, opened.account.snapshot_block) == (5, 7, 101)
+    carried = world.after(opened, slot=205)
+    assert (carried.day, carried.account.day) == (2, 2)
+    assert (carried.account.supply_wei, carried.account.budget_wei) == (5, 7)
+    assert carried.account.credited_wei == 0
+
+
+def test_days_without_a_batch_have_numbers_as_well(world: World) -> None:
+    world.terms = make_terms(settle_window_slots=350)
+    ledger = world.after(world.ledger(), [world.settlement(price_wei=PRICE * 2)])
+    after = world.after(ledger, [world.settlement(slot=250, session="late", price_wei=PRICE * 2)], slot=310)
+    assert set(after.days) == {0, 1, 2, 3}
+    assert {account.reference_price_wei for day, account in after.days.items() if day} == {PRICE * 110 // 100}
+
+
+def test_a_leap_over_a_million_days_is_cheap(world: World) -> None:
+    after = world.after(world.ledger(), slot=10**12)
+    assert len(after.days) <= 2
+    assert after.day == 10**10
+
+
+def test_a_router_can_look_ahead_to_the_next_days_numbers(world: World) -> None:
+    ledger = world.after(world.ledger(), [world.settlement(price_wei=PRICE * 2)])
+    params = world.terms.params
+    assert account_of(ledger, params, 0) == ledger.account
+    preview = account_of(ledger, params, 1, world.opening(1))
+    assert preview == world.after(ledger, slot=100, opening=world.opening(1)).account
+    with pytest.raises(BatchInvalid):
+        account_of(world.after(ledger, slot=500), params, 0)
+
+
+def test_what_is_too_old_to_matter_is_forgotten(world: World) -> None:
+    ledger = world.after(world.ledger(), [world.settlement()])
+    assert ledger.settled
+    assert ledger.sessions
+    assert set(ledger.commitments) == {0, 1}
+    later = world.after(ledger, slot=150)
+    assert not later.settled
+    assert later.sessions
+    much_later = world.after(later, slot=200)
+    assert not much_later.sessions
+    assert set(much_later.days) == {1, 2}
+    assert set(much_later.commitments) == {1}
+    assert much_later.credits == ledger.credits
+
+
+def test_allowances_seen_are_counted_once_for_each_pass(world: World) -> None:
+    pending = [world.settlement(allowance=1_000), world.settlement(allowance=1_000)]
+    pending.append(world.settlement(session="second", allowance=500))
+    assert world.after(world.ledger(), pending).account.issued_t == 1_500
+
+
+# State.
+
+
+def test_a_snapshot_reads_back_to_the_same_state(world: World) -> None:
+    ledger = world.after(world.ledger(), [world.settlement(session=f"s{n}", provider=f"p{n % 3}") for n in range(6)])
+    copied = decode_ledger(encode_ledger(ledger))
+    assert copied == ledger
+    assert state_root(copied) == state_root(ledger)
+    header, body, _ = world.propose(ledger, [world.settlement()])
+    assert world.apply(copied, header, body) == world.apply(ledger, header, body)
+    with pytest.raises(MalformedMessage):
+        decode_ledger(b"\x90")
+
+
+def test_the_state_root_covers_everything_but_the_parent(world: World) -> None:
+    ledger = world.after(world.ledger(), [world.settlement(passed=False), world.settlement(session="second")])
+    root = state_root(ledger)
+    assert state_root(replace(ledger, parent=named_digest("x"))) == root
+    empty: dict[Address, Uint256] = {}
+    changes: dict[str, Any] = dict.fromkeys(("credits", "days", "sessions", "settled", "speed", "penalties"), empty)
+    changes |= {"penalised": empty, "commitments": empty, "outcomes": (), "beacon": named_digest("x")}
+    changes |= {"height": 9, "slot": 9, "day": 9, "total_credited": Uint256(9)}
+    assert set(changes) == set(ledger.__struct_fields__) - {"parent"}
+    assert len({state_root(replace(ledger, **{name: value})) for name, value in changes.items()} | {root}) == 15
+
+
+def test_genesis_is_deterministic_and_checked(world: World) -> None:
+    assert world.ledger() == world.ledger()
+    assert world.ledger().height == 0
+    other = World(member_count=3)
+    assert other.ledger().beacon != world.ledger().beacon
+    with pytest.raises(BatchInvalid, match="opening_supply"):
+        genesis_ledger(world.terms, world.opening(supply_wei=Uint256(0)), PRICE, [])
+    with pytest.raises(BatchInvalid, match="reference_price_wei"):
+        genesis_ledger(world.terms, world.opening(), 0, [])
+    forged = sign(world.commitment(world.router, 0).payload, key("stranger"), world.domain)
+    with pytest.raises(SignerMismatch):
+        genesis_ledger(world.terms, world.opening(), PRICE, [forged])
+
+
+def test_a_refused_settlement_leaves_the_draft_as_it_was(world: World) -> None:
+    draft = Draft(world.ledger(), world.terms, 10)
+    good = world.settlement(index=0)
+    draft.settle(good, verify_settlement(good, world.terms, world.committee))
+    before = draft.close(named_digest("reveal"))
+    for bad in (good, world.settlement(index=0, tokens=1), world.settlement(price_wei=10**15)):
+        with pytest.raises(SettlementInvalid):
+            draft.settle(bad, verify_settlement(bad, world.terms, world.committee))
+    assert draft.close(named_digest("reveal")) == before

@@ -1,0 +1,162 @@
+"""The checked-in bytecode in an in-process EVM, and a small network on it. Every chain is a fresh one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import boa
+import msgspec
+import pytest
+from eth_abi.abi import decode as abi_decode
+from eth_hash.auto import keccak
+
+from consensus.committee import Committee, Member
+from contracts.artifacts import load_artifact
+from contracts.bindings import certificate
+from contracts.merkle import merkle_proof, merkle_root
+from contracts.signing import Key
+from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain, Signature, Uint256, digest
+from gossip.messages.committee import BatchHeader, Precommit, batch_hash
+
+MOR = 10**18
+DEPLOYER = Address(b"\xdd" * 20)
+FUNDS = 10_000 * MOR
+"""What the Compute Contract holds at first."""
+
+
+class Refused(Exception):
+    """A call reverted; ``reason`` is the contract's own."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+@contextmanager
+def refused(reason: str) -> Iterator[None]:
+    """The body's call must revert with exactly ``reason``."""
+    with pytest.raises(Refused) as caught:
+        yield
+    assert caught.value.reason == reason
+
+
+class LocalChain:
+    """An EVM of its own."""
+
+    def __init__(self) -> None:
+        self.env: Any = boa.Env()
+        self.env.evm.patch.chain_id = 77_101
+
+    @property
+    def chain_id(self) -> int:
+        return int(self.env.evm.patch.chain_id)
+
+    def deploy(self, name: str, *arguments: object) -> "Contract":
+        data = load_artifact(name).encode_deployment(*arguments)
+        address, computation = self.env.deploy(bytecode=data, sender=_hex(DEPLOYER))
+        _check(computation)
+        return Contract(self, name, Address(address.canonical_address))
+
+    def pass_time(self, seconds: int) -> None:
+        self.env.evm.patch.timestamp += seconds
+
+
+@dataclass(frozen=True)
+class Contract:
+    chain: LocalChain
+    name: str
+    address: Address
+
+    def __call__(self, function: str, *arguments: object, sender: Address = DEPLOYER) -> Any:
+        """What the call answers: one value bare, several as a tuple. Raises :class:`Refused`."""
+        artifact = load_artifact(self.name)
+        computation = self.send(artifact.encode_call(function, *arguments), sender)
+        values = artifact.decode_result(function, computation.output)
+        return values[0] if len(values) == 1 else values
+
+    def send(self, data: bytes, sender: Address = DEPLOYER) -> Any:
+        computation = self.chain.env.execute_code(to_address=_hex(self.address), sender=_hex(sender), data=data)
+        _check(computation)
+        return computation
+
+    def logs(self, data: bytes, event: str, sender: Address = DEPLOYER) -> list[tuple[list[bytes], bytes]]:
+        """Topics after the first and data of each ``event`` (its full signature) that the call logs."""
+        topic = int.from_bytes(keccak(event.encode()), "big")
+        entries = self.send(data, sender).get_log_entries()
+        found = [(topics, body) for address, topics, body in entries if address == self.address and topics[0] == topic]
+        return [([value.to_bytes(32, "big") for value in topics[1:]], body) for topics, body in found]
+
+
+def _check(computation: Any) -> None:
+    if not computation.is_error:
+        return
+    output = bytes(computation.output)
+    reason = abi_decode(["string"], output[4:])[0] if output[:4] == bytes.fromhex("08c379a0") else ""
+    raise Refused(reason)
+
+
+def _hex(address: Address) -> str:
+    return "0x" + address.hex()
+
+
+class World:
+    """MOR, registry and Compute Contract with a committee of epoch 1, and what the committee signs."""
+
+    def __init__(self, stakes: Sequence[int] = (100, 200, 300, 400)) -> None:
+        self.chain = LocalChain()
+        self.mor = self.chain.deploy("mor")
+        self.registry = self.chain.deploy("registry", self.mor.address, 3_600)
+        self.compute = self.chain.deploy("compute", self.mor.address, self.registry.address)
+        self.mor("mint", self.compute.address, FUNDS)
+        self.keys = [Key(bytes([1, index]) * 16) for index in range(1, len(stakes) + 1)]
+        for key, stake in zip(self.keys, stakes, strict=True):
+            self.stake(key.address, stake)
+        self.root: Digest = self.registry("open_epoch")
+        members = [Member(key.address, stake) for key, stake in zip(self.keys, stakes, strict=True)]
+        self.committee = Committee.of(1, members)
+        self.domain = Domain(self.chain.chain_id, self.compute.address)
+
+    def stake(self, member: Address, amount: int) -> None:
+        self.mor("mint", member, amount)
+        self.mor("approve", self.registry.address, amount, sender=member)
+        self.registry("stake", amount, sender=member)
+
+    def header(self, height: int, credits: Mapping[Address, int], **changes: object) -> BatchHeader:
+        header = BatchHeader(
+            height=height,
+            slot=height + 7,
+            day=0,
+            parent=Digest(keccak(b"parent")),
+            body_root=Digest(keccak(b"body")),
+            credit_root=merkle_root(credits),
+            total_credited=Uint256(sum(credits.values())),
+            state_root=Digest(keccak(b"state")),
+            committee_root=self.root,
+            beacon=Digest(keccak(b"beacon")),
+            reveal=ZERO_DIGEST,
+            proposer=self.keys[0].address,
+        )
+        return msgspec.structs.replace(header, **changes)
+
+    def precommit(self, header: BatchHeader, round_: int = 0) -> Precommit:
+        return Precommit(header.height, round_, batch_hash(header), header.committee_root)
+
+    def sign(
+        self, header: BatchHeader, keys: Sequence[Key] | None = None, round_: int = 0, domain: Domain | None = None
+    ) -> list[Signature]:
+        """Signatures of ``keys`` (all members by default), sorted by signer."""
+        signers = sorted(self.keys if keys is None else keys, key=lambda key: key.address)
+        value = digest(domain or self.domain, self.precommit(header, round_))
+        return [key.sign_digest(value) for key in signers]
+
+    def submit(self, header: BatchHeader, signatures: Sequence[bytes] | None = None, round_: int = 0) -> None:
+        signed = self.sign(header, round_=round_) if signatures is None else signatures
+        self.compute("submit", *certificate(header, round_, signed))
+
+    def claim(self, credits: Mapping[Address, int], provider: Address, height: int) -> int:
+        proof = merkle_proof(credits, provider)
+        return int(self.compute("claim", provider, credits[provider], height, proof))
+
+    def balance(self, owner: Address) -> int:
+        return int(self.mor("balanceOf", owner))

@@ -1,0 +1,5 @@
+"""Fixtures shared by the session tests."""
+
+from tests.inference.market import side
+
+__all__ = ["side"]

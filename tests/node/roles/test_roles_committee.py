@@ -1,0 +1,166 @@
+"""Members that decide: with everybody there, with the proposer gone, with too many gone, and over a change of day."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from consensus.market.ledger_state import state_root
+from consensus.tendermint.certificate import verify_certificate
+from contracts.emission import daily_budget
+from contracts.typed_data import ZERO_DIGEST, Address
+from gossip.errors import MessageError
+from gossip.messages.committee import CertifiedBatch, PrecommitFrame, PrevoteFrame, ProposalFrame, decode_link_frame
+from gossip.messages.session import Settlement
+from node.context import now_ms
+from node.roles.feed import Feed
+from node.roles.guard import SigningRecord
+from node.roles.public import PublicState
+from node.roles.sync import Sync
+from tests.node.roles.harness import MEMBERS, PRICE, SHORT, Lab, Running, Wire, open_lab, until
+
+
+def file(member: Running, settlement: Settlement) -> None:
+    """As its desk does once both sides of a session have filed."""
+    member.member_parts()[2]._hand_over(settlement)
+
+
+async def batch_of(running: Running, height: int) -> CertifiedBatch:
+    batch = await running.node.store.get_batch(height)
+    assert batch is not None
+    return batch
+
+
+def proposer_of(lab: Lab, height: int, round_: int = 0) -> Running:
+    return lab.member(lab.committee.proposer(height, round_))
+
+
+async def test_decisions_with_members_coming_and_going(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        members = await lab.start_committee()
+        world = lab.world()
+        full = await lab.start("full", ("full",))
+        await lab.knows(full)
+
+        # Everybody is there.
+        settlement = world.settlement(tokens=100)
+        file(members[0], settlement)
+        await lab.settled_height(1)
+        batch = await batch_of(full, 1)
+        verify_certificate(batch.certificate, batch.header, lab.committee, lab.terms.domain)
+        assert batch.body.settlements == (settlement,)
+        assert {state_root(one.parts.public.ledger) for one in lab.running.values()} == {batch.header.state_root}
+        assert full.parts.public.ledger.credits == {settlement.ticket.payload.bid.payload.provider: 100 * PRICE}
+        assert all(len(member.member_parts()[3]) == 0 for member in members)
+        outcome = await full.node.store.outcome(settlement.ticket.id(lab.terms.domain))
+        assert outcome is not None
+        assert (outcome.tokens, outcome.reason) == (100, "credited")
+        await until(lambda: full.parts.public.heard_height == 1, "gossip of the batch")
+
+        # The proposer of round 0 is dead.
+        dead = proposer_of(lab, 2)
+        await dead.stop()
+        file(lab.members[0], world.settlement(tokens=50))
+        await lab.settled_height(2)
+        batch = await batch_of(full, 2)
+        verify_certificate(batch.certificate, batch.header, lab.committee, lab.terms.domain)
+        assert batch.certificate.round >= 1
+        assert batch.header.proposer != dead.address
+        assert batch.header.proposer == lab.committee.proposer(2, batch.certificate.round)
+
+        # Two of four are dead: nothing is decided.
+        second = lab.members[0]
+        await second.stop()
+        third = world.settlement(tokens=25)
+        file(lab.members[0], third)
+        begun = lab.members[0].node.slot()
+        await until(lambda: all(len(one.member_parts()[3]) == 1 for one in lab.members), "both to know the settlement")
+        await until(lambda: lab.members[0].node.slot() >= begun + 5, "five slots")
+        assert [one.height for one in lab.members] == [2, 2]
+
+        # One returns with its store.
+        back = await lab.start_member(int(second.name.removeprefix("member")))
+        assert back.height == 2
+        await lab.settled_height(3)
+        batch = await batch_of(back, 3)
+        verify_certificate(batch.certificate, batch.header, lab.committee, lab.terms.domain)
+        assert batch.body.settlements == (third,)
+        assert len({state_root(one.parts.public.ledger) for one in lab.running.values()}) == 1
+        await late_node(lab, full)
+
+
+async def late_node(lab: Lab, peer: Running) -> None:
+    """A node that comes late learns by asking: the batches, and the book."""
+    async with lab.bare("late") as node:
+        public = PublicState(node, lab.genesis())
+        sync = Sync(node, public, Feed(node, public))
+        await node.network.connect(peer.node.network.multiaddrs, timeout=5)
+        assert await sync.pull_batches(peer.node.network.peer_id) == peer.height == 3
+        assert await sync.pull_batches(peer.node.network.peer_id) == 0
+        assert state_root(public.ledger) == state_root(peer.parts.public.ledger)
+        await sync.pull_book(peer.node.network.peer_id)
+        assert all(public.book.record(member.address, now_ms()) for member in lab.members)
+    async with lab.bare("late") as node:
+        public = PublicState(node, lab.genesis())
+        await public.replay()
+        assert state_root(public.ledger) == state_root(peer.parts.public.ledger), "its own store tells the same"
+
+
+async def test_a_member_signs_nothing_below_its_watermark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its store says that it signed height 9 before: it follows the others, and says nothing."""
+    wire = Wire()
+    wire.watch(monkeypatch)
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        async with lab.bare("member3", ("member",), MEMBERS[3]) as node:
+            assert await SigningRecord(node).allows("PRECOMMIT", 9, 0, ZERO_DIGEST)
+        members = await lab.start_committee()
+        for height in range(1, 5):
+            file(members[0], lab.world().settlement(session=f"session {height}", index=height))
+            await lab.settled_height(height)
+        assert MEMBERS[3].address in {lab.committee.proposer(height, 0) for height in range(1, 5)}
+        signers = {signer for _, frame in wire.frames if (signer := voter(frame, lab)) is not None}
+        assert signers == {member.address for member in MEMBERS[:3]}
+
+
+def voter(data: bytes, lab: Lab) -> Address | None:
+    """Who signed a vote or proposal; None for any other frame."""
+    try:
+        frame = decode_link_frame(data)
+    except MessageError:
+        return None
+    if isinstance(frame, PrevoteFrame | PrecommitFrame):
+        return frame.vote.signer(lab.terms.domain)
+    return frame.proposal.signer(lab.terms.domain) if isinstance(frame, ProposalFrame) else None
+
+
+async def test_days_open_and_secrets_are_committed_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = replace(SHORT, slot_ms=300, day_slots=6)
+    async with open_lab(tmp_path, monkeypatch, params) as lab:
+        lab.chain.block, lab.chain.supply = 20, lab.chain.supply + 5
+        await lab.start_committee()
+        one = lab.members[0]
+        seen: dict[int, CertifiedBatch] = {}
+
+        async def opened(day: int) -> CertifiedBatch:
+            await until(lambda: one.parts.public.ledger.day >= day, f"day {day}")
+            async for batch in one.node.store.batches(1):
+                seen.setdefault(batch.header.day, batch)
+            return seen[day]
+
+        batch = await opened(1)
+        assert batch.body.opening is not None
+        opening = batch.body.opening
+        assert (opening.day, opening.snapshot_block, opening.supply_wei) == (1, 20, lab.chain.supply)
+        assert opening.budget_wei == daily_budget(1)
+        lab.chain.down = True
+        committed = {item.payload.day for item in batch.body.commitments}
+        assert committed == {2, 3}, "nobody but genesis had committed to these days"
+
+        # A day of which genesis knew nothing has secrets all the same, and an outage stops nothing.
+        batch = await opened(3)
+        assert batch.body.opening is not None
+        assert batch.body.opening.snapshot_block == 20
+        assert batch.header.reveal != ZERO_DIGEST
+        verify_certificate(batch.certificate, batch.header, lab.committee, lab.terms.domain)
+        assert lab.committee.weight(batch.header.proposer) > 0
+        assert len(MEMBERS) == len(lab.members)

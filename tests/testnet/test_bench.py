@@ -1,0 +1,62 @@
+"""What the benchmarks compute; the measurements themselves need a network and time."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from testnet.bench.__main__ import short_command
+from testnet.bench.figures import Figures, percentile
+from testnet.bench.memory import read_groups, read_resident
+
+
+def test_figures_of_a_known_sample() -> None:
+    assert Figures.of([float(i) for i in range(100, 0, -1)]) == Figures(100, 50.0, 90.0, 99.0, 100.0)
+    assert Figures.of([7.0]) == Figures(1, 7.0, 7.0, 7.0, 7.0)
+    with pytest.raises(ValueError, match="nothing"):
+        Figures.of([])
+
+
+@settings(max_examples=100)
+@given(st.lists(st.integers(0, 1_000), min_size=1), st.integers(1, 100))
+def test_a_percentile_is_the_smallest_value_that_covers_it(sample: list[int], percent: int) -> None:
+    value = percentile(sorted(sample), percent)
+    covered = sum(item <= value for item in sample)
+    below = sum(item < value for item in sample)
+    assert covered * 100 >= percent * len(sample) > below * 100
+
+
+def make_process(proc: Path, pid: int, group: int, rss: str = "VmRSS:\t   2048 kB\n", name: str = "python") -> None:
+    folder = proc / str(pid)
+    folder.mkdir()
+    (folder / "stat").write_text(f"{pid} ({name}) S 1 {group} {group} 0 -1 4194304\n")
+    (folder / "status").write_text(f"Name:\t{name}\n{rss}Threads:\t1\n")
+    (folder / "cmdline").write_bytes(b"python\0-m\0node.cli\0run\0")
+
+
+def test_memory_is_read_by_group(tmp_path: Path) -> None:
+    make_process(tmp_path, 10, 10)
+    make_process(tmp_path, 11, 10, name="evil) R 9 (name")
+    make_process(tmp_path, 12, 99)
+    make_process(tmp_path, 13, 10, rss="")  # a zombie
+    (tmp_path / "version").touch()
+    found = read_groups({10, 20}, tmp_path)
+    assert sorted(process.pid for process in found[10]) == [10, 11]
+    assert found[20] == []
+    assert {process.rss_kib for process in found[10]} == {2_048}
+    assert read_resident(14, tmp_path) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_this_process_has_memory() -> None:
+    own = read_resident(os.getpid())
+    assert own is not None
+    assert own.group == os.getpgrp()
+    assert own.rss_kib > 1_024
+
+
+def test_commands_are_named_by_their_module() -> None:
+    assert short_command("python -m inference.llamacpp.worker") == "inference.llamacpp.worker"
+    assert short_command("anvil --port 0") == "anvil --port 0"
