@@ -41,6 +41,7 @@ async def open_engine(offer: ModelOffer, data_dir: Path) -> AsyncIterator[Engine
             ) as engine:
                 yield engine
         case "synthetic":
-            yield SyntheticEngine(name=offer.model, slots=offer.slots, context=offer.context)
+            interval_s = offer.token_ms / 1_000
+            yield SyntheticEngine(offer.model, interval_s=interval_s, slots=offer.slots, context=offer.context)
         case _:
             raise ConfigInvalid("node.toml", "models.engine", f"engine {offer.engine!r} is not served yet")

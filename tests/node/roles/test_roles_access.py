@@ -192,7 +192,8 @@ async def test_a_users_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         await lab.start_member([key_.address for key_ in MEMBERS].index(first.address))
         await lab.linked()
         issued = lab.member(first.address).desk().allowances.issued_to
-        await until(lambda: issued(late.address, 0) == issued(user.address, 0) // 2 > 0, "news of the passes")
+        await until(lambda: issued(late.address, 0) == 1 << 15, "news of the late one's pass")
+        assert issued(user.address, 0) == (1 << 18) + (1 << 15), "its own from its journal, the other's by the link"
         await user.stop()
         await late.stop()
         user, late = await lab.start_user("user", 100 * WEI), await lab.start_user(name, 100 * WEI)
