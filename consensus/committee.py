@@ -39,14 +39,7 @@ class Committee(msgspec.Struct, frozen=True):
     @property
     def root(self) -> Digest:
         """keccak(abi.encode(epoch, addresses, stakes)), as contracts/registry.vy computes it."""
-        return Digest(
-            keccak(
-                abi_encode(
-                    ["uint256", "address[]", "uint256[]"],
-                    [self.epoch, [m.address for m in self.members], [m.stake for m in self.members]],
-                )
-            )
-        )
+        return committee_root(self)
 
     def weight(self, address: Address) -> int:
         """A member's stake in wei; 0 for anybody else."""
@@ -68,6 +61,14 @@ class Committee(msgspec.Struct, frozen=True):
         """
         turns = rotation(self.members)
         return turns[(height + round_) % len(turns)]
+
+
+@lru_cache(maxsize=16)
+def committee_root(committee: Committee) -> Digest:
+    """See :attr:`Committee.root`; every precommit names it, and it takes 0.2 ms to encode."""
+    addresses = [member.address for member in committee.members]
+    stakes = [member.stake for member in committee.members]
+    return Digest(keccak(abi_encode(["uint256", "address[]", "uint256[]"], [committee.epoch, addresses, stakes])))
 
 
 @lru_cache(maxsize=16)

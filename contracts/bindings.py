@@ -6,16 +6,24 @@ Each call takes and gives plain values; ``block`` pins a view to a block, None i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import msgspec
 from eth_hash.auto import keccak
 
 from contracts.client import ChainClient, Receipt
-from contracts.errors import SignatureInvalid, TransactionReverted
+from contracts.errors import EvidenceMismatch, SignatureInvalid, TransactionReverted
 from contracts.signing import Key
-from contracts.typed_data import Address, Digest
+from contracts.typed_data import ZERO_DIGEST, Address, Digest
 
 _CLAIMED = keccak(b"Claimed(address,uint64,uint256)")
+_KINDS = {"Proposal": 1, "Prevote": 2, "Precommit": 3}
+
+RESCUE_DELAY_S = 259_200
+"""Three days without a batch or a hand-over: then a rescue may be announced."""
+
+RESCUE_NOTICE_S = 86_400
+"""A day for the committee to show that it is alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,18 @@ class Mor:
         return self.client.transact(key, "mor", self.address, "approve", spender, amount)
 
 
+class SignedMessage(Protocol):
+    """A signed proposal, prevote or precommit."""
+
+    @property
+    def payload(self) -> msgspec.Struct:
+        """What was signed."""
+
+    @property
+    def signature(self) -> bytes:
+        """The 65 bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Registry:
     """The staking registry."""
@@ -67,9 +87,28 @@ class Registry:
     address: Address
 
     @classmethod
-    def deploy(cls, client: ChainClient, key: Key, mor: Address, unbonding_s: int) -> "Registry":
-        """A registry whose first epoch ``key`` opens; unstaked MOR waits ``unbonding_s`` seconds."""
-        return cls(client, client.deploy(key, "registry", mor, unbonding_s))
+    def deploy(
+        cls,
+        client: ChainClient,
+        key: Key,
+        mor: Address,
+        unbonding_s: int,
+        *,
+        slash_percent: int = 100,
+        finder_percent: int = 5,
+        rescue_delay_s: int = RESCUE_DELAY_S,
+        rescue_notice_s: int = RESCUE_NOTICE_S,
+    ) -> "Registry":
+        """A registry whose first epoch ``key`` opens; unstaked MOR waits ``unbonding_s`` seconds.
+
+        An equivocator loses ``slash_percent`` of its stake, of which the finder gets ``finder_percent``.
+        """
+        terms = (unbonding_s, slash_percent, finder_percent, rescue_delay_s, rescue_notice_s)
+        return cls(client, client.deploy(key, "registry", mor, *terms))
+
+    def bind(self, key: Key, compute: Address) -> Receipt:
+        """Name the Compute Contract, under whose domain members sign; only the deployer may, once, before epoch 1."""
+        return self.client.transact(key, "registry", self.address, "bind", compute)
 
     def stake(self, key: Key, amount: int) -> Receipt:
         """Bond ``amount`` wei, which the registry must be allowed to move."""
@@ -86,6 +125,66 @@ class Registry:
     def open_epoch(self, key: Key) -> Receipt:
         """Freeze the staked set into epoch 1; only the deployer may, once."""
         return self.client.transact(key, "registry", self.address, "open_epoch")
+
+    def hand_over(
+        self,
+        key: Key,
+        day: int,
+        members: Sequence[tuple[Address, int]],
+        signatures: Sequence[bytes],
+    ) -> Receipt:
+        """Open the next epoch with ``members`` and their stakes in wei, sorted by address.
+
+        ``signatures`` are the running committee's, over a HandOver of this epoch and ``day``, sorted by signer.
+        """
+        addresses, stakes = tuple(member for member, _ in members), tuple(stake for _, stake in members)
+        arguments = (day, addresses, stakes, tuple(map(compact_signature, signatures)))
+        return self.client.transact(key, "registry", self.address, "hand_over", *arguments)
+
+    def slash(self, key: Key, member: Address, first: SignedMessage, second: SignedMessage) -> Receipt:
+        """Have ``member`` punished for signing both messages; ``key`` gets the finder's reward.
+
+        Raises :class:`EvidenceMismatch` where they are not of one kind, height, round and committee.
+        """
+        return self.client.transact(key, "registry", self.address, "slash", *evidence(member, first, second))
+
+    def announce_rescue(self, key: Key) -> Receipt:
+        """Say that the committee is lost; anybody may, after the rescue delay without a batch or a hand-over."""
+        return self.client.transact(key, "registry", self.address, "announce_rescue")
+
+    def rescue(self, key: Key) -> Receipt:
+        """Open an epoch of all candidates; anybody may, when the notice is over and nothing has happened since."""
+        return self.client.transact(key, "registry", self.address, "rescue")
+
+    def is_slashed(self, member: Address, block: int | None = None) -> bool:
+        """Whether ``member`` was ever slashed; then it can't stake again."""
+        return bool(self.client.call("registry", self.address, "is_slashed", member, block=block))
+
+    def forfeited_total(self, block: int | None = None) -> int:
+        """Wei lost by slashing that no finder got; it stays in the registry for good."""
+        return int(self.client.call("registry", self.address, "forfeited_total", block=block))
+
+    def unbonding(self, member: Address, block: int | None = None) -> int:
+        """Wei that ``member`` has unstaked and not yet withdrawn; it can still be slashed."""
+        amount, _ready_s = self.client.call("registry", self.address, "unbonding", member, block=block)
+        return int(amount)
+
+    def latest_day(self, block: int | None = None) -> int:
+        """The day that the newest hand-over named; 0 before the first."""
+        return int(self.client.call("registry", self.address, "latest_day", block=block))
+
+    def announced_s(self, block: int | None = None) -> int:
+        """When the newest rescue was announced, in Unix seconds; 0 for never."""
+        return int(self.client.call("registry", self.address, "announced_s", block=block))
+
+    def progress_s(self, block: int | None = None) -> int:
+        """When the newest batch was accepted or epoch opened, in Unix seconds; older than that, no rescue counts."""
+        return int(self.client.call("registry", self.address, "progress_s", block=block))
+
+    def candidates(self, block: int | None = None) -> list[Address]:
+        """Everybody with bonded stake, sorted: whom a rescue would make the committee."""
+        members = self.client.call("registry", self.address, "candidates", block=block)
+        return [Address(bytes.fromhex(member[2:])) for member in members]
 
     def stake_of(self, member: Address, block: int | None = None) -> int:
         """Wei that ``member`` has bonded."""
@@ -181,6 +280,28 @@ def certificate(
 ) -> tuple[tuple[object, ...], int, tuple[tuple[bytes, bytes], ...]]:
     """Header, round and signatures as the contract takes them: a BatchHeader's fields in order, EIP-2098 pairs."""
     return msgspec.structs.astuple(header), round_, tuple(map(compact_signature, signatures))
+
+
+def evidence(member: Address, first: SignedMessage, second: SignedMessage) -> tuple[object, ...]:
+    """``member`` and two messages of it as the registry takes them, what they have in common once.
+
+    Raises :class:`EvidenceMismatch` where they don't have it in common, or are nothing that members are slashed for.
+    """
+    kinds = type(first.payload).__name__, type(second.payload).__name__
+    if kinds[0] != kinds[1] or kinds[0] not in _KINDS:
+        raise EvidenceMismatch("kinds", kinds)
+    place: list[object] = []
+    for name in ("height", "round", "committee_root"):
+        values = getattr(first.payload, name, ZERO_DIGEST), getattr(second.payload, name, ZERO_DIGEST)
+        if values[0] != values[1]:
+            raise EvidenceMismatch(f"{name}s", values)
+        place.append(values[0])
+    return (member, _KINDS[kinds[0]], *place, _statement(first), _statement(second))
+
+
+def _statement(message: SignedMessage) -> tuple[object, ...]:
+    said: Any = message.payload
+    return said.batch_hash, getattr(said, "valid_round", 0), compact_signature(message.signature)
 
 
 def compact_signature(signature: bytes) -> tuple[bytes, bytes]:

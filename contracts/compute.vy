@@ -81,8 +81,8 @@ REGISTRY: public(immutable(address))
 
 # --- storage ---
 
-# @notice The height of the newest accepted batch; 0 before the first.
-latest_height: public(uint64)
+# Of the newest accepted batch: its height in the low 64 bits, when it was accepted above. Together they cost one write.
+newest: uint256
 
 # @notice Wei credited by the newest accepted batch, all providers since genesis.
 credited_total: public(uint256)
@@ -160,6 +160,26 @@ def claim_with_certificate(
 
 @external
 @view
+def latest_height() -> uint64:
+    """
+    @notice The height of the newest accepted batch.
+    @return 0 before the first.
+    """
+    return self._latest_height()
+
+
+@external
+@view
+def accepted_s() -> uint256:
+    """
+    @notice When the newest batch was accepted; the registry's sign that the committee is alive.
+    @return Unix seconds, 0 before the first.
+    """
+    return self.newest >> 64
+
+
+@external
+@view
 def claimable(
     provider: address, cumulative: uint256, height: uint64, proof: DynArray[bytes32, MAX_PROOF]
 ) -> uint256:
@@ -205,12 +225,12 @@ def precommit_digest(height: uint64, round: uint64, batch_hash: bytes32, committ
 
 @internal
 def _accept(header: BatchHeader, round: uint64, signatures: DynArray[CompactSignature, MAX_MEMBERS]):
-    assert header.height > self.latest_height, "compute: old height"
+    assert header.height > self._latest_height(), "compute: old height"
     self._check_budget(header)
     batch_hash: bytes32 = keccak256(abi_encode(HEADER_TYPEHASH, header))
     digest: bytes32 = self._precommit_digest(header.height, round, batch_hash, header.committee_root)
     self._check_quorum(digest, header.committee_root, signatures)
-    self.latest_height = header.height
+    self.newest = block.timestamp << 64 | convert(header.height, uint256)
     self.credited_total = header.total_credited
     self.credit_root[header.height] = header.credit_root
     log BatchAccepted(
@@ -219,6 +239,12 @@ def _accept(header: BatchHeader, round: uint64, signatures: DynArray[CompactSign
         credit_root=header.credit_root,
         total_credited=header.total_credited,
     )
+
+
+@internal
+@view
+def _latest_height() -> uint64:
+    return convert(self.newest & (2**64 - 1), uint64)
 
 
 @internal

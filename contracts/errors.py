@@ -4,6 +4,7 @@
 
     ContractsError
     ├── SignatureInvalid      a signature that does not recover, or not to whom it should
+    ├── EvidenceMismatch      two messages that are not of one kind and place, so the registry can't be shown them
     ├── TypedDataInvalid      a class that has no EIP-712 form
     ├── MerkleError           an unknown leaf or an impossible tree
     ├── ArtifactError         a compiled contract is missing, or was called with what it doesn't take
@@ -31,6 +32,15 @@ class SignatureInvalid(ContractsError):
         if expected is not None and recovered is not None:
             detail = f": expected 0x{expected.hex()}, recovered 0x{recovered.hex()}"
         super().__init__(reason + detail)
+
+
+class EvidenceMismatch(ContractsError):
+    """Two messages differ in what the registry takes once for both. ``values`` are the two."""
+
+    def __init__(self, what: str, values: tuple[object, object]) -> None:
+        self.what = what
+        self.values = values
+        super().__init__(f"evidence with two {what}: {values[0]!r} and {values[1]!r}")
 
 
 class TypedDataInvalid(ContractsError):

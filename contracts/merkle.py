@@ -8,6 +8,7 @@ Source: @openzeppelin/merkle-tree, StandardMerkleTree with its default sorting.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from eth_hash.auto import keccak
 
@@ -17,6 +18,7 @@ from contracts.typed_data import ZERO_DIGEST, Address, Digest
 _UINT256 = 2**256
 
 
+@lru_cache(maxsize=16_384)  # from batch to batch few credits change
 def merkle_leaf(provider: Address, cumulative: int) -> Digest:
     """The leaf of ``provider`` with ``cumulative`` wei. Raises :class:`MerkleError` for what has no ABI encoding."""
     if len(provider) != 20:

@@ -16,6 +16,7 @@ import trio
 
 from consensus.market.desk import Desk
 from consensus.market.ledger_state import genesis_ledger
+from consensus.member.core import MemberCore
 from contracts.errors import ChainUnavailable
 from gossip.network import NetworkConfig, open_network
 from node import keys, logging
@@ -31,15 +32,14 @@ from node.files import write_atomic
 from node.network_file import NetworkFile
 from node.roles.balances import Balances
 from node.roles.claims import Claims
+from node.roles.demand import Demand
 from node.roles.feed import Feed
-from node.roles.guard import SigningRecord
 from node.roles.journal import DeskJournal
 from node.roles.link import CommitteeLink
 from node.roles.matching import Matcher
 from node.roles.member import CommitteeMember
 from node.roles.openings import Openings
 from node.roles.peers import Peers
-from node.roles.pool import SettlementPool
 from node.roles.provider import Provider
 from node.roles.public import PublicState
 from node.roles.router import HomeRouter
@@ -65,7 +65,8 @@ class Parts:
     member: CommitteeMember | None = None
     link: CommitteeLink | None = None
     router: HomeRouter | None = None
-    pool: SettlementPool | None = None
+    core: MemberCore | None = None
+    demand: Demand | None = None
     provider: Provider | None = None
     agent: UserAgent | None = None
 
@@ -146,6 +147,9 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
     await nursery.start(feed.run)
     await nursery.start(peers.run)
     await nursery.start(parts.sync.run)
+    if {"member", "provider"} & set(node.config.roles):
+        parts.demand = Demand(node, public)
+        await nursery.start(parts.demand.run)
     if "member" in node.config.roles:
         await _start_member(parts, nursery)
     if "provider" in node.config.roles:
@@ -163,21 +167,33 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     """The committee member and its home-router desk, joined by the settlement pool and the link."""
     node, public = parts.node, parts.public
     secrets = SlotSecrets(node.key, node.terms.params, node.terms.domain)
-    pool = SettlementPool(node, public.verified)
+    core = MemberCore(
+        node.address,
+        node.terms,
+        node.committee,
+        ledger=public.ledger,
+        following=public.following,
+        secrets=secrets,
+    )
     balances = Balances(node, node.chain)
-    guard = SigningRecord(node)
-    await guard.load()
     await balances.load()
-    member = CommitteeMember(node, public, pool, secrets=secrets, openings=Openings(node, node.chain), guard=guard)
+    member = CommitteeMember(node, public, core, openings=Openings(node, node.chain))
     link = CommitteeLink(node, lambda: parts.peers.record, parts.peers.find, member.on_frame)
     desk = Desk(node.terms, node.address, [m.address for m in node.committee.members])
     journal = DeskJournal(node)
     matcher = Matcher(node, public, desk, secrets=secrets, balances=balances, journal=journal)
     router = HomeRouter(
-        node, public, desk=desk, matcher=matcher, journal=journal, balances=balances, pool=pool, link=link
+        node,
+        public,
+        desk=desk,
+        matcher=matcher,
+        journal=journal,
+        balances=balances,
+        file_settlement=member.file,
+        link=link,
     )
-    member.on_pass = router.note_pass
-    parts.member, parts.link, parts.router, parts.pool = member, link, router, pool
+    member.on_pass, member.on_drop, member.on_behind = router.note_pass, router.dropped, parts.sync.hurry
+    parts.member, parts.link, parts.router, parts.core = member, link, router, core
     parts.status.member, parts.status.link = member, link
     await nursery.start(link.run)
     await nursery.start(member.run, link)

@@ -81,6 +81,51 @@ def explain(rfc_id: str, config: Config = Path("node.toml"), overrides: Override
         typer.echo(line)
 
 
+@app.command()
+def proof(height: int, provider: str, config: Config = Path("node.toml"), overrides: Overrides = None) -> None:
+    """Print a provider's credit at a height with all that an outsider needs to check it."""
+    _print_control(config, overrides, f"/proof/{height}/{provider}")
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="What /proof or `yellowstone proof` answered.")],
+    network: Annotated[Path | None, typer.Option(help="The network.toml whose committee is trusted.")] = None,
+    committee_root: Annotated[str | None, typer.Option(help="Or the root of the committee that is trusted.")] = None,
+    provider: Annotated[str | None, typer.Option(help="The provider that the credit must be of.")] = None,
+) -> None:
+    """Check one credit offline, with nothing but the committee's keys."""
+    from node.cli_verify import verify_file  # noqa: PLC0415  # loads what only this command needs
+
+    verify_file(file, network=network, committee_root=committee_root, provider=provider, say=typer.echo)
+
+
+@app.command()
+def replay(
+    config: Config = Path("node.toml"),
+    overrides: Overrides = None,
+    from_height: Annotated[
+        int, typer.Option(min=1, help="Check settlements' signatures from this height on; below, the certificate's.")
+    ] = 1,
+    trust_certificates: Annotated[
+        bool, typer.Option("--trust-certificates", help="Believe certificates that settlements' signatures hold.")
+    ] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=0, max=256, help="Processes that check signatures; 0: none beside this one.")
+    ] = None,
+) -> None:
+    """Replay every batch that a stopped node has stored, from genesis, and print the state that they lead to."""
+    from node.cli_replay import replay_store  # noqa: PLC0415  # loads what only this command needs
+
+    replay_store(
+        config,
+        _pairs(overrides),
+        from_height=from_height,
+        trust_certificates=trust_certificates,
+        processes=processes,
+    )
+
+
 def _print_control(config: Path, overrides: list[str] | None, path: str) -> None:
     typer.echo(json.dumps(_ask_control(config, overrides, path), indent=2))
 

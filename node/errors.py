@@ -16,12 +16,28 @@
     │   ├── StoreInUse         another process has it open
     │   ├── StoreTooNew        written by a later version
     │   ├── StoreUnwritable    full disk or no permission
-    │   └── StoreConflict      what is to be written contradicts what is stored
+    │   ├── StoreConflict      what is to be written contradicts what is stored
+    │   └── GuardError         the signing guard's database
+    │       ├── GuardInUse     a second guard on one key or one file
+    │       ├── GuardCorrupt   damaged; the message says how to recover
+    │       ├── GuardMissing   it was there once: never started empty again
+    │       └── GuardMismatch  it belongs to another key or network
+    ├── HistoryInvalid         an exported signing history cannot be taken over; names file and line
+    ├── SigningRefused         the signing guard does not sign this
+    ├── WalError               the member's input log; names the file
+    │   ├── WalInUse           another process has it open
+    │   ├── WalCorrupt         damaged before its end; names the offset
+    │   ├── WalUnreadable      whole, but of another version
+    │   └── WalFull            an entry or the file outgrew its bound
+    ├── ProofUnreadable        a file is no proof of a credit; names file and key
+    ├── ProofRejected          a proof does not hold, or is of a committee that nobody vouches for
+    ├── ReplayFailed           stored batches do not lead to what was certified; names height and field
     ├── ChainMismatch          the chain endpoint is another chain than the network's
     ├── NodeUnreachable        no running node answers for a data folder
     └── AddressInUse           a port is taken
 """
 
+from enum import IntEnum
 from pathlib import Path
 
 
@@ -135,6 +151,155 @@ class StoreConflict(StoreError):
     def __init__(self, path: Path, what: str) -> None:
         self.what = what
         super().__init__(path, f"{what} is stored already with other contents")
+
+
+class ProofUnreadable(NodeError):
+    """``key`` (dotted, empty for the whole) of the proof at ``path`` cannot be read."""
+
+    def __init__(self, path: Path, key: str, reason: str) -> None:
+        self.path = path
+        self.key = key
+        self.reason = reason
+        super().__init__(f"{path}: {key}: {reason}" if key else f"{path}: {reason}")
+
+
+class ProofRejected(NodeError):
+    """The proof at ``path`` proves nothing; ``reason`` says what is wrong with it."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path}: not proven: {reason}")
+
+
+class ReplayFailed(NodeError):
+    """The stored batch of ``height`` is not what the rules and the certificate make it; ``field`` is what differs."""
+
+    def __init__(self, height: int, field: str, reason: str) -> None:
+        self.height = height
+        self.field = field
+        self.reason = reason
+        super().__init__(f"height {height}: {field}: {reason}")
+
+
+class GuardError(StoreError):
+    """The signing guard at ``path`` cannot be used: nothing is signed without it."""
+
+
+_RESTORE = (
+    "restore an exported signing history, or name a height above all that this member can have voted on, "
+    "through which nothing is signed"
+)
+
+
+class GuardInUse(GuardError):
+    """A member refuses to start twice on one key. ``reason`` says where it runs already."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.reason = reason
+        super().__init__(path, f"refuses to start twice on one key: {reason}")
+
+
+class GuardCorrupt(GuardError):
+    """The guard's database is damaged; ``reason`` is what was found."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.reason = reason
+        super().__init__(path, f"the signing guard is damaged ({reason}). Move it to {path}.damaged, then {_RESTORE}")
+
+
+class GuardMissing(GuardError):
+    """The guard's database existed (``marker`` says so) and is gone or empty: it is not started afresh."""
+
+    def __init__(self, path: Path, marker: Path) -> None:
+        self.marker = marker
+        super().__init__(path, f"the signing guard is gone, but {marker} knows that there was one: {_RESTORE}")
+
+
+class GuardMismatch(GuardError):
+    """The guard belongs to another ``what`` (key, chain, contract): ``found``, not ``expected``."""
+
+    def __init__(self, path: Path, what: str, found: str, expected: str) -> None:
+        self.what = what
+        self.found = found
+        self.expected = expected
+        super().__init__(path, f"is the signing guard of {what} {found}, not of {expected}")
+
+
+class HistoryInvalid(NodeError):
+    """Line ``line`` (from 1, 0 for the whole) of the signing history at ``path`` cannot be taken over."""
+
+    def __init__(self, path: Path, line: int, reason: str) -> None:
+        self.path = path
+        self.line = line
+        self.reason = reason
+        super().__init__(f"{path}:{line}: {reason}" if line else f"{path}: {reason}")
+
+
+class SigningRefused(NodeError):
+    """A message was not signed: ``reason``.
+
+    ``place`` is (height, round, step), ``wanted`` the digest that was to be signed, ``held`` the one that was signed
+    there, None where nothing is known of it.
+    """
+
+    def __init__(self, place: tuple[int, int, IntEnum], reason: str, wanted: bytes, held: bytes | None) -> None:
+        self.place = place
+        self.reason = reason
+        self.wanted = wanted
+        self.held = held
+        height, round_, step = place
+        known = "" if held is None else f", 0x{held.hex()} is signed there"
+        super().__init__(
+            f"not signing 0x{wanted.hex()} at height {height}, round {round_}, {step.name.lower()}: {reason}{known}"
+        )
+
+
+class WalError(NodeError):
+    """The input log at ``path`` cannot be used."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path}: {reason}")
+
+
+class WalInUse(WalError):
+    """Another process, or this one, has the log open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "is open already: does this node run twice?")
+
+
+class WalCorrupt(WalError):
+    """The log is damaged at byte ``offset``, before entries that were on the disk. ``height`` is None where unknown."""
+
+    def __init__(self, path: Path, offset: int, height: int | None, what: str) -> None:
+        self.offset = offset
+        self.height = height
+        where = "the height in progress" if height is None else f"height {height}"
+        super().__init__(
+            path,
+            f"the input log is damaged at byte {offset} ({what}). Move it to {path}.damaged and sign nothing more at "
+            f"{where}, for what this member is locked on is lost; it takes part again from the next height",
+        )
+
+
+class WalUnreadable(WalError):
+    """Entry ``number`` (from 0) of the log is whole but none that this program knows."""
+
+    def __init__(self, path: Path, number: int, what: str) -> None:
+        self.number = number
+        super().__init__(path, f"entry {number} cannot be read ({what}): written by another version? Run that one")
+
+
+class WalFull(WalError):
+    """``size`` bytes would exceed the ``limit`` of an entry or of the file; nothing was added."""
+
+    def __init__(self, path: Path, what: str, size: int, limit: int) -> None:
+        self.size = size
+        self.limit = limit
+        super().__init__(path, f"{what} would be {size} bytes long, the limit is {limit}")
 
 
 class ChainMismatch(NodeError):

@@ -32,7 +32,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = PRIVATE, overwrite: boo
             os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def read_private(path: Path) -> bytes:
@@ -51,7 +51,7 @@ def read_private(path: Path) -> bytes:
         raise KeystoreMissing(path) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename last through a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:

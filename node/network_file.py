@@ -121,10 +121,10 @@ def load_network(path: Path) -> NetworkFile:
         genesis_ms=file.genesis_ms,
         chain_id=file.chain_id,
         contracts=ContractAddresses(
-            Address(file.contracts.mor), Address(file.contracts.registry), Address(file.contracts.compute)
+            *(Address(bytes(one)) for one in (file.contracts.mor, file.contracts.registry, file.contracts.compute))
         ),
         epoch=file.committee.epoch,
-        members=tuple(Member(Address(item.address), int(item.stake_wei)) for item in file.committee.members),
+        members=tuple(Member(Address(bytes(item.address)), int(item.stake_wei)) for item in file.committee.members),
         params=file.params,
         snapshot_block=file.opening.snapshot_block,
         supply_wei=int(file.opening.supply_wei),

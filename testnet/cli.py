@@ -47,3 +47,33 @@ def up(  # noqa: PLR0917  # typer makes an option of each
         directory=directory,
     )
     raise typer.Exit(trio.run(launch, options))
+
+
+@app.command()
+def chaos(
+    minutes: Annotated[float, typer.Option(help="How long members are killed and restarted.")] = 5.0,
+    members: Annotated[int, typer.Option(help="Committee members.")] = 7,
+    block: Annotated[int, typer.Option(help="Seconds of an inference block.")] = 2,
+    seed: Annotated[int | None, typer.Option(help="Repeats a run's choices.", show_default="at random")] = None,
+    directory: Annotated[Path | None, typer.Option("--dir", help="The network's folder.")] = None,
+) -> None:
+    """Kill and restart committee members at random under load, and see that nothing is lost and nobody signs twice."""
+    import secrets  # noqa: PLC0415  # loads what only this command needs
+
+    import trio  # noqa: PLC0415  # as above
+    from rich.console import Console  # noqa: PLC0415  # as above
+
+    from testnet.chaos import run_chaos  # noqa: PLC0415  # as above
+    from testnet.plan import TestnetOptions  # noqa: PLC0415  # as above
+    from testnet.progress import Progress  # noqa: PLC0415  # as above
+
+    console = Console()
+    chosen = secrets.randbelow(2**32) if seed is None else seed
+    console.print(f"seed {chosen}")
+    options = TestnetOptions(members=members, block_s=block, directory=directory)
+    tally = trio.run(run_chaos, options, minutes * 60, chosen, Progress(console))
+    console.print(
+        f"{tally.kills} kills, {len(tally.answered)} answers all settled to {tally.credited_wei} wei "
+        f"({tally.slow} too slow to be credited), "
+        f"refused by status {tally.refused}, longest without a batch {tally.longest_still_s:.1f} s"
+    )

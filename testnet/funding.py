@@ -44,6 +44,7 @@ def deploy_and_fund(
     mor = Mor.deploy(client, treasury)
     registry = Registry.deploy(client, treasury, mor.address, UNBONDING_S)
     compute = Compute.deploy(client, treasury, mor.address, registry.address)
+    registry.bind(treasury, compute.address)
     handed_out = POOL_WEI
     mor.mint(treasury, compute.address, POOL_WEI)
     for identity in identities:

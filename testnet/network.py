@@ -53,6 +53,8 @@ class Network:
     genesis_ms: int
     client: ChainClient
     nodes: tuple[RunningNode, ...]
+    supervisor: Supervisor
+    vigil: "Vigil"
 
     def of_kind(self, kind: NodeKind) -> tuple[RunningNode, ...]:
         """The nodes of one kind, in the plan's order."""
@@ -68,6 +70,13 @@ class Network:
         """The plain full node, which takes no part and sees all that is public; there is one."""
         return self.of_kind("full")[0]
 
+    async def restart(self, node: RunningNode) -> RunningNode:
+        """Start a node again that has ended, from its own file. Raises :class:`~testnet.errors.TestnetError`."""
+        path = node.identity.data_dir.parent / "node.toml"
+        process = await self.supervisor.start(node.name, run_command(path), node.process.log)
+        ready = await wait_ready(process, node.identity.data_dir, READY_S)
+        return RunningNode(node.identity, process, ready, connect(node.identity.data_dir, ready))
+
     async def balances(self) -> dict[str, int]:
         """Every provider's wei of MOR, from the chain itself, by address."""
         providers = self.genesis.of_kind("provider")
@@ -82,6 +91,8 @@ class Vigil:
         """Cancelled when a process has ended that the run can't do without."""
         self.is_up = False
         """Until all are ready, every process is needed."""
+        self.is_lenient = False
+        """Ends are expected: whoever kills processes on purpose says so."""
         self._left = {kind: len(plan.of_kind(kind)) for kind in ("member", "provider", "full", "user")}
         self._kinds = {node.name: node.kind for node in plan.nodes}
         self._members_needed = plan.options.members - plan.faults_tolerated
@@ -90,6 +101,8 @@ class Vigil:
 
     def note_end(self, process: Process) -> None:
         """A process has ended by itself."""
+        if self.is_lenient:
+            return
         kind = self._kinds[process.name]
         self._left[kind] -= 1
         needed = {"member": self._members_needed, "full": 0}.get(kind, 1)
@@ -137,7 +150,7 @@ async def running(plan: Plan, folder: Path, progress: Progress, hurry: trio.Even
         with vigil.scope:
             nodes = await _start_all(genesis, supervisor, progress)
             vigil.is_up = True
-            yield Network(genesis, genesis_ms, client, nodes)
+            yield Network(genesis, genesis_ms, client, nodes, supervisor, vigil)
         vigil.check()
 
 

@@ -60,6 +60,10 @@ class Process:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
+    def kill_now(self) -> None:
+        """SIGKILL to the whole group, as a crash would have it."""
+        self.signal_group(signal.SIGKILL)
+
     async def wait(self) -> None:
         """Wait for the process's own end."""
         await self._process.wait()

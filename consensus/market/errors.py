@@ -9,6 +9,7 @@
     ├── RfcRefused          an RFC that is not served; carries a stable code
     ├── SettlementInvalid   a session that can't be settled, or a filing that belongs to none; carries a stable word
     ├── BatchInvalid        a batch that does not follow from the ledger
+    ├── ProofInvalid        a credit that the certified header does not hold; carries a stable word
     ├── MatchInvalid        a match that the public data does not lead to
     └── BeaconInvalid       a secret that does not lead to its commitment
 
@@ -88,6 +89,15 @@ class BatchInvalid(MarketError):
         self.reason = reason
         self.value = value
         super().__init__(f"{reason}: {show(value)}")
+
+
+class ProofInvalid(MarketError):
+    """A certified header does not hold a credit: ``reason`` is a stable word, ``value`` what offends."""
+
+    def __init__(self, reason: str, value: object, detail: str) -> None:
+        self.reason = reason
+        self.value = value
+        super().__init__(f"{reason}: {show(value)} {detail}")
 
 
 class MatchInvalid(MarketError):

@@ -23,6 +23,7 @@ from consensus.market.ledger_state import (
     oldest_day,
 )
 from consensus.market.settlement import VerifiedIds
+from consensus.market.shards import KeyShards, SlotTickets
 from consensus.market.speed import SpeedSample, is_fast_enough, us_per_t, with_sample
 from consensus.params import Terms
 from contracts.typed_data import Address, Digest, Uint256
@@ -69,8 +70,10 @@ class Draft:
         self._days = day_accounts(ledger, self._params, self.day, opening)
         self._credits = dict(ledger.credits)
         self._total = int(ledger.total_credited)
-        self._sessions = dict(ledger.sessions)
-        self._settled = dict(ledger.settled)
+        self._held_sessions = KeyShards.of(ledger.sessions)
+        self._sessions: dict[Address, SessionUse] = {}
+        self._held_settled = SlotTickets.of(ledger.settled)
+        self._settled: dict[Digest, int] = {}
         self._speed = dict(ledger.speed)
         gone = self.day - ledger.day
         self._penalties = {who: left for who, points in ledger.penalties.items() if (left := points >> gone)}
@@ -111,7 +114,7 @@ class Draft:
             raise SettlementInvalid("ticket_from_future", ticket.slot, retry=True)
         if self.slot - ticket.slot > self._params.settle_window_slots:
             raise SettlementInvalid("ticket_too_old", ticket.slot)
-        if ids.ticket_id in self._settled:
+        if ids.ticket_id in self._settled or self._held_settled.holds(ids.ticket_id, ticket.slot):
             raise SettlementInvalid("already_settled", ids.ticket_id)
         account = self._days.get(access_pass.day)
         if access_pass.day != self._params.day_of(ticket.slot) or account is None:
@@ -122,7 +125,7 @@ class Draft:
         if access_pass.allowance > account.max_t:
             raise SettlementInvalid("allowance_over_max_t", access_pass.allowance)
         fresh = SessionUse(access_pass.day, access_pass.allowance, 0, ())
-        session = self._sessions.get(ids.session_key, fresh)
+        session = self._sessions.get(ids.session_key) or self._held_sessions.get(ids.session_key, fresh)
         if (session.day, session.allowance) != (fresh.day, fresh.allowance):
             raise SettlementInvalid("pass_changed", access_pass.allowance)
         if rfc.index in session.indexes:
@@ -218,6 +221,9 @@ class Draft:
         """The new ledger, with what is too old to matter left out. Its ``parent`` is still the old batch's hash."""
         params, old = self._params, self._ledger
         first_slot, first_day = self.slot - params.settle_window_slots, oldest_day(self.slot, params)
+        sessions = self._held_sessions.with_items(self._sessions)
+        if first_day > oldest_day(old.slot, params):
+            sessions = sessions.where(lambda use: use.day >= first_day)
         commitments = {day: dict(sorted(tips.items())) for day, tips in self._commitments.items() if day >= first_day}
         return Ledger(
             height=old.height + 1,
@@ -228,8 +234,8 @@ class Draft:
             total_credited=Uint256(self._total),
             credits=dict(sorted(self._credits.items())),
             days=dict(sorted((day, account) for day, account in self._days.items() if day >= first_day)),
-            sessions=dict(sorted((key, use) for key, use in self._sessions.items() if use.day >= first_day)),
-            settled=dict(sorted((ticket, slot) for ticket, slot in self._settled.items() if slot >= first_slot)),
+            sessions=sessions,
+            settled=self._held_settled.moved_on(self._settled, max(0, first_slot)),
             speed=dict(sorted(self._speed.items())),
             penalties=dict(sorted(self._penalties.items())),
             penalised=dict(sorted(self._penalised.items())),

@@ -11,6 +11,7 @@ from eth_hash.auto import keccak
 
 from consensus.market import access
 from consensus.market.errors import BatchInvalid
+from consensus.market.shards import KeyShards, SlotTickets
 from consensus.market.speed import SpeedSample
 from consensus.params import NetworkParams, Terms
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Uint256
@@ -109,6 +110,10 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         """The current day's numbers."""
         return self.days[self.day]
 
+    def is_settled(self, ticket_id: Digest, slot: int) -> bool:
+        """Whether the ticket of ``slot`` has been settled: one look-up, where ``settled`` is searched slot by slot."""
+        return SlotTickets.of(self.settled).holds(ticket_id, slot)
+
 
 def genesis_ledger(
     terms: Terms, opening: DayOpening, reference_price_wei: int, commitments: Sequence[Signed[BeaconCommitment]]
@@ -136,8 +141,8 @@ def genesis_ledger(
         total_credited=Uint256(0),
         credits={},
         days={opening.day: opened(opening, reference_price_wei)},
-        sessions={},
-        settled={},
+        sessions=KeyShards[SessionUse].of({}),
+        settled=SlotTickets.of({}),
         speed={},
         penalties={},
         penalised={},
@@ -148,17 +153,24 @@ def genesis_ledger(
 
 def encode_ledger(ledger: Ledger) -> bytes:
     """A snapshot's bytes."""
-    return encode(ledger)
+    return encode(msgspec.structs.replace(ledger, sessions=dict(ledger.sessions), settled=dict(ledger.settled)))
 
 
 def decode_ledger(data: bytes) -> Ledger:
     """A snapshot read back. Raises :class:`~gossip.errors.MessageError` for anything else."""
-    return decode(Ledger, data, MAX_LEDGER_BYTES)
+    ledger = decode(Ledger, data, MAX_LEDGER_BYTES)
+    return msgspec.structs.replace(
+        ledger, sessions=KeyShards.of(ledger.sessions), settled=SlotTickets.of(ledger.settled)
+    )
 
 
 def state_root(ledger: Ledger) -> Digest:
-    """keccak over the whole state but ``parent``, which commits to this root."""
-    return Digest(keccak(encode(msgspec.structs.replace(ledger, parent=ZERO_DIGEST))))
+    """keccak over the whole state but ``parent``, which commits to this root.
+
+    Sessions and settled tickets enter as roots of their own, so that the cost of a batch does not grow with the day.
+    """
+    rest = encode(msgspec.structs.replace(ledger, parent=ZERO_DIGEST, sessions={}, settled={}))
+    return Digest(keccak(KeyShards.of(ledger.sessions).root + SlotTickets.of(ledger.settled).root + rest))
 
 
 def opened(opening: DayOpening, reference_price_wei: int) -> DayAccount:

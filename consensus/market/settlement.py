@@ -9,11 +9,12 @@ import msgspec
 from consensus.committee import Committee
 from consensus.market.errors import SettlementInvalid
 from consensus.params import Terms
-from contracts.typed_data import Address, Digest
+from contracts.typed_data import Address, Digest, Domain, Signature
 from gossip.errors import SignerMismatch
 from gossip.messages.base import Signed, Unit
-from gossip.messages.market import Rfc, Ticket
-from gossip.messages.session import Settlement
+from gossip.messages.market import AccessPass, Rfc, Ticket
+from gossip.messages.records import Bid
+from gossip.messages.session import Cosigned, Settlement
 
 MAX_REMEMBERED = 20_000
 """Settlements whose signatures are remembered as checked."""
@@ -29,32 +30,48 @@ class VerifiedIds(msgspec.Struct, frozen=True):
     provider: Address
 
 
-def verify_settlement(settlement: Settlement, terms: Terms, committee: Committee) -> VerifiedIds:
+def verify_settlement(
+    settlement: Settlement, terms: Terms, committee: Committee, standing: "Standing | None" = None
+) -> VerifiedIds:
     """Check all that needs no ledger; raise :class:`SettlementInvalid` naming the first thing that is wrong.
 
     The pass is by a committee member, RFC, voucher and report by the session key, the bid by its provider, the ticket
-    by the pass's issuer, the receipt by both sides; ids, keys and limits agree from part to part.
+    by the pass's issuer, the receipt by both sides; ids, keys and limits agree from part to part. ``standing``
+    remembers the passes and bids that were found good.
     """
-    rfc, ticket = settlement.rfc, settlement.ticket
-    domain = terms.domain
-    parts = (rfc.payload.access_pass, rfc, ticket, ticket.payload.bid, settlement.voucher, settlement.report)
-    for signed in parts:
-        if signed is not None:
-            try:
-                signed.signer(domain)
-            except SignerMismatch as error:
-                raise SettlementInvalid("signature", str(error)) from error
-    ids = VerifiedIds(
-        ticket_id=ticket.id(domain),
-        rfc_id=rfc.id(domain),
-        bid_id=ticket.payload.bid.id(domain),
-        session_key=ticket.payload.session_key,
-        provider=ticket.payload.bid.payload.provider,
-    )
-    _check_pass(rfc, committee)
-    _check_ticket(ticket.payload, rfc.payload, ids.rfc_id, terms)
-    _check_filings(settlement, ids, terms)
+    ids = _ids(settlement, terms)
+    _check_signatures(settlement, ids, terms.domain, standing if standing is not None else Standing())
+    _check_parts(settlement, ids, terms, committee)
+    if settlement.receipt is not None:
+        _check_receipt(settlement.receipt, settlement.ticket.payload, terms.domain)
     return ids
+
+
+def certified_ids(settlement: Settlement, terms: Terms, committee: Committee) -> VerifiedIds:
+    """As :func:`verify_settlement` without its signatures: for a batch whose certificate says that they were checked.
+
+    Only more than 2/3 of a committee's stake could have certified a bad one. Raises :class:`SettlementInvalid`.
+    """
+    ids = _ids(settlement, terms)
+    _check_parts(settlement, ids, terms, committee)
+    return ids
+
+
+class Standing:
+    """Passes and bids whose signature holds: they come again and again, each time with another settlement."""
+
+    def __init__(self) -> None:
+        self._good: set[tuple[Digest, Signature]] = set()
+
+    def check(self, signed: Signed[AccessPass] | Signed[Bid], value: Digest) -> None:
+        """Raise :class:`~gossip.errors.SignerMismatch` unless who it names signed; ``value`` is the message's id."""
+        known = (value, signed.signature)
+        if known in self._good:
+            return
+        signed.signer_of(value)
+        if len(self._good) >= MAX_REMEMBERED:
+            self._good.clear()
+        self._good.add(known)
 
 
 class VerifiedSettlements:
@@ -64,20 +81,59 @@ class VerifiedSettlements:
         self.committee = committee
         self._terms = terms
         self._known: dict[Settlement, VerifiedIds] = {}
+        self._standing = Standing()
 
     def __call__(self, settlement: Settlement) -> VerifiedIds:
         """The settlement's ids. Raises :class:`SettlementInvalid`."""
         found = self._known.get(settlement)
         if found is None:
-            found = verify_settlement(settlement, self._terms, self.committee)
-            if len(self._known) >= MAX_REMEMBERED:
-                del self._known[next(iter(self._known))]
-            self._known[settlement] = found
+            found = verify_settlement(settlement, self._terms, self.committee, self._standing)
+            self.note(settlement, found)
         return found
+
+    def note(self, settlement: Settlement, ids: VerifiedIds) -> None:
+        """Take the caller's word that ``settlement`` was verified elsewhere, under the same terms and committee."""
+        if len(self._known) >= MAX_REMEMBERED:
+            del self._known[next(iter(self._known))]
+        self._known[settlement] = ids
 
     def forget(self, settlement: Settlement) -> None:
         """Drop a settlement that a batch has settled."""
         self._known.pop(settlement, None)
+
+
+def _ids(settlement: Settlement, terms: Terms) -> VerifiedIds:
+    bid = settlement.ticket.payload.bid
+    return VerifiedIds(
+        ticket_id=settlement.ticket.id(terms.domain),
+        rfc_id=settlement.rfc.id(terms.domain),
+        bid_id=bid.id(terms.domain),
+        session_key=settlement.ticket.payload.session_key,
+        provider=bid.payload.provider,
+    )
+
+
+def _check_signatures(settlement: Settlement, ids: VerifiedIds, domain: Domain, standing: Standing) -> None:
+    """Every signature but the receipt's."""
+    access_pass = settlement.rfc.payload.access_pass
+    try:
+        standing.check(access_pass, access_pass.id(domain))
+        settlement.rfc.signer_of(ids.rfc_id)
+        settlement.ticket.signer_of(ids.ticket_id)
+        standing.check(settlement.ticket.payload.bid, ids.bid_id)
+        for filing in (settlement.voucher, settlement.report):
+            if filing is not None:
+                filing.signer(domain)
+    except SignerMismatch as error:
+        raise SettlementInvalid("signature", str(error)) from error
+
+
+def _check_parts(settlement: Settlement, ids: VerifiedIds, terms: Terms, committee: Committee) -> None:
+    """That the parts belong together, whoever signed them."""
+    rfc = settlement.rfc
+    _check_pass(rfc, committee)
+    _check_ticket(settlement.ticket.payload, rfc.payload, ids.rfc_id, terms)
+    _check_filings(settlement, ids)
 
 
 def _check_pass(rfc: Signed[Rfc], committee: Committee) -> None:
@@ -110,7 +166,7 @@ def _check_ticket(ticket: Ticket, rfc: Rfc, rfc_id: Digest, terms: Terms) -> Non
             raise SettlementInvalid(reason, value)
 
 
-def _check_filings(settlement: Settlement, ids: VerifiedIds, terms: Terms) -> None:
+def _check_filings(settlement: Settlement, ids: VerifiedIds) -> None:
     voucher, report, receipt = settlement.voucher, settlement.report, settlement.receipt
     if voucher is None and report is None and receipt is None:
         raise SettlementInvalid("nothing_filed", ids.ticket_id)
@@ -121,11 +177,12 @@ def _check_filings(settlement: Settlement, ids: VerifiedIds, terms: Terms) -> No
             raise SettlementInvalid(f"{name}_ticket", filing.payload.ticket_id)
         if filing.payload.session_key != ids.session_key:
             raise SettlementInvalid(f"{name}_session_key", filing.payload.session_key)
-    if receipt is None:
-        return
-    if receipt.receipt.ticket_id != ids.ticket_id:
+    if receipt is not None and receipt.receipt.ticket_id != ids.ticket_id:
         raise SettlementInvalid("receipt_ticket", receipt.receipt.ticket_id)
+
+
+def _check_receipt(receipt: Cosigned, ticket: Ticket, domain: Domain) -> None:
     try:
-        receipt.check(settlement.ticket.payload, terms.domain)
+        receipt.check(ticket, domain)
     except SignerMismatch as error:
         raise SettlementInvalid("signature", str(error)) from error

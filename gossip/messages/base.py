@@ -56,9 +56,13 @@ class Signed(msgspec.Struct, Generic[P], frozen=True, array_like=True, forbid_un
 
     def signer(self, domain: Domain) -> Address:
         """Who signed. Raises :class:`SignerMismatch` where nobody did, or somebody else than the payload names."""
+        return self.signer_of(self.id(domain))
+
+    def signer_of(self, value: Digest) -> Address:
+        """As :meth:`signer`, for who has the message's id ``value`` already."""
         what = type(self.payload).__name__
         try:
-            recovered = recover(self.id(domain), self.signature)
+            recovered = recover(value, self.signature)
         except SignatureInvalid as error:
             raise SignerMismatch(what, error) from error
         field = self.payload.SIGNER

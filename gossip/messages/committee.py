@@ -1,6 +1,7 @@
 """What committee members sign and what they publish: batches, votes, certificates.
 
-``BatchHeader`` and ``Precommit`` are also Vyper's: their EIP-712 types are fixed by contracts/compute.vy.
+``BatchHeader``, ``Proposal``, ``Prevote``, ``Precommit`` and ``HandOver`` are also Vyper's: contracts/compute.vy and
+contracts/registry.vy fix their EIP-712 types.
 """
 
 from typing import Annotated, ClassVar
@@ -88,6 +89,19 @@ class Precommit(Payload, frozen=True):
     committee_root: Digest
 
 
+class HandOver(Payload, frozen=True):
+    """The running committee's word on who comes next; more than 2/3 of its stake opens the next epoch on chain."""
+
+    epoch: U64
+    """The outgoing epoch, 1 being the first."""
+    day: U64
+    """The day that the next committee begins on."""
+    committee_root: Digest
+    """The outgoing committee's."""
+    next_root: Digest
+    """The root of the committee of ``epoch`` + 1."""
+
+
 class CommitCertificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """More than 2/3 of stake in precommits of one round: the Router's instruction to the contract (S12)."""
 
@@ -143,6 +157,12 @@ class PrecommitFrame(msgspec.Struct, frozen=True, array_like=True, tag=32, forbi
     vote: Signed[Precommit]
 
 
+class PolkaFrame(msgspec.Struct, frozen=True, array_like=True, tag=38, forbid_unknown_fields=True):
+    """Prevotes of more than 2/3 of stake for one batch in one round; they count as a unit."""
+
+    votes: Annotated[tuple[Signed[Prevote], ...], msgspec.Meta(min_length=1, max_length=64)]
+
+
 class DecidedFrame(msgspec.Struct, frozen=True, array_like=True, tag=33, forbid_unknown_fields=True):
     """A decision, for a member that missed it; the certificate counts as a unit."""
 
@@ -179,6 +199,7 @@ LinkFrame = (
     | ProposalFrame
     | PrevoteFrame
     | PrecommitFrame
+    | PolkaFrame
     | DecidedFrame
     | SettlementFrame
     | PassFrame

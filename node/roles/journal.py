@@ -93,8 +93,9 @@ class DeskJournal:
 
     def _restore_match(self, desk: Desk, ledger: Ledger, slot: int, placed: _Placed) -> None:
         ticket_id = placed.ticket.id(self._node.terms.domain)
-        is_over = slot - placed.ticket.payload.slot > self._node.terms.params.settle_window_slots
-        desk.restore(placed.rfc, placed.ticket, is_settled=is_over or ticket_id in ledger.settled)
+        matched = placed.ticket.payload.slot
+        is_over = slot - matched > self._node.terms.params.settle_window_slots
+        desk.restore(placed.rfc, placed.ticket, is_settled=is_over or ledger.is_settled(ticket_id, matched))
 
     def _restore_filing(self, desk: Desk, slot: int, data: bytes) -> Settlement | None:
         filing = decode_router_ask(data)

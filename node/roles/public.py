@@ -6,11 +6,10 @@ from typing import TypeVar
 
 import trio
 
-from consensus.market.batch import apply_batch, body_root
 from consensus.market.book import Book
-from consensus.market.errors import BatchInvalid
 from consensus.market.ledger_state import Ledger
 from consensus.market.settlement import VerifiedSettlements
+from consensus.member.following import Following, check_body
 from consensus.tendermint.certificate import verify_certificate
 from contracts.typed_data import Address, Digest
 from gossip.messages import Payload, Signed
@@ -23,9 +22,6 @@ P = TypeVar("P", bound=Payload)
 
 BEACONS = 1_000
 """Beacons remembered."""
-
-FOLLOWED = 8
-"""Batches whose effect on the present ledger is remembered."""
 
 MAX_REVEALS = 10_000
 """Slot secrets kept in memory; the oldest go first."""
@@ -43,8 +39,7 @@ class PublicState:
         """Called after a batch was applied and stored, in the order of registration; must not block."""
         self.heard_height = 0
         """The highest batch that came by gossip."""
-        self.verified = VerifiedSettlements(node.terms, node.committee)
-        self._followed: dict[Digest, Ledger] = {}
+        self.following = Following(node.terms, node.committee)
         self._adopting = trio.Lock()
         self.beacons: OrderedDict[Digest, Mapping[Address, int]] = OrderedDict()
         """The last beacons and the penalty points that went with each: what a match is checked against."""
@@ -74,6 +69,11 @@ class PublicState:
 
     # The chain of certified batches.
 
+    @property
+    def verified(self) -> VerifiedSettlements:
+        """Settlements whose signatures were found good."""
+        return self.following.verified
+
     def check_certificate(self, batch: CertifiedBatch) -> Digest:
         """The batch's hash. Raises :class:`~consensus.errors.CertificateInvalid`, and
         :class:`~consensus.market.errors.BatchInvalid` for another body than was certified."""
@@ -82,20 +82,8 @@ class PublicState:
         return batch_hash(batch.header)
 
     def follow(self, header: BatchHeader, body: BatchBody) -> Ledger:
-        """The ledger that a batch would leave behind. Raises :class:`~consensus.market.errors.BatchInvalid`.
-
-        A proposal is followed before the vote and again once it is decided: the last few results are kept.
-        """
-        check_body(header, body)
-        value = batch_hash(header)
-        if value not in self._followed:
-            following = apply_batch(
-                self.ledger, self._node.terms, self._node.committee, header, body, verified=self.verified
-            )
-            self._followed[value] = following
-            while len(self._followed) > FOLLOWED:
-                del self._followed[next(iter(self._followed))]
-        return self._followed[value]
+        """The ledger that a batch would leave behind. Raises :class:`~consensus.market.errors.BatchInvalid`."""
+        return self.following(self.ledger, header, body)
 
     async def adopt(self, batch: CertifiedBatch) -> bool:
         """Apply and store the next batch; False where it isn't the next one.
@@ -119,9 +107,8 @@ class PublicState:
     def _advance(self, batch: CertifiedBatch, following: Ledger) -> None:
         self.ledger = following
         self._note_beacon()
-        self._followed.clear()
         for settlement in batch.body.settlements:
-            self.verified.forget(settlement)
+            self.following.verified.forget(settlement)
         self._node.log.info(
             "batch adopted",
             height=batch.header.height,
@@ -145,14 +132,4 @@ class PublicState:
         """Rebuild the ledger from stored batches; each was verified before it was stored."""
         async for batch in self._node.store.batches(self.ledger.height + 1):
             self.ledger = self.follow(batch.header, batch.body)
-            self._followed.clear()
             self._note_beacon()
-
-
-def check_body(header: BatchHeader, body: BatchBody) -> None:
-    """Raise :class:`~consensus.market.errors.BatchInvalid` unless ``body`` is the one that ``header`` commits to.
-
-    A header's hash stands for the whole batch only where this holds.
-    """
-    if body_root(body) != header.body_root:
-        raise BatchInvalid("body_root", header.body_root)

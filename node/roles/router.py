@@ -4,6 +4,7 @@ It sees keys, counts and times, never a prompt or a result (S13).
 """
 
 import secrets as randomness
+from collections.abc import Callable
 
 import trio
 
@@ -14,7 +15,7 @@ from consensus.market.ledger_state import DayAccount, account_of
 from contracts.errors import ChainUnavailable
 from contracts.typed_data import Address, Digest
 from gossip.messages import Signed, encode, sign
-from gossip.messages.committee import CertifiedBatch, PassFrame, SettlementFrame
+from gossip.messages.committee import CertifiedBatch, PassFrame
 from gossip.messages.market import PassIssued, PassRequest, Refusal, Rfc
 from gossip.messages.router import (
     DeliveryFiling,
@@ -36,7 +37,6 @@ from node.roles.balances import Balances
 from node.roles.journal import DeskJournal
 from node.roles.link import CommitteeLink
 from node.roles.matching import Matcher
-from node.roles.pool import SettlementPool
 from node.roles.public import PublicState
 
 MAX_ASK_BYTES = 16_384
@@ -57,7 +57,7 @@ class HomeRouter:
         matcher: Matcher,
         journal: DeskJournal,
         balances: Balances,
-        pool: SettlementPool,
+        file_settlement: Callable[[Settlement], None],
         link: CommitteeLink,
     ) -> None:
         self._node = node
@@ -66,12 +66,11 @@ class HomeRouter:
         self._matcher = matcher
         self._journal = journal
         self._balances = balances
-        self._pool = pool
+        self._file_settlement = file_settlement
         self._link = link
         self._members = tuple(member.address for member in node.committee.members)
         self._new_passes_in, self._new_passes_out = trio.open_memory_channel[Signed[PassIssued]](4_096)
         public.on_batch.append(self._settled)
-        pool.on_drop.append(lambda ticket_id: self._give_back(ticket_id, 0))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take up where an earlier run stopped, then answer for ever."""
@@ -199,12 +198,11 @@ class HomeRouter:
     def _hand_over(self, settlement: Settlement) -> None:
         """To this member's pool and everybody else's."""
         try:
-            self._pool.add(settlement, own=True)
+            self._file_settlement(settlement)
         except MarketError as error:
             self._node.log.error("own settlement refused", reason=str(error))
             self._give_back(settlement.ticket.id(self._node.terms.domain), 0)
             return
-        self._link.broadcast(SettlementFrame(settlement))
         self._matcher.hurry()
 
     async def _watch_deadlines(self) -> None:
@@ -221,6 +219,10 @@ class HomeRouter:
     def _settled(self, _: CertifiedBatch) -> None:
         for outcome in self._public.ledger.outcomes:
             self._give_back(outcome.ticket_id, outcome.charged)
+
+    def dropped(self, ticket_id: Digest) -> None:
+        """No batch will settle a ticket."""
+        self._give_back(ticket_id, 0)
 
     def _give_back(self, ticket_id: Digest, charged: int) -> None:
         self._journal.forget_filings(ticket_id)

@@ -6,12 +6,14 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from consensus.market.explain import explain_match
 from consensus.market.matching import MatchContext
+from consensus.market.proof import CreditProof
 from consensus.tendermint.certificate import signers_of
 from contracts.errors import MerkleError
 from contracts.merkle import merkle_proof
-from contracts.typed_data import Address, Digest
+from contracts.typed_data import Address, Digest, Uint256
 from gossip.messages.committee import batch_hash
 from node.context import Node, now_ms
+from node.proof_file import ProofFile
 from node.roles.link import CommitteeLink
 from node.roles.member import CommitteeMember
 from node.roles.public import PublicState
@@ -124,8 +126,8 @@ class NodeStatus:
         """The provider's claims."""
         return await self._node.store.claims()
 
-    async def proof(self, height: int, provider: Address) -> dict[str, Any] | None:
-        """A provider's cumulative credit at a height, with its Merkle proof and the certificate behind it."""
+    async def proof(self, height: int, provider: Address) -> ProofFile | None:
+        """A provider's cumulative credit at a height, provable to outsiders: ``yellowstone verify`` reads it."""
         batch = await self._node.store.get_batch(height)
         credits = await self._node.store.credits(height)
         if batch is None:
@@ -134,13 +136,8 @@ class NodeStatus:
             proof = merkle_proof(credits, provider)
         except MerkleError:
             return None
-        return {
-            "provider": provider,
-            "cumulative_wei": credits[provider],
-            "proof": proof,
-            "header": batch.header,
-            "certificate": batch.certificate,
-        }
+        credit = CreditProof(provider, Uint256(credits[provider]), proof, batch.header, batch.certificate)
+        return ProofFile.of(credit, self._node.committee, self._node.terms.domain)
 
     async def metrics(self) -> str:
         """Prometheus text."""

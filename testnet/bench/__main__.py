@@ -1,4 +1,4 @@
-"""``python -m testnet.bench match|ttft|memory``."""
+"""``python -m testnet.bench match|ttft|memory|replay``."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from node.replay import Checks
 from testnet.bench.figures import Figures
 from testnet.bench.runs import measure_match, measure_memory, measure_ttft, rows
 from testnet.files import CACHE
@@ -50,6 +51,26 @@ def memory(queries: Queries = 5, members: Members = 4, providers: Providers = 2,
     for name, processes in _run(measure_memory, options, queries).items():
         for process in processes:
             table.add_row(name, short_command(process.command), f"{process.rss_kib / 1_024:.0f}")
+    Console().print(table)
+
+
+@app.command()
+def replay(
+    batches: Annotated[int, typer.Option(min=2, help="Batches of the made-up log.")] = 500,
+    reports: Annotated[int, typer.Option(min=1, max=1_000, help="Settlements in each.")] = 100,
+    processes: Annotated[int, typer.Option(min=0, help="Processes that check signatures; 0: one for everything.")] = 2,
+    trust_certificates: Annotated[bool, typer.Option("--trust-certificates", help="Skip inner signatures.")] = False,
+    folder: Annotated[Path, typer.Option("--dir", help="Where the log is kept while it is measured.")] = CACHE,
+) -> None:
+    """Replay a made-up log of certified batches: the whole, and its first half to show that time grows linearly."""
+    from testnet.bench.replay import DAY, measure_replay  # noqa: PLC0415  # loads what only this command needs
+
+    table = Table("batches", "settlements", "s", "CPU s", "batches/s", "settlements/s", "a day takes", box=None)
+    checks = Checks(trust_certificates=trust_certificates, processes=processes)
+    for run in measure_replay(batches, reports, checks, folder, Progress(Console(stderr=True))):
+        speed = run.batches / run.seconds
+        row = (f"{run.batches}", f"{run.settlements}", f"{run.seconds:.1f}", f"{run.cpu_seconds:.1f}", f"{speed:.1f}")
+        table.add_row(*row, f"{run.settlements / run.seconds:.0f}", f"{DAY / speed:.0f} s")
     Console().print(table)
 
 

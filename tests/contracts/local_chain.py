@@ -13,14 +13,20 @@ from eth_hash.auto import keccak
 
 from consensus.committee import Committee, Member
 from contracts.artifacts import load_artifact
-from contracts.bindings import certificate
+from contracts.bindings import certificate, compact_signature
 from contracts.merkle import merkle_proof, merkle_root
 from contracts.signing import Key
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain, Signature, Uint256, digest
-from gossip.messages.committee import BatchHeader, Precommit, batch_hash
+from gossip.messages.committee import BatchHeader, HandOver, Precommit, batch_hash
 
 MOR = 10**18
 DEPLOYER = Address(b"\xdd" * 20)
+UNBONDING_S = 3_600
+RESCUE_DELAY_S = 7_200
+RESCUE_NOTICE_S = 600
+TERMS = (UNBONDING_S, 100, 5, RESCUE_DELAY_S, RESCUE_NOTICE_S)
+"""What a registry is deployed with: all is lost by slashing, and a twentieth of it goes to the finder."""
+
 FUNDS = 10_000 * MOR
 """What the Compute Contract holds at first."""
 
@@ -103,13 +109,20 @@ def _hex(address: Address) -> str:
 class World:
     """MOR, registry and Compute Contract with a committee of epoch 1, and what the committee signs."""
 
-    def __init__(self, stakes: Sequence[int] = (100, 200, 300, 400)) -> None:
+    def __init__(
+        self,
+        stakes: Sequence[int] = (100, 200, 300, 400),
+        *,
+        keys: Sequence[Key] | None = None,
+        terms: Sequence[int] = TERMS,
+    ) -> None:
         self.chain = LocalChain()
         self.mor = self.chain.deploy("mor")
-        self.registry = self.chain.deploy("registry", self.mor.address, 3_600)
+        self.registry = self.chain.deploy("registry", self.mor.address, *terms)
         self.compute = self.chain.deploy("compute", self.mor.address, self.registry.address)
+        self.registry("bind", self.compute.address)
         self.mor("mint", self.compute.address, FUNDS)
-        self.keys = [Key(bytes([1, index]) * 16) for index in range(1, len(stakes) + 1)]
+        self.keys = list(keys or (Key(bytes([1, index]) * 16) for index in range(1, len(stakes) + 1)))
         for key, stake in zip(self.keys, stakes, strict=True):
             self.stake(key.address, stake)
         self.root: Digest = self.registry("open_epoch")
@@ -153,6 +166,26 @@ class World:
     def submit(self, header: BatchHeader, signatures: Sequence[bytes] | None = None, round_: int = 0) -> None:
         signed = self.sign(header, round_=round_) if signatures is None else signatures
         self.compute("submit", *certificate(header, round_, signed))
+
+    def hand_over(
+        self,
+        members: Sequence[tuple[Address, int]],
+        *,
+        day: int = 1,
+        signers: Sequence[Key] | None = None,
+        domain: Domain | None = None,
+        signed: Mapping[str, object] | None = None,
+    ) -> Digest:
+        """Hand over to ``members``; ``signed`` is what the signers (all members by default) sign otherwise."""
+        following = Committee.of(self.committee.epoch + 1, [Member(*member) for member in members])
+        message = HandOver(self.committee.epoch, day, self.committee.root, following.root)
+        value = digest(domain or self.domain, msgspec.structs.replace(message, **(signed or {})))
+        keys = sorted(self.keys if signers is None else signers, key=lambda key: key.address)
+        signatures = [compact_signature(key.sign_digest(value)) for key in keys]
+        addresses, stakes = [member for member, _ in members], [stake for _, stake in members]
+        self.root = Digest(self.registry("hand_over", day, addresses, stakes, signatures))
+        self.committee = following
+        return self.root
 
     def claim(self, credits: Mapping[Address, int], provider: Address, height: int) -> int:
         proof = merkle_proof(credits, provider)

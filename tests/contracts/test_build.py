@@ -8,7 +8,7 @@ from contracts.artifacts import ARTIFACTS_DIR, CONTRACT_NAMES, load_artifact
 from contracts.build import SOURCES_DIR, compile_contract, stale_artifacts
 from contracts.errors import ArtifactError
 from contracts.typed_data import Address, encode_type
-from gossip.messages.committee import BatchHeader, Precommit
+from gossip.messages.committee import BatchHeader, HandOver, Precommit, Prevote, Proposal
 
 
 def test_the_checked_in_artifacts_are_what_the_sources_compile_to() -> None:
@@ -34,9 +34,19 @@ def test_every_source_has_an_artifact() -> None:
     assert [load_artifact(name).name for name in CONTRACT_NAMES] == list(CONTRACT_NAMES)
 
 
-@pytest.mark.parametrize("struct", [BatchHeader, Precommit])
-def test_the_contract_spells_out_the_messages_eip712_types(struct: type[msgspec.Struct]) -> None:
-    assert f'"{encode_type(struct)}"' in (SOURCES_DIR / "compute.vy").read_text()
+@pytest.mark.parametrize(
+    ("contract", "struct"),
+    [
+        ("compute", BatchHeader),
+        ("compute", Precommit),
+        ("registry", Proposal),
+        ("registry", Prevote),
+        ("registry", Precommit),
+        ("registry", HandOver),
+    ],
+)
+def test_the_contract_spells_out_the_messages_eip712_types(contract: str, struct: type[msgspec.Struct]) -> None:
+    assert f'"{encode_type(struct)}"' in (SOURCES_DIR / f"{contract}.vy").read_text()
 
 
 def test_contracts_stay_below_the_size_limit() -> None:

@@ -4,9 +4,7 @@ from hypothesis import strategies as st
 
 from consensus.committee import Committee, Member
 from contracts.typed_data import ZERO_ADDRESS, ZERO_DIGEST, Address, Digest
-from tests.contracts.local_chain import Contract, LocalChain, World, refused
-
-UNBONDING_S = 3_600
+from tests.contracts.local_chain import TERMS, UNBONDING_S, Contract, LocalChain, World, refused
 
 
 def member(number: int) -> Address:
@@ -19,7 +17,9 @@ class Staking:
     def __init__(self) -> None:
         self.chain = LocalChain()
         self.mor = self.chain.deploy("mor")
-        self.registry: Contract = self.chain.deploy("registry", self.mor.address, UNBONDING_S)
+        self.registry: Contract = self.chain.deploy("registry", self.mor.address, *TERMS)
+        compute = self.chain.deploy("compute", self.mor.address, self.registry.address)
+        self.registry("bind", compute.address)
 
     def stake(self, who: Address, amount: int) -> None:
         self.mor("mint", who, amount)
@@ -183,4 +183,4 @@ def test_stake_is_weighed_under_the_newest_root_only(world: World) -> None:
 
 def test_the_registry_needs_a_token(staking: Staking) -> None:
     with refused("registry: zero token"):
-        staking.chain.deploy("registry", ZERO_ADDRESS, 1)
+        staking.chain.deploy("registry", ZERO_ADDRESS, *TERMS)

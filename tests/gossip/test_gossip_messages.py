@@ -17,6 +17,7 @@ from gossip.messages.committee import (
     CertifiedBatch,
     CommitCertificate,
     DayOpening,
+    HandOver,
     Precommit,
     Prevote,
     Proposal,
@@ -81,6 +82,7 @@ payloads = st.one_of(
     st.builds(Proposal, u64, u64, u64, digests, st.just(KEY.address)),
     st.builds(Prevote, u64, u64, u64, digests),
     st.builds(Precommit, u64, u64, digests, digests),
+    st.builds(HandOver, u64, u64, digests, digests),
 )  # fmt: skip
 
 BID = Bid(KEY.address, Digest(b"m" * 32), Unit.TEXT_TOKEN, 5, 1, 100, 1, 10**13)

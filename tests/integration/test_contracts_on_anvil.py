@@ -20,7 +20,8 @@ from contracts.errors import ChainUnavailable, TransactionReverted
 from contracts.merkle import merkle_proof, merkle_root
 from contracts.signing import Key
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain, Uint256, digest
-from gossip.messages.committee import BatchHeader, Precommit, batch_hash
+from gossip.messages.base import sign
+from gossip.messages.committee import BatchHeader, HandOver, Precommit, batch_hash
 
 CACHE_DIR = Path(__file__).parents[2] / ".cache" / "anvil"
 
@@ -73,6 +74,7 @@ def pay_a_provider(chain: AnvilChain, members: int) -> None:
     mor = Mor.deploy(client, deployer)
     registry = Registry.deploy(client, deployer, mor.address, 3_600)
     compute = Compute.deploy(client, deployer, mor.address, registry.address)
+    registry.bind(deployer, compute.address)
     mor.mint(deployer, compute.address, 10_000 * MOR)
     for number, key in enumerate(keys):
         client.pay(deployer, key.address, MOR)
@@ -132,6 +134,69 @@ def pay_a_provider(chain: AnvilChain, members: int) -> None:
 @pytest.mark.parametrize("members", [4, 7])
 async def test_from_deployment_to_payment(chain: AnvilChain, members: int) -> None:
     await on_thread(pay_a_provider, chain, members)
+
+
+def outlive_a_committee(chain: AnvilChain) -> None:
+    """Slash, hand over, and rescue when nobody answers any more, all through the client."""
+    client = ChainClient(chain.url)
+    deployer, finder, *_ = chain.funded_keys
+    keys = sorted((Key(bytes([8, number]) * 16) for number in range(1, 5)), key=lambda key: key.address)
+    culprit, *honest = keys
+    mor = Mor.deploy(client, deployer)
+    registry = Registry.deploy(client, deployer, mor.address, 60, rescue_delay_s=3_600, rescue_notice_s=600)
+    compute = Compute.deploy(client, deployer, mor.address, registry.address)
+    registry.bind(deployer, compute.address)
+    for key in keys:
+        client.pay(deployer, key.address, MOR)
+        mor.mint(deployer, key.address, 100)
+        mor.approve(key, registry.address, 100)
+        registry.stake(key, 100)
+    registry.open_epoch(deployer)
+    first = Committee.of(1, [Member(key.address, 100) for key in keys])
+    domain = Domain(chain.chain_id, compute.address)
+
+    registry.unstake(culprit, 30)
+    votes = [sign(Precommit(1, 0, Digest(value * 32), first.root), culprit, domain) for value in (b"1", b"2")]
+    slashed = registry.slash(finder, culprit.address, *votes)
+    print(f"\nslashing: {slashed.gas_used} gas")
+    assert registry.is_slashed(culprit.address)
+    assert not registry.is_slashed(honest[0].address)
+    assert (mor.balance_of(finder.address), registry.forfeited_total(), registry.unbonding(culprit.address)) == (
+        5,
+        95,
+        0,
+    )
+    assert registry.candidates() == [key.address for key in honest]
+    with pytest.raises(TransactionReverted, match="registry: already punished"):
+        registry.slash(finder, culprit.address, *votes)
+
+    following = Committee.of(2, [Member(key.address, 100) for key in honest])
+    word = digest(domain, HandOver(1, 1, first.root, following.root))
+    members = [(member.address, member.stake) for member in following.members]
+    with pytest.raises(TransactionReverted, match="registry: no quorum"):
+        registry.hand_over(finder, 1, members, [honest[0].sign_digest(word)])
+    handed = registry.hand_over(finder, 1, members, [key.sign_digest(word) for key in honest])
+    print(f"hand-over, 4 members to 3: {handed.gas_used} gas")
+    assert (registry.epoch(), registry.latest_day(), registry.committee(2)) == (2, 1, members)
+    assert registry.committee_root() == following.root
+
+    with pytest.raises(TransactionReverted, match="registry: committee is alive"):
+        registry.announce_rescue(finder)
+    rpc(chain.url, "evm_increaseTime", 3_600)
+    rpc(chain.url, "evm_mine")
+    registry.announce_rescue(finder)
+    assert registry.announced_s() >= registry.progress_s() + 3_600
+    with pytest.raises(TransactionReverted, match="registry: too early"):
+        registry.rescue(finder)
+    rpc(chain.url, "evm_increaseTime", 600)
+    rpc(chain.url, "evm_mine")
+    registry.rescue(finder)
+    assert (registry.epoch(), registry.committee(3)) == (3, members)
+    client.close()
+
+
+async def test_a_committee_is_slashed_relieved_and_rescued(chain: AnvilChain) -> None:
+    await on_thread(outlive_a_committee, chain)
 
 
 def read_snapshots(chain: AnvilChain) -> None:
@@ -219,7 +284,8 @@ def revert_when_mined(chain: AnvilChain) -> None:
     client = ChainClient(chain.url)
     deployer, *_ = chain.funded_keys
     mor = Mor.deploy(client, deployer)
-    registry = Registry.deploy(client, deployer, mor.address, 0)
+    registry = Registry.deploy(client, deployer, mor.address, 60)
+    registry.bind(deployer, Compute.deploy(client, deployer, mor.address, registry.address).address)
     mor.mint(deployer, deployer.address, 10)
     mor.approve(deployer, registry.address, 10)
     registry.stake(deployer, 10)

@@ -1,15 +1,20 @@
 """What the benchmarks compute; the measurements themselves need a network and time."""
 
+import io
 import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from node.replay import Checks
 from testnet.bench.__main__ import short_command
 from testnet.bench.figures import Figures, percentile
 from testnet.bench.memory import read_groups, read_resident
+from testnet.bench.replay import measure_replay
+from testnet.progress import Progress
 
 
 def test_figures_of_a_known_sample() -> None:
@@ -60,3 +65,11 @@ def test_this_process_has_memory() -> None:
 def test_commands_are_named_by_their_module() -> None:
     assert short_command("python -m inference.llamacpp.worker") == "inference.llamacpp.worker"
     assert short_command("anvil --port 0") == "anvil --port 0"
+
+
+def test_a_made_up_log_is_replayed_at_two_sizes_and_removed(tmp_path: Path) -> None:
+    progress = Progress(Console(file=io.StringIO()))
+    half, whole = measure_replay(4, 3, Checks(), tmp_path, progress)
+    assert [(run.batches, run.settlements) for run in (half, whole)] == [(2, 6), (4, 12)]
+    assert min(half.seconds, whole.seconds) > 0
+    assert list(tmp_path.iterdir()) == []

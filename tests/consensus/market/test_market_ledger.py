@@ -482,6 +482,7 @@ def test_a_router_can_look_ahead_to_the_next_days_numbers(world: World) -> None:
 def test_what_is_too_old_to_matter_is_forgotten(world: World) -> None:
     ledger = world.after(world.ledger(), [world.settlement()])
     assert ledger.settled
+    assert all(ledger.is_settled(ticket, slot) for ticket, slot in ledger.settled.items())
     assert ledger.sessions
     assert set(ledger.commitments) == {0, 1}
     later = world.after(ledger, slot=150)

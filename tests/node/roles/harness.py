@@ -188,10 +188,10 @@ class Running:
         return self.parts.public.ledger.height
 
     def member_parts(self) -> tuple[Any, Any, Any, Any]:
-        """Member, link, router and pool of a committee member."""
+        """Member, link, router and core of a committee member."""
         parts = self.parts
         assert parts.member is not None
-        return parts.member, parts.link, parts.router, parts.pool
+        return parts.member, parts.link, parts.router, parts.core
 
     def matcher(self) -> Any:
         return self.member_parts()[2]._matcher

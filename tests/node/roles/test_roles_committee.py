@@ -14,9 +14,10 @@ from gossip.messages.committee import CertifiedBatch, PrecommitFrame, PrevoteFra
 from gossip.messages.session import Settlement
 from node.context import now_ms
 from node.roles.feed import Feed
-from node.roles.guard import SigningRecord
+from node.roles.member import GUARD_FILE
 from node.roles.public import PublicState
 from node.roles.sync import Sync
+from node.signing_guard import open_guard
 from tests.node.roles.harness import MEMBERS, PRICE, SHORT, Lab, Running, Wire, open_lab, until
 
 
@@ -51,7 +52,7 @@ async def test_decisions_with_members_coming_and_going(tmp_path: Path, monkeypat
         assert batch.body.settlements == (settlement,)
         assert {state_root(one.parts.public.ledger) for one in lab.running.values()} == {batch.header.state_root}
         assert full.parts.public.ledger.credits == {settlement.ticket.payload.bid.payload.provider: 100 * PRICE}
-        assert all(len(member.member_parts()[3]) == 0 for member in members)
+        assert all(len(member.member_parts()[3].pool) == 0 for member in members)
         outcome = await full.node.store.outcome(settlement.ticket.id(lab.terms.domain))
         assert outcome is not None
         assert (outcome.tokens, outcome.reason) == (100, "credited")
@@ -74,7 +75,9 @@ async def test_decisions_with_members_coming_and_going(tmp_path: Path, monkeypat
         third = world.settlement(tokens=25)
         file(lab.members[0], third)
         begun = lab.members[0].node.slot()
-        await until(lambda: all(len(one.member_parts()[3]) == 1 for one in lab.members), "both to know the settlement")
+        await until(
+            lambda: all(len(one.member_parts()[3].pool) == 1 for one in lab.members), "both to know the settlement"
+        )
         await until(lambda: lab.members[0].node.slot() >= begun + 5, "five slots")
         assert [one.height for one in lab.members] == [2, 2]
 
@@ -107,12 +110,15 @@ async def late_node(lab: Lab, peer: Running) -> None:
 
 
 async def test_a_member_signs_nothing_below_its_watermark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its store says that it signed height 9 before: it follows the others, and says nothing."""
+    """Its guard says that it signed height 9 before: it follows the others, and says nothing."""
     wire = Wire()
     wire.watch(monkeypatch)
     async with open_lab(tmp_path, monkeypatch) as lab:
-        async with lab.bare("member3", ("member",), MEMBERS[3]) as node:
-            assert await SigningRecord(node).allows("PRECOMMIT", 9, 0, ZERO_DIGEST)
+        async with (
+            lab.bare("member3", ("member",), MEMBERS[3]) as node,
+            open_guard(node.config.data_dir / GUARD_FILE, node.key, node.terms.domain) as guard,
+        ):
+            await guard.skip_through(9)
         members = await lab.start_committee()
         for height in range(1, 5):
             file(members[0], lab.world().settlement(session=f"session {height}", index=height))
@@ -120,6 +126,20 @@ async def test_a_member_signs_nothing_below_its_watermark(tmp_path: Path, monkey
         assert MEMBERS[3].address in {lab.committee.proposer(height, 0) for height in range(1, 5)}
         signers = {signer for _, frame in wire.frames if (signer := voter(frame, lab)) is not None}
         assert signers == {member.address for member in MEMBERS[:3]}
+
+
+async def test_a_restarted_member_remembers_what_it_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four decide nothing; what they said at the open height outlives a crash, and is said again."""
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        member, _ = await lab.start_member(0), await lab.start_member(1)
+        file(member, lab.world().settlement())
+        await until(lambda: len(member.member_parts()[3].height.own_frames) >= 1, "a vote")
+        await member.stop()
+        said = list(member.member_parts()[3].height.own_frames)
+        again = (await lab.start_member(0)).member_parts()[3]
+        assert again.height.own_frames[: len(said)] == said
+        assert again.height.started
+        assert len(again.pool) == 1
 
 
 def voter(data: bytes, lab: Lab) -> Address | None:

@@ -1,4 +1,4 @@
-"""The parts that need no other node: judging gossip, the pool, the watermark, balances, secrets, peers."""
+"""The parts that need no other node: judging gossip, the watermark, balances, secrets, peers."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,18 +10,16 @@ from msgspec.structs import replace
 
 from consensus.market.batch import propose_batch
 from consensus.market.beacon import verify_reveal
-from consensus.market.errors import BatchInvalid, BeaconInvalid, SettlementInvalid
+from consensus.market.errors import BatchInvalid, BeaconInvalid
 from contracts.errors import ChainUnavailable
-from contracts.typed_data import ZERO_DIGEST, Address, Digest
+from contracts.typed_data import ZERO_DIGEST, Address
 from gossip.messages import Signed, sign
 from gossip.messages.records import NodeRecord, SlotReveal
 from gossip.network import Verdict
 from node.context import Node, now_ms
 from node.roles.balances import Balances
 from node.roles.feed import MAX_LIFETIME_MS, Feed
-from node.roles.guard import SigningRecord
 from node.roles.peers import Peers
-from node.roles.pool import SettlementPool
 from node.roles.public import PublicState
 from node.roles.secrets import SlotSecrets
 from tests.consensus.builders import key
@@ -88,63 +86,6 @@ async def test_reveals_are_kept_of_members_only(lab: Lab, node: Node) -> None:
     for who in ("member 0", "stranger"):
         public.add(sign(SlotReveal(key(who).address, 4, ZERO_DIGEST), key(who), lab.terms.domain))
     assert set(public.reveals) == {(key("member 0").address, 4)}
-
-
-async def test_pool_keeps_each_settlement_once_and_forgets_what_is_settled(lab: Lab, node: Node) -> None:
-    world = lab.world()
-    pool = SettlementPool(node, PublicState(node, lab.genesis()).verified)
-    first, second = world.settlement(), world.settlement()
-    dropped: list[Digest] = []
-    pool.on_drop.append(dropped.append)
-    assert pool.add(first, own=True)
-    assert not pool.add(first)
-    assert pool.add(second)
-    assert pool.waiting() == (first, second)
-    assert pool.own() == (first,)
-    pool.settled([first.ticket.id(lab.terms.domain)])
-    assert pool.waiting() == (second,)
-    assert pool.own() == ()
-    assert not dropped
-    pool.drop(second.ticket.id(lab.terms.domain))
-    assert len(pool) == 0
-    assert dropped == [second.ticket.id(lab.terms.domain)]
-
-
-async def test_pool_refuses_forged_settlements_and_overflow(
-    lab: Lab, node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = lab.world()
-    pool = SettlementPool(node, PublicState(node, lab.genesis()).verified)
-    good = world.settlement()
-    forged = replace(good, report=world.report(good.ticket.id(lab.terms.domain), 100, "another session"))
-    with pytest.raises(SettlementInvalid, match="report_session_key"):
-        pool.add(forged)
-    monkeypatch.setattr("node.roles.pool.MAX_WAITING", 1)
-    pool.add(good)
-    with pytest.raises(SettlementInvalid, match="pool_full") as caught:
-        pool.add(world.settlement())
-    assert caught.value.retry
-
-
-async def test_watermark_outlives_a_restart(lab: Lab, tmp_path: Path) -> None:
-    one, other = Digest(b"\x01" * 32), Digest(b"\x02" * 32)
-    async with lab.bare("one") as node:
-        guard = SigningRecord(node)
-        await guard.load()
-        assert await guard.allows("PROPOSE", 5, 0, one)
-        assert await guard.allows("PREVOTE", 5, 0, one)
-        assert await guard.allows("PREVOTE", 5, 0, one), "the same again is no equivocation"
-        assert not await guard.allows("PREVOTE", 5, 0, other)
-    async with lab.bare("one") as node:
-        guard = SigningRecord(node)
-        await guard.load()
-        assert not await guard.allows("PREVOTE", 5, 0, other)
-        assert await guard.allows("PREVOTE", 5, 0, one)
-        assert not await guard.allows("PROPOSE", 5, 0, one), "below the watermark nothing is signed"
-        assert not await guard.allows("PRECOMMIT", 4, 9, one)
-        assert await guard.allows("PRECOMMIT", 5, 0, other)
-        assert await guard.allows("PREVOTE", 5, 1, ZERO_DIGEST)
-        assert await guard.allows("PROPOSE", 6, 0, one)
 
 
 async def test_balances_outlive_outage_and_restart(lab: Lab) -> None:

@@ -1,0 +1,394 @@
+"""A member's core: the consensus driver, the ledger, the pool and the day's duties, as ``handle(input) -> effects``.
+
+Deterministic and without I/O. It neither signs nor reads a clock: signatures, slots, timers and the chain come in as
+inputs, so that a whole committee runs in one thread of a simulator, and a crashed member is restored by playing its
+inputs again.
+"""
+
+from typing import Protocol
+
+from consensus.committee import Committee
+from consensus.errors import EvidenceInvalid
+from consensus.market.batch import propose_batch
+from consensus.market.errors import BatchInvalid, SettlementInvalid
+from consensus.market.ledger_state import Ledger
+from consensus.member import events
+from consensus.member.events import Effect, Input
+from consensus.member.following import Following
+from consensus.member.height import Height
+from consensus.member.pool import SettlementPool
+from consensus.member.votes import payload_of, proposal_of, proposal_payload, vote_of
+from consensus.params import Terms
+from consensus.tendermint import events as core_events
+from consensus.tendermint.certificate import assemble_certificate
+from consensus.tendermint.driver import Driver, step
+from consensus.tendermint.evidence import accuse
+from consensus.tendermint.timeouts import duration_ms
+from consensus.tendermint.types import Certificate, Vote, VoteType
+from contracts.typed_data import ZERO_DIGEST, Address, Digest
+from gossip.messages.base import Signed
+from gossip.messages.committee import (
+    BatchBody,
+    BatchHeader,
+    CertifiedBatch,
+    CommitmentFrame,
+    DayOpening,
+    Precommit,
+    PrecommitFrame,
+    Prevote,
+    PrevoteFrame,
+    Proposal,
+    ProposalFrame,
+    SettlementFrame,
+    StatusFrame,
+    batch_hash,
+)
+from gossip.messages.records import BeaconCommitment
+
+COMMIT_AHEAD_DAYS = 2
+"""A member commits to the secrets of so many days ahead, so that a missed batch costs no day its beacon."""
+
+
+class Secrets(Protocol):
+    """A member's slot secrets; a pure function of its key."""
+
+    def of_slot(self, slot: int) -> Digest:
+        """The secret of ``slot``."""
+
+    def commitment(self, day: int) -> Signed[BeaconCommitment]:
+        """The signed commitment to the secrets of ``day``."""
+
+
+class MemberCore:
+    """One member's part in the committee."""
+
+    def __init__(
+        self,
+        address: Address,
+        terms: Terms,
+        committee: Committee,
+        *,
+        ledger: Ledger,
+        following: Following,
+        secrets: Secrets,
+    ) -> None:
+        self.ledger = ledger
+        self.height = Height(ledger.height + 1)
+        self.pool = SettlementPool(terms.domain)
+        self._address = address
+        self._terms = terms
+        self._committee = committee
+        self._following = following
+        self._secrets = secrets
+        self._driver = Driver.idle(address, ledger.height + 1)
+        self._slot = 0
+        self._commitments: dict[tuple[Address, int], Signed[BeaconCommitment]] = {}
+        self._effects: list[Effect] = []
+
+    def handle(self, event: Input) -> list[Effect]:
+        """Take one input; what is to be done about it, in order."""
+        self._take(event)
+        effects, self._effects = self._effects, []
+        return effects
+
+    def status(self) -> StatusFrame:
+        """Where this member stands, for the others."""
+        return StatusFrame(self.height.number, self.height.round)
+
+    def _take(self, event: Input) -> None:
+        match event:
+            case events.SlotBegan(slot):
+                self._begin_slot(slot)
+            case events.TimerElapsed(step_, height, round_):
+                if height == self.height.number:
+                    self._drive(core_events.TimeoutElapsed(step_, height, round_))
+            case events.SettlementHeard():
+                self._hear_settlement(event)
+            case events.CommitmentHeard(commitment):
+                self._note_commitment(commitment)
+            case events.StatusHeard(member, height, _):
+                self._help(member, height)
+            case events.OpeningMade(opening):
+                self._propose_with(opening)
+            case events.OpeningJudged(value, is_fair):
+                for proposal in self.height.unjudged.pop(value, []):
+                    self._judge(proposal, None if is_fair else "its day opening is not the chain's")
+            case events.BatchAdopted(batch):
+                self._adopted(batch)
+            case _:
+                self._take_message(event)
+
+    def _take_message(self, event: Input) -> None:
+        """A signed message of consensus, another member's or this one's own."""
+        match event:
+            case events.ProposalHeard(frame):
+                self._hear_proposal(frame)
+            case events.PrevoteHeard(vote, member) | events.PrecommitHeard(vote, member):
+                self._hear_vote(vote, member)
+            case events.PolkaHeard(height, round_, value, members):
+                self._hear_polka(Certificate(VoteType.PREVOTE, height, round_, value, frozenset(members)))
+            case events.ProposalSigned(frame):
+                self._own_proposal(frame)
+            case events.PrevoteSigned(vote):
+                self._own_vote(vote, PrevoteFrame(vote))
+            case events.PrecommitSigned(vote):
+                self._own_vote(vote, PrecommitFrame(vote))
+
+    def _do(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    # Slots and the pool.
+
+    def _begin_slot(self, slot: int) -> None:
+        """A slot has ended: settle what came in, open the new day, commit to the days ahead."""
+        self._slot = max(self._slot, slot)
+        for settlement in self.pool.own():
+            self._do(events.Tell(SettlementFrame(settlement)))
+        day = self._terms.params.day_of(self._slot)
+        for ahead in range(day + 1, day + 1 + COMMIT_AHEAD_DAYS):
+            if self._address not in self.ledger.commitments.get(ahead, {}):
+                commitment = self._commitments.get((self._address, ahead)) or self._secrets.commitment(ahead)
+                self._note_commitment(commitment)
+                self._do(events.Tell(CommitmentFrame(commitment)))
+        if self._is_due():
+            self._start()
+        early, self.height.early = self.height.early, None
+        if early is not None:
+            self._hear_proposal(early)
+
+    def _is_due(self) -> bool:
+        """No reports, no batch; except that the first ended slot of a day opens it."""
+        closing = self._slot - 1
+        if closing <= self.ledger.slot:
+            return False
+        return len(self.pool) > 0 or self._terms.params.day_of(closing) > self.ledger.day
+
+    def _hear_settlement(self, heard: events.SettlementHeard) -> None:
+        ticket_id = heard.settlement.ticket.id(self._terms.domain)
+        if self.ledger.is_settled(ticket_id, heard.settlement.ticket.payload.slot):
+            return
+        try:
+            is_new = self.pool.add(heard.settlement, own=heard.own)
+        except SettlementInvalid as error:
+            self._do(events.Dropped(ticket_id, str(error)))
+            return
+        if heard.own and is_new:
+            self._do(events.Tell(SettlementFrame(heard.settlement)))
+
+    def _note_commitment(self, commitment: Signed[BeaconCommitment]) -> None:
+        """Keep those of members for days that are near."""
+        payload = commitment.payload
+        day = self._terms.params.day_of(self._slot)
+        if self._committee.weight(payload.member) > 0 and day < payload.day <= day + COMMIT_AHEAD_DAYS:
+            self._commitments[payload.member, payload.day] = commitment
+
+    # What others say.
+
+    def _hear_proposal(self, frame: ProposalFrame) -> None:
+        proposal = frame.proposal.payload
+        if proposal.height != self.height.number:
+            return
+        if proposal.proposer != self._committee.proposer(proposal.height, proposal.round):
+            return
+        if frame.header.slot == self._slot:
+            # The proposer's clock is a little ahead of this one: the slot is about to end here, too.
+            self.height.early = frame
+            return
+        if not self.height.keep_value(proposal.batch_hash, frame.header, frame.body):
+            return
+        self.height.keep(frame.proposal, proposal.proposer)
+        self._start()
+        reason = self._objection(frame.header, frame.body)
+        if reason is None and frame.body.opening is not None:
+            self.height.unjudged.setdefault(proposal.batch_hash, []).append(proposal)
+            self._do(events.JudgeOpening(proposal.batch_hash, frame.body.opening))
+        else:
+            self._judge(proposal, reason)
+
+    def _objection(self, header: BatchHeader, body: BatchBody) -> str | None:
+        """Why a batch isn't valid(v), as far as this member can tell without the chain."""
+        if header.slot >= self._slot:
+            return f"slot {header.slot} has not ended"
+        try:
+            self._following(self.ledger, header, body)
+        except BatchInvalid as error:
+            return str(error)
+        return None
+
+    def _judge(self, proposal: Proposal, objection: str | None) -> None:
+        if objection is not None:
+            self._do(events.Refused(proposal.batch_hash, objection))
+        self._drive(proposal_of(proposal, is_valid=objection is None))
+
+    def _hear_vote(self, vote: Signed[Prevote] | Signed[Precommit], member: Address) -> None:
+        if vote.payload.height != self.height.number:
+            return
+        self.height.keep(vote, member)
+        # A single member's stray vote starts nothing; the driver keeps it until enough of them have voted.
+        if self._committee.is_third(sum(map(self._committee.weight, self.height.voters()))):
+            self._start()
+        self._drive(core_events.VoteIn(vote_of(vote.payload, member)))
+
+    def _hear_polka(self, polka: Certificate) -> None:
+        if polka.height == self.height.number:
+            self._start()
+            self._drive(core_events.CertificateIn(polka))
+
+    def _help(self, member: Address, height: int) -> None:
+        """Give a member what it misses: the decision of its height, or what this member knows of the present one."""
+        if height < self.height.number:
+            self._do(events.SendDecision(member, height))
+        elif height > self.height.number:
+            self._do(events.CatchUp(height))
+        elif self.height.started:
+            polka = self.height.polka(self._committee)
+            for frame in (*self.height.own_frames, *([polka] if polka is not None else [])):
+                self._do(events.Tell(frame, member))
+
+    # What this member says itself.
+
+    def _own_proposal(self, frame: ProposalFrame) -> None:
+        proposal = frame.proposal.payload
+        if proposal.height != self.height.number:
+            return
+        self.height.keep_value(proposal.batch_hash, frame.header, frame.body)
+        self.height.keep(frame.proposal, self._address)
+        self._say(frame)
+        self._start()
+        self._drive(proposal_of(proposal, is_valid=True))
+
+    def _own_vote(self, vote: Signed[Prevote] | Signed[Precommit], frame: PrevoteFrame | PrecommitFrame) -> None:
+        if vote.payload.height != self.height.number:
+            return
+        self.height.keep(vote, self._address)
+        self._say(frame)
+        self._start()
+        self._drive(core_events.VoteIn(vote_of(vote.payload, self._address)))
+
+    def _say(self, frame: ProposalFrame | PrevoteFrame | PrecommitFrame) -> None:
+        if frame not in self.height.own_frames:
+            self.height.own_frames.append(frame)
+        self._do(events.Tell(frame))
+
+    # The driver.
+
+    def _start(self) -> None:
+        if not self.height.started:
+            self.height.started = True
+            self._drive(core_events.Start(self.height.number, self._committee))
+
+    def _drive(self, event: core_events.Input) -> None:
+        """Run the driver on ``event`` and on everything that follows from it at once."""
+        waiting = [event]
+        while waiting:
+            self._driver, effects = step(self._driver, waiting.pop(0))
+            for effect in effects:
+                answer = self._obey(effect)
+                if answer is not None:
+                    waiting.append(answer)
+
+    def _obey(self, effect: core_events.Effect) -> core_events.Input | None:
+        match effect:
+            case core_events.ScheduleTimeout(step_, height, round_):
+                self.height.round = max(self.height.round, round_)
+                delay = duration_ms(step_, round_, self._terms.params)
+                self._do(events.SetTimer(step_, height, round_, delay))
+            case core_events.GetValue(height, round_):
+                return self._build(height, round_)
+            case core_events.Propose():
+                if effect.value in self.height.values:
+                    self._do(events.SignProposal(proposal_payload(effect, self._address)))
+            case core_events.CastVote():
+                self._cast(effect)
+            case core_events.Decided():
+                self._decided(effect)
+            case core_events.EquivocationFound(first, second):
+                self._accuse(first, second)
+        return None
+
+    def _cast(self, cast: core_events.CastVote) -> None:
+        payload = payload_of(cast, self._committee.root)
+        self._do(events.SignPrevote(payload) if isinstance(payload, Prevote) else events.SignPrecommit(payload))
+
+    def _build(self, height: int, round_: int) -> core_events.ValueReady | None:
+        """A batch to propose; None where there is nothing, or where the day's opening must be made first."""
+        if height != self.height.number or not self._is_due():
+            return None
+        day = self._terms.params.day_of(self._slot - 1)
+        if day > self.ledger.day:
+            self.height.wants_opening = height, round_
+            self._do(events.MakeOpening(day))
+            return None
+        return self._batch(height, round_, None)
+
+    def _propose_with(self, opening: DayOpening) -> None:
+        wanted, self.height.wants_opening = self.height.wants_opening, None
+        if wanted is not None and opening.day == self._terms.params.day_of(self._slot - 1):
+            ready = self._batch(*wanted, opening)
+            if ready is not None:
+                self._drive(ready)
+
+    def _batch(self, height: int, round_: int, opening: DayOpening | None) -> core_events.ValueReady | None:
+        slot = self._slot - 1
+        day = self._terms.params.day_of(slot)
+        has_committed = self._address in self.ledger.commitments.get(day, {})
+        header, body, rejected = propose_batch(
+            self.ledger,
+            self._terms,
+            self._committee,
+            proposer=self._address,
+            slot=slot,
+            reveal=self._secrets.of_slot(slot) if has_committed else ZERO_DIGEST,
+            opening=opening,
+            commitments=self._new_commitments(day),
+            pending=self.pool.waiting(),
+            verified=self._following.verified,
+        )
+        for refused in rejected:
+            if not refused.retry:
+                ticket_id = refused.settlement.ticket.id(self._terms.domain)
+                self.pool.forget([ticket_id])
+                self._do(events.Dropped(ticket_id, refused.reason))
+        if not body.settlements and opening is None:
+            return None
+        value = batch_hash(header)
+        self.height.keep_value(value, header, body)
+        return core_events.ValueReady(height, round_, value)
+
+    def _new_commitments(self, day: int) -> tuple[Signed[BeaconCommitment], ...]:
+        known = self.ledger.commitments
+        self._commitments = {key: made for key, made in self._commitments.items() if key[1] > day}
+        fresh = {key: made for key, made in self._commitments.items() if key[0] not in known.get(key[1], {})}
+        return tuple(fresh[key] for key in sorted(fresh))
+
+    def _decided(self, decided: core_events.Decided) -> None:
+        value = Digest(decided.value)
+        held = self.height.precommits(decided.round, value)
+        header, body = self.height.values[value]
+        certificate = assemble_certificate(decided.height, decided.round, value, self._committee, held)
+        self._do(events.Certified(CertifiedBatch(header, certificate, body)))
+
+    def _adopted(self, batch: CertifiedBatch) -> None:
+        if batch.header.height != self.height.number:
+            return
+        self.ledger = self._following(self.ledger, batch.header, batch.body)
+        self.pool.forget(outcome.ticket_id for outcome in self.ledger.outcomes)
+        self.height = Height(self.ledger.height + 1)
+
+    def _accuse(self, first: Vote | core_events.ProposalIn, second: Vote | core_events.ProposalIn) -> None:
+        messages = [self._heard(one) for one in (first, second)]
+        if messages[0] is None or messages[1] is None:
+            return
+        try:
+            evidence = accuse(messages[0], messages[1], self._committee, self._terms.domain)
+        except EvidenceInvalid:
+            return
+        self._do(events.Accused(evidence))
+
+    def _heard(
+        self, one: Vote | core_events.ProposalIn
+    ) -> Signed[Proposal] | Signed[Prevote] | Signed[Precommit] | None:
+        if isinstance(one, Vote):
+            kind = "Prevote" if one.kind is VoteType.PREVOTE else "Precommit"
+            return self.height.said(kind, one.round, one.member, Digest(one.value) if one.value else ZERO_DIGEST)
+        return self.height.said("Proposal", one.round, one.proposer, Digest(one.value))

@@ -1,0 +1,90 @@
+"""Demand as it is gossiped: RFCs of the models that this node routes or serves (S22).
+
+A router is asked directly; what comes by gossip shows everybody what is in demand, and exposes a session key that uses
+one index twice.
+"""
+
+from collections import OrderedDict
+
+import trio
+
+from contracts.typed_data import Address
+from gossip.errors import MalformedMessage, MessageError, MessageExpired
+from gossip.messages import Signed, check_expiry, decode
+from gossip.messages.market import Rfc
+from gossip.network import Verdict
+from node.context import Node, now_ms
+from node.roles.public import PublicState
+
+MAX_RFC_BYTES = 4_224
+
+MAX_WAIT_MS = 600_000
+"""An RFC may wait at most so long."""
+
+KEPT = 20_000
+"""RFCs remembered; the oldest go first."""
+
+LOOK_EVERY_S = 1.0
+
+
+class Demand:
+    """Subscribes to the shards of the models in the book."""
+
+    def __init__(self, node: Node, public: PublicState) -> None:
+        self._node = node
+        self._public = public
+        self.seen: OrderedDict[tuple[Address, int], Signed[Rfc]] = OrderedDict()
+        """By session key and index."""
+        self.doubles: list[tuple[Signed[Rfc], Signed[Rfc]]] = []
+        """Two RFCs of one session key with one index: a double spend of its allowance."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Follow the book's models for ever."""
+        followed: set[str] = set()
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                topics = {self._node.topics.rfc(listing.model_id) for listing in self._public.book.models(now_ms())}
+                for topic in sorted(topics - followed):
+                    followed.add(topic)
+                    await nursery.start(self._consume, topic)
+                await trio.sleep(LOOK_EVERY_S)
+
+    async def _consume(self, topic: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        def judge(data: bytes, _: str) -> Verdict:
+            try:
+                self.check(decode(Signed[Rfc], data))
+            except MessageExpired:
+                return Verdict.IGNORE
+            except MessageError as error:
+                self._node.log.info("bad gossip", topic=topic, reason=str(error))
+                return Verdict.REJECT
+            return Verdict.ACCEPT
+
+        messages = await self._node.network.subscribe(topic, judge, max_bytes=MAX_RFC_BYTES)
+        task_status.started()
+        async for message in messages:
+            self.take(decode(Signed[Rfc], message.data))
+
+    def check(self, rfc: Signed[Rfc]) -> None:
+        """Raise :class:`MessageError` for what no honest node passes on: forged, late, or without a member's pass."""
+        domain, asked = self._node.terms.domain, rfc.payload
+        check_expiry("Rfc", asked.deadline_ms, now_ms())
+        if asked.deadline_ms > now_ms() + MAX_WAIT_MS:
+            raise MalformedMessage("Rfc", f"its deadline is more than {MAX_WAIT_MS} ms ahead")
+        if asked.access_pass.payload.session_key != asked.session_key:
+            raise MalformedMessage("Rfc", "its pass is another session key's")
+        rfc.signer(domain)
+        issuer = asked.access_pass.signer(domain)
+        if self._node.committee.weight(issuer) == 0:
+            raise MalformedMessage("Rfc", f"the pass is by 0x{issuer.hex()}, who is not a member")
+
+    def take(self, rfc: Signed[Rfc]) -> None:
+        """Remember an RFC that was checked."""
+        place = rfc.payload.session_key, rfc.payload.index
+        held = self.seen.setdefault(place, rfc)
+        if held.payload != rfc.payload:
+            self.doubles = [*self.doubles, (held, rfc)][-KEPT:]
+            self._node.log.warning("double RFC index", session_key=place[0].hex(), index=place[1])
+        while len(self.seen) > KEPT:
+            self.seen.popitem(last=False)

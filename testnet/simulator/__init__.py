@@ -1,0 +1,1 @@
+"""The whole committee in one thread: virtual time, seeded faults, and an oracle that looks at every step."""

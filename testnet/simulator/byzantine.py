@@ -1,0 +1,198 @@
+"""A Byzantine member: an honest core whose frames are changed on their way out, with its own key at hand."""
+
+from collections import deque
+from collections.abc import Sequence
+from random import Random
+
+from msgspec.structs import replace
+
+from consensus.market.batch import propose_batch
+from consensus.market.errors import MarketError
+from contracts.typed_data import ZERO_DIGEST, Digest, Signature, Uint256
+from gossip.errors import MessageError
+from gossip.messages.base import Signed, encode, sign
+from gossip.messages.committee import (
+    CertifiedBatch,
+    DecidedFrame,
+    LinkFrame,
+    PolkaFrame,
+    Precommit,
+    PrecommitFrame,
+    Prevote,
+    PrevoteFrame,
+    ProposalFrame,
+    StatusFrame,
+    batch_hash,
+    decode_link_frame,
+)
+from testnet.simulator.faults import Byzantine, Misdeed
+from testnet.simulator.node import SimulatedNode
+from testnet.simulator.setting import Setting
+
+_MEMORY = 64
+"""Frames that it remembers, to say them again or to lie about them."""
+
+
+class Liar:
+    """Commits the misdeeds of one member's plan."""
+
+    def __init__(self, plan: Byzantine, node: SimulatedNode, setting: Setting, chance: Random) -> None:
+        self._plan = plan
+        self._node = node
+        self._setting = setting
+        self._chance = chance
+        self._heard: deque[LinkFrame] = deque(maxlen=_MEMORY)
+        self._other_proposals: dict[Digest, ProposalFrame | None] = {}
+
+    def hear(self, frame: LinkFrame) -> None:
+        """Remember what others say."""
+        self._heard.append(frame)
+
+    def frames(self, frame: LinkFrame) -> Sequence[LinkFrame]:
+        """What one receiver gets instead of ``frame``."""
+        self._heard.append(frame)
+        if self._chance.randrange(100) >= self._plan.percent:
+            return (frame,)
+        match self._chance.choice(self._plan.misdeeds):
+            case Misdeed.EQUIVOCATE:
+                return (self._equivocate(frame),)
+            case Misdeed.MUTATE:
+                return self._mutate(frame)
+            case Misdeed.WITHHOLD:
+                return ()
+            case Misdeed.REPLAY:
+                return (frame, *self._chance.choices(self._heard, k=2))
+            case Misdeed.FORGE:
+                return (frame, *self._forge())
+
+    # Different things to different members.
+
+    def _equivocate(self, frame: LinkFrame) -> LinkFrame:
+        domain, key = self._setting.terms.domain, self._node.key
+        match frame:
+            case PrevoteFrame(vote):
+                return PrevoteFrame(sign(replace(vote.payload, batch_hash=self._other_value()), key, domain))
+            case PrecommitFrame(vote):
+                return PrecommitFrame(sign(replace(vote.payload, batch_hash=self._other_value()), key, domain))
+            case ProposalFrame():
+                return self._other_proposal(frame) or frame
+            case _:
+                return frame
+
+    def _other_value(self) -> Digest:
+        return self._chance.choice((ZERO_DIGEST, *self._node.core.height.values))
+
+    def _other_proposal(self, frame: ProposalFrame) -> ProposalFrame | None:
+        """A second batch that is as valid as the first: the last settlement left out, or the commitments."""
+        first = frame.proposal.payload.batch_hash
+        if first not in self._other_proposals:
+            self._other_proposals[first] = self._make_other(frame)
+        return self._other_proposals[first]
+
+    def _make_other(self, frame: ProposalFrame) -> ProposalFrame | None:
+        setting, header, body = self._setting, frame.header, frame.body
+        keeps = body.settlements[:-1] if len(body.settlements) > 1 else body.settlements
+        try:
+            other, other_body, _ = propose_batch(
+                self._node.ledger,
+                setting.terms,
+                setting.committee,
+                proposer=header.proposer,
+                slot=header.slot,
+                reveal=header.reveal,
+                opening=body.opening,
+                commitments=body.commitments[:-1],
+                pending=keeps,
+                verified=setting.verified,
+            )
+        except MarketError:
+            return None  # its own ledger has moved on: there is nothing to propose any more
+        if batch_hash(other) == batch_hash(header):
+            other = replace(other, total_credited=Uint256(other.total_credited + 1))
+        payload = replace(frame.proposal.payload, batch_hash=batch_hash(other))
+        return ProposalFrame(sign(payload, self._node.key, setting.terms.domain), other, other_body)
+
+    # Changed bytes.
+
+    def _mutate(self, frame: LinkFrame) -> Sequence[LinkFrame]:
+        data = bytearray(encode(frame))
+        for _ in range(self._chance.randint(1, 3)):
+            data[self._chance.randrange(len(data))] ^= 1 << self._chance.randrange(8)
+        try:
+            return (decode_link_frame(bytes(data)),)
+        except MessageError:
+            return ()  # no link gives such bytes to a member
+
+    # Lies.
+
+    def _forge(self) -> Sequence[LinkFrame]:
+        forgers = (self._forged_decision, self._forged_polka, self._forged_status, self._stray_vote)
+        return self._chance.choice(forgers)()
+
+    def _forged_status(self) -> Sequence[LinkFrame]:
+        height = max(0, self._node.core.height.number + self._chance.randint(-3, 3))
+        return (StatusFrame(height, self._chance.randint(0, 5)),)
+
+    def _stray_vote(self) -> Sequence[LinkFrame]:
+        """A vote of its own in a round or height where nobody is."""
+        core, setting = self._node.core, self._setting
+        height = core.height.number + self._chance.randint(0, 1)
+        round_ = core.height.round + self._chance.randint(0, 5)
+        value = self._other_value()
+        if self._chance.random() < 0.5:
+            prevote = Prevote(height, round_, self._chance.randint(0, round_), value)
+            return (PrevoteFrame(sign(prevote, self._node.key, setting.terms.domain)),)
+        precommit = Precommit(height, round_, value, setting.committee.root)
+        return (PrecommitFrame(sign(precommit, self._node.key, setting.terms.domain)),)
+
+    def _forged_polka(self) -> Sequence[LinkFrame]:
+        """Prevotes that are no polka: one vote many times over, or too few, or for several batches."""
+        votes = [frame.vote for frame in self._heard if isinstance(frame, PrevoteFrame)]
+        if not votes:
+            return ()
+        count = len(self._setting.keys)
+        if self._chance.random() < 0.5:
+            return (PolkaFrame((self._chance.choice(votes),) * count),)
+        return (PolkaFrame(tuple(self._chance.choices(votes, k=count))),)
+
+    def _forged_decision(self) -> Sequence[LinkFrame]:
+        """A certificate for what nobody decided, made of signatures that were given for something else."""
+        if not self._node.disk.batches:
+            return ()
+        batch = self._chance.choice(self._node.disk.batches[-3:])
+        forgers = (self._too_few, self._repeated, self._other_round, self._richer, self._next_height, self._other_body)
+        return (DecidedFrame(self._chance.choice(forgers)(batch)),)
+
+    def _too_few(self, batch: CertifiedBatch) -> CertifiedBatch:
+        """The next height's batch under half of a quorum."""
+        signatures = batch.certificate.signatures[: len(self._setting.keys) // 2]
+        return self._under(self._next_height(batch), signatures)
+
+    def _repeated(self, batch: CertifiedBatch) -> CertifiedBatch:
+        """Its own signature, as often as there are members."""
+        forged = self._next_height(batch)
+        certificate = forged.certificate
+        own = Precommit(certificate.height, certificate.round, certificate.batch_hash, certificate.committee_root)
+        signed: Signed[Precommit] = sign(own, self._node.key, self._setting.terms.domain)
+        return self._under(forged, (signed.signature,) * len(self._setting.keys))
+
+    def _other_round(self, batch: CertifiedBatch) -> CertifiedBatch:
+        return replace(batch, certificate=replace(batch.certificate, round=batch.certificate.round + 1))
+
+    def _richer(self, batch: CertifiedBatch) -> CertifiedBatch:
+        forged = self._next_height(batch)
+        header = replace(forged.header, total_credited=Uint256(forged.header.total_credited + 10**18))
+        return CertifiedBatch(header, replace(forged.certificate, batch_hash=batch_hash(header)), forged.body)
+
+    def _next_height(self, batch: CertifiedBatch) -> CertifiedBatch:
+        """The batch once more, as the one that its receivers wait for."""
+        height = self._node.core.height.number
+        header = replace(batch.header, height=height, parent=self._node.ledger.parent)
+        certificate = replace(batch.certificate, height=height, batch_hash=batch_hash(header))
+        return CertifiedBatch(header, certificate, batch.body)
+
+    def _other_body(self, batch: CertifiedBatch) -> CertifiedBatch:
+        return replace(batch, body=replace(batch.body, settlements=batch.body.settlements[:-1]))
+
+    def _under(self, batch: CertifiedBatch, signatures: tuple[Signature, ...]) -> CertifiedBatch:
+        return replace(batch, certificate=replace(batch.certificate, signatures=signatures))

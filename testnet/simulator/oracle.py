@@ -1,0 +1,157 @@
+"""The oracle: looks at every step of every honest node, and knows what must never happen.
+
+It trusts no node: it follows the decided batches with a ledger of its own, and checks each certificate itself.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from consensus.errors import CertificateInvalid, EvidenceInvalid
+from consensus.market.batch import apply_batch
+from consensus.market.errors import BatchInvalid
+from consensus.market.ledger_state import Ledger, state_root
+from consensus.market.settlement import VerifiedSettlements
+from consensus.tendermint.certificate import verify_certificate
+from consensus.tendermint.evidence import Evidence, verify_evidence
+from contracts.typed_data import Address, Digest, Signature
+from gossip.messages.committee import CertifiedBatch, Precommit, Prevote, Proposal, batch_hash
+from testnet.simulator.errors import Violation
+from testnet.simulator.setting import Setting
+
+_Place = tuple[Address, str, int, int]
+"""Signer, type of message, height, round."""
+
+_Certified = tuple[int, int, Digest, Digest, Digest]
+"""All of a certificate but its signatures, and the hash of the header that came with it."""
+
+
+@dataclass
+class Oracle:
+    """What one run has shown so far. ``faulty`` are the members whose key may sign anything."""
+
+    setting: Setting
+    faulty: frozenset[Address]
+    settled: dict[Digest, int] = field(default_factory=dict)
+    """Ticket to the height that settled it."""
+    dropped: set[Digest] = field(default_factory=set)
+    rounds: list[int] = field(default_factory=list)
+    """The round of each height's first certificate that was seen."""
+    accused: set[Address] = field(default_factory=set)
+    _signed: dict[_Place, Digest] = field(default_factory=dict)
+    _chain: list[tuple[Digest, Ledger]] = field(default_factory=list)
+    _checked: dict[_Certified, tuple[Signature, ...]] = field(default_factory=dict)
+    """The signatures of a certificate that verified, so that one of some of them needs no second look."""
+    _compared: Ledger | None = None
+    """The last ledger that was found to be right: nodes that share their memory of batches hold the same object."""
+    _verified: VerifiedSettlements = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._verified = self.setting.verified
+        self._chain.append((self.setting.genesis.parent, self.setting.genesis))
+
+    @property
+    def height(self) -> int:
+        """The highest height that any honest node has reached."""
+        return len(self._chain) - 1
+
+    def on_signed(self, signer: Address, payload: Proposal | Prevote | Precommit, digest: Digest) -> None:
+        """No honest double sign: one place, one message (what a restarted member repeats is the same)."""
+        place = signer, type(payload).__name__, payload.height, payload.round
+        if self._signed.setdefault(place, digest) != digest:
+            raise Violation("double_sign", f"{place[1]} of 0x{signer.hex()} at height {place[2]}, round {place[3]}")
+
+    def on_certified(self, node: int, batch: CertifiedBatch) -> None:
+        """A certificate that an honest node made or accepted verifies."""
+        certificate, value = batch.certificate, batch_hash(batch.header)
+        place = certificate.height, certificate.round, certificate.batch_hash, certificate.committee_root, value
+        if self._is_part(certificate.signatures, self._checked.get(place, ())):
+            return
+        try:
+            verify_certificate(batch.certificate, batch.header, self.setting.committee, self.setting.terms.domain)
+        except CertificateInvalid as error:
+            raise Violation("certificate", f"node {node} at height {batch.header.height}: {error}") from error
+        self._checked[place] = certificate.signatures
+
+    def on_adopted(self, node: int, batch: CertifiedBatch, ledger: Ledger) -> None:
+        """A node has moved to the ledger after ``batch``: agreement, and equal ledgers at equal heights."""
+        self.on_certified(node, batch)
+        height, value = batch.header.height, batch_hash(batch.header)
+        if height == len(self._chain):
+            self._extend(batch, value)
+        if height > self.height:
+            raise Violation("gap", f"node {node} is at height {height}, all others are at {self.height} or below")
+        decided, _ = self._chain[height]
+        if decided != value:
+            raise Violation(
+                "agreement", f"height {height}: node {node} has 0x{value.hex()}, another has 0x{decided.hex()}"
+            )
+        if ledger is not self._compared:
+            self._compare(node, ledger, batch.header.state_root, value)
+        self._compared = ledger
+
+    def _compare(self, node: int, ledger: Ledger, expected: Digest, parent: Digest) -> None:
+        """``expected`` is the root of the oracle's own ledger: following the batch has shown that."""
+        found = state_root(ledger)
+        if found != expected or ledger.parent != parent:
+            raise Violation("root", f"node {node} at height {ledger.height}: 0x{found.hex()}, not 0x{expected.hex()}")
+
+    def on_dropped(self, ticket_id: Digest) -> None:
+        """An honest node gave a settlement up."""
+        self.dropped.add(ticket_id)
+
+    def on_accused(self, node: int, evidence: Evidence) -> None:
+        """Evidence holds, and convicts nobody honest."""
+        try:
+            culprit = verify_evidence(evidence, self.setting.committee, self.setting.terms.domain)
+        except EvidenceInvalid as error:
+            raise Violation("evidence", f"node {node}: {error}") from error
+        if culprit not in self.faulty:
+            raise Violation("innocent", f"node {node} accuses the honest 0x{culprit.hex()}")
+        self.accused.add(culprit)
+
+    def is_dealt_with(self, tickets: Iterable[Digest]) -> bool:
+        """Whether each of ``tickets`` is settled or was given up."""
+        return all(ticket in self.settled or ticket in self.dropped for ticket in tickets)
+
+    def _is_part(self, signatures: tuple[Signature, ...], known: tuple[Signature, ...]) -> bool:
+        """A quorum (all stakes are equal) of what was checked before, in the same order."""
+        rest = iter(known)
+        return all(signature in rest for signature in signatures) and 3 * len(signatures) > 2 * len(self.setting.keys)
+
+    def _extend(self, batch: CertifiedBatch, value: Digest) -> None:
+        before = self._chain[-1][1]
+        setting = self.setting
+        try:
+            after = apply_batch(
+                before, setting.terms, setting.committee, batch.header, batch.body, verified=self._verified
+            )
+        except BatchInvalid as error:
+            raise Violation("validity", f"height {batch.header.height} was decided: {error}") from error
+        self._conserves(before, after)
+        for outcome in after.outcomes:
+            if self.settled.setdefault(outcome.ticket_id, after.height) != after.height:
+                raise Violation("settled_twice", f"ticket 0x{outcome.ticket_id.hex()} at height {after.height}")
+        self._chain.append((value, after))
+        self.rounds.append(batch.certificate.round)
+
+    def _conserves(self, before: Ledger, after: Ledger) -> None:
+        """S33, S35, S37: credits are the sum of what was settled, never more than the day's budget, and never fall."""
+        check_conservation(before, after)
+
+
+def check_conservation(before: Ledger, after: Ledger) -> None:
+    """Raise :class:`Violation` unless the credits of ``after`` are those of ``before`` and what its batch settled."""
+    gained: dict[Address, int] = {}
+    for outcome in after.outcomes:
+        if outcome.credited_wei != outcome.tokens * outcome.price_wei:
+            raise Violation("conservation", f"{outcome.credited_wei} wei for {outcome.tokens} T (S33)")
+        gained[outcome.provider] = gained.get(outcome.provider, 0) + outcome.credited_wei
+    for provider in {*before.credits, *after.credits, *gained}:
+        expected = before.credits.get(provider, 0) + gained.get(provider, 0)
+        if after.credits.get(provider, 0) != expected:
+            found = after.credits.get(provider, 0)
+            raise Violation("conservation", f"0x{provider.hex()} has {found} wei, not {expected}")
+    if after.total_credited != sum(after.credits.values()):
+        raise Violation("conservation", f"total of {after.total_credited} wei over credits of another sum")
+    if after.account.budget_left_wei < 0:
+        raise Violation("conservation", f"day {after.day} is {-after.account.budget_left_wei} wei over budget (S37)")

@@ -1,0 +1,32 @@
+"""The pool: each settlement once, the oldest first, bounded."""
+
+import pytest
+
+from consensus.market.errors import SettlementInvalid
+from consensus.member.pool import SettlementPool
+from tests.consensus.builders import World
+
+
+def test_each_settlement_is_kept_once_until_it_is_forgotten() -> None:
+    world = World()
+    pool = SettlementPool(world.domain)
+    first, second = world.settlement(), world.settlement()
+    assert pool.add(first, own=False)
+    assert not pool.add(first, own=True)
+    assert pool.add(second, own=False)
+    assert pool.waiting() == (first, second)
+    assert pool.own() == (first,), "one that others told first is this desk's own all the same"
+    pool.forget([first.ticket.id(world.domain)])
+    assert pool.waiting() == (second,)
+    assert pool.own() == ()
+
+
+def test_a_full_pool_refuses_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    monkeypatch.setattr("consensus.member.pool.MAX_WAITING", 1)
+    pool = SettlementPool(world.domain)
+    pool.add(world.settlement(), own=True)
+    with pytest.raises(SettlementInvalid, match="pool_full") as caught:
+        pool.add(world.settlement(), own=True)
+    assert caught.value.retry
+    assert len(pool) == 1
