@@ -8,14 +8,14 @@ inputs again.
 from typing import Protocol
 
 from consensus.committee import Committee
-from consensus.errors import EvidenceInvalid
-from consensus.market.batch import propose_batch
+from consensus.errors import CertificateInvalid, EvidenceInvalid
+from consensus.market.batch import Rejected, propose_batch
 from consensus.market.errors import BatchInvalid, SettlementInvalid
 from consensus.market.ledger_state import Ledger
 from consensus.member import events
 from consensus.member.events import Effect, Input
 from consensus.member.following import Following
-from consensus.member.height import Height
+from consensus.member.height import MAX_ROUNDS_AHEAD, Height
 from consensus.member.pool import SettlementPool
 from consensus.member.votes import payload_of, proposal_of, proposal_payload, vote_of
 from consensus.params import Terms
@@ -91,6 +91,11 @@ class MemberCore:
         effects, self._effects = self._effects, []
         return effects
 
+    @property
+    def slot(self) -> int:
+        """The slot that has begun, as far as this member was told."""
+        return self._slot
+
     def status(self) -> StatusFrame:
         """Where this member stands, for the others."""
         return StatusFrame(self.height.number, self.height.round)
@@ -106,8 +111,8 @@ class MemberCore:
                 self._hear_settlement(event)
             case events.CommitmentHeard(commitment):
                 self._note_commitment(commitment)
-            case events.StatusHeard(member, height, _):
-                self._help(member, height)
+            case events.StatusHeard(member, height, round_):
+                self._help(member, height, round_)
             case events.OpeningMade(opening):
                 self._propose_with(opening)
             case events.OpeningJudged(value, is_fair):
@@ -161,7 +166,37 @@ class MemberCore:
         closing = self._slot - 1
         if closing <= self.ledger.slot:
             return False
-        return len(self.pool) > 0 or self._terms.params.day_of(closing) > self.ledger.day
+        return self._terms.params.day_of(closing) > self.ledger.day or self._sift(closing)
+
+    def _sift(self, closing: int) -> bool:
+        """Drop what no batch will ever take; whether a batch that closes ``closing`` would settle anything."""
+        if len(self.pool) == 0:
+            return False
+        _, body, rejected = self._draft(closing, None, ())
+        for refused in rejected:
+            if not refused.retry:
+                ticket_id = refused.settlement.ticket.id(self._terms.domain)
+                self.pool.forget([ticket_id])
+                self._do(events.Dropped(ticket_id, refused.reason))
+        return len(body.settlements) > 0
+
+    def _draft(
+        self, slot: int, opening: DayOpening | None, commitments: tuple[Signed[BeaconCommitment], ...]
+    ) -> tuple[BatchHeader, BatchBody, tuple[Rejected, ...]]:
+        """The batch that this member would propose to close ``slot``."""
+        has_committed = self._address in self.ledger.commitments.get(self._terms.params.day_of(slot), {})
+        return propose_batch(
+            self.ledger,
+            self._terms,
+            self._committee,
+            proposer=self._address,
+            slot=slot,
+            reveal=self._secrets.of_slot(slot) if has_committed else ZERO_DIGEST,
+            opening=opening,
+            commitments=commitments,
+            pending=self.pool.waiting(),
+            verified=self._following.verified,
+        )
 
     def _hear_settlement(self, heard: events.SettlementHeard) -> None:
         ticket_id = heard.settlement.ticket.id(self._terms.domain)
@@ -194,7 +229,9 @@ class MemberCore:
             # The proposer's clock is a little ahead of this one: the slot is about to end here, too.
             self.height.early = frame
             return
-        if not self.height.keep_value(proposal.batch_hash, frame.header, frame.body):
+        if proposal.round > self.height.round + MAX_ROUNDS_AHEAD:
+            return
+        if not self.height.keep_value(proposal.batch_hash, frame.header, frame.body, proposal.proposer):
             return
         self.height.keep(frame.proposal, proposal.proposer)
         self._start()
@@ -234,7 +271,7 @@ class MemberCore:
             self._start()
             self._drive(core_events.CertificateIn(polka))
 
-    def _help(self, member: Address, height: int) -> None:
+    def _help(self, member: Address, height: int, round_: int) -> None:
         """Give a member what it misses: the decision of its height, or what this member knows of the present one."""
         if height < self.height.number:
             self._do(events.SendDecision(member, height))
@@ -242,7 +279,7 @@ class MemberCore:
             self._do(events.CatchUp(height))
         elif self.height.started:
             polka = self.height.polka(self._committee)
-            for frame in (*self.height.own_frames, *([polka] if polka is not None else [])):
+            for frame in (*self.height.frames_for(round_), *([polka] if polka is not None else [])):
                 self._do(events.Tell(frame, member))
 
     # What this member says itself.
@@ -251,7 +288,7 @@ class MemberCore:
         proposal = frame.proposal.payload
         if proposal.height != self.height.number:
             return
-        self.height.keep_value(proposal.batch_hash, frame.header, frame.body)
+        self.height.keep_value(proposal.batch_hash, frame.header, frame.body, self._address)
         self.height.keep(frame.proposal, self._address)
         self._say(frame)
         self._start()
@@ -330,29 +367,12 @@ class MemberCore:
 
     def _batch(self, height: int, round_: int, opening: DayOpening | None) -> core_events.ValueReady | None:
         slot = self._slot - 1
-        day = self._terms.params.day_of(slot)
-        has_committed = self._address in self.ledger.commitments.get(day, {})
-        header, body, rejected = propose_batch(
-            self.ledger,
-            self._terms,
-            self._committee,
-            proposer=self._address,
-            slot=slot,
-            reveal=self._secrets.of_slot(slot) if has_committed else ZERO_DIGEST,
-            opening=opening,
-            commitments=self._new_commitments(day),
-            pending=self.pool.waiting(),
-            verified=self._following.verified,
-        )
-        for refused in rejected:
-            if not refused.retry:
-                ticket_id = refused.settlement.ticket.id(self._terms.domain)
-                self.pool.forget([ticket_id])
-                self._do(events.Dropped(ticket_id, refused.reason))
+        commitments = self._new_commitments(self._terms.params.day_of(slot))
+        header, body, _ = self._draft(slot, opening, commitments)
         if not body.settlements and opening is None:
             return None
         value = batch_hash(header)
-        self.height.keep_value(value, header, body)
+        self.height.keep_value(value, header, body, self._address)
         return core_events.ValueReady(height, round_, value)
 
     def _new_commitments(self, day: int) -> tuple[Signed[BeaconCommitment], ...]:
@@ -365,7 +385,11 @@ class MemberCore:
         value = Digest(decided.value)
         held = self.height.precommits(decided.round, value)
         header, body = self.height.values[value]
-        certificate = assemble_certificate(decided.height, decided.round, value, self._committee, held)
+        try:
+            certificate = assemble_certificate(decided.height, decided.round, value, self._committee, held)
+        except CertificateInvalid:
+            # Counted as a unit, or flooded out: another member has the signatures, and sends the decision.
+            return
         self._do(events.Certified(CertifiedBatch(header, certificate, body)))
 
     def _adopted(self, batch: CertifiedBatch) -> None:

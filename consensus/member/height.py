@@ -11,20 +11,25 @@ from gossip.messages.committee import (
     LinkFrame,
     PolkaFrame,
     Precommit,
+    PrecommitFrame,
     Prevote,
+    PrevoteFrame,
     Proposal,
     ProposalFrame,
 )
 
-MAX_VALUES = 64
-"""Batches proposed at one height that are kept; a proposer that equivocates can't fill the memory."""
+MAX_VALUES = 16
+"""Batches of one proposer that are kept at one height."""
 
-MAX_VOTES = 8_192
-"""Signed votes of one height that are kept."""
+MAX_VOTES = 512
+"""Signed messages of one member that are kept at one height: enough for a hundred rounds, too few to fill a memory."""
+
+MAX_ROUNDS_AHEAD = 64
+"""A proposal for a round so far ahead of this member's is not kept."""
 
 SignedVote = Signed[Prevote] | Signed[Precommit]
-_Said = tuple[str, int, Address, Digest]
-"""Type, round, member and batch hash of a signed message."""
+_Said = tuple[str, int, Digest]
+"""Type, round and batch hash of a signed message."""
 
 
 @dataclass(slots=True)
@@ -43,47 +48,72 @@ class Height:
     """Proposals that wait for their opening to be judged, by batch hash."""
     early: ProposalFrame | None = None
     """A proposal for the slot that is just ending by this member's clock."""
-    heard: dict[_Said, Signed[Proposal] | SignedVote] = field(default_factory=dict)
+    heard: dict[Address, dict[_Said, Signed[Proposal] | SignedVote]] = field(default_factory=dict)
+    """By member, so that nobody's flood costs another member's votes."""
+    proposed_by: dict[Digest, Address] = field(default_factory=dict)
+    """Who brought each of the batches first."""
 
-    def keep_value(self, value: Digest, header: BatchHeader, body: BatchBody) -> bool:
-        """Remember a proposed batch; False where there is no room."""
-        if value not in self.values and len(self.values) >= MAX_VALUES:
-            return False
+    def keep_value(self, value: Digest, header: BatchHeader, body: BatchBody, proposer: Address) -> bool:
+        """Remember a proposed batch; False where its proposer has used up its room.
+
+        To make room a proposer's oldest batch goes that no other member has voted for.
+        """
+        if value not in self.values:
+            own = [known for known, who in self.proposed_by.items() if who == proposer]
+            if len(own) >= MAX_VALUES:
+                voted = {of for who, said in self.heard.items() if who != proposer for _, _, of in said}
+                idle = next((known for known in own if known not in voted), None)
+                if idle is None:
+                    return False
+                del self.values[idle], self.proposed_by[idle]
+            self.proposed_by[value] = proposer
         self.values[value] = header, body
         return True
 
     def keep(self, message: Signed[Proposal] | SignedVote, member: Address) -> None:
         """Remember a signed message: for certificates, for polkas, and for evidence."""
         payload = message.payload
-        said = type(payload).__name__, payload.round, member, payload.batch_hash
-        if said in self.heard or len(self.heard) < MAX_VOTES:
-            self.heard[said] = message
+        said = self.heard.setdefault(member, {})
+        said[type(payload).__name__, payload.round, payload.batch_hash] = message
+        if len(said) > MAX_VOTES:
+            del said[next(iter(said))]
 
     def said(self, kind: str, round_: int, member: Address, value: Digest) -> Signed[Proposal] | SignedVote | None:
         """A message that was heard."""
-        return self.heard.get((kind, round_, member, value))
+        return self.heard.get(member, {}).get((kind, round_, value))
 
     def voters(self) -> set[Address]:
         """Who has voted at this height."""
-        return {member for kind, _, member, _ in self.heard if kind != "Proposal"}
+        return {member for member, said in self.heard.items() if any(kind != "Proposal" for kind, _, _ in said)}
 
     def precommits(self, round_: int, value: Digest) -> dict[Address, Signature]:
         """The precommit signatures for a batch in one round, by member."""
-        return {
-            member: message.signature
-            for (kind, of_round, member, of_value), message in self.heard.items()
-            if kind == "Precommit" and of_round == round_ and of_value == value
-        }
+        place = "Precommit", round_, value
+        return {member: said[place].signature for member, said in self.heard.items() if place in said}
 
     def polka(self, committee: Committee) -> PolkaFrame | None:
         """The newest polka for a batch that this member can show."""
-        rounds: dict[tuple[int, Digest], list[Signed[Prevote]]] = {}
-        for (_, round_, _, value), message in self.heard.items():
-            if isinstance(message.payload, Prevote) and value != ZERO_DIGEST:
-                rounds.setdefault((round_, value), []).append(Signed(message.payload, message.signature))
-        weights = dict.fromkeys(rounds, 0)
-        for kind, round_, member, value in self.heard:
-            if kind == "Prevote" and (round_, value) in weights:
-                weights[round_, value] += committee.weight(member)
-        shown = [place for place, weight in weights.items() if committee.is_quorum(weight)]
-        return PolkaFrame(tuple(rounds[max(shown)])) if shown else None
+        votes: dict[tuple[int, Digest], dict[Address, Signed[Prevote]]] = {}
+        for member, said in self.heard.items():
+            for (_, round_, value), message in said.items():
+                if isinstance(message.payload, Prevote) and value != ZERO_DIGEST:
+                    votes.setdefault((round_, value), {})[member] = Signed(message.payload, message.signature)
+        shown = [place for place, of in votes.items() if committee.is_quorum(sum(map(committee.weight, of)))]
+        return PolkaFrame(tuple(votes[max(shown)].values())) if shown else None
+
+    def frames_for(self, round_: int) -> list[LinkFrame]:
+        """What this member said that a member in ``round_`` may still need: that round's, later ones', and every
+        precommit for a batch, which can decide whenever it is heard."""
+        return [frame for frame in self.own_frames if _is_needed(frame, round_)]
+
+
+def _is_needed(frame: LinkFrame, round_: int) -> bool:
+    match frame:
+        case ProposalFrame(proposal):
+            return proposal.payload.round >= round_
+        case PrevoteFrame(vote):
+            return vote.payload.round >= round_
+        case PrecommitFrame(vote):
+            return vote.payload.round >= round_ or vote.payload.batch_hash != ZERO_DIGEST
+        case _:
+            return False

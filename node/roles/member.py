@@ -197,6 +197,8 @@ class CommitteeMember:
                     waiting.append(answer)
             if self._core.height.number > log.height:
                 await log.reset(self._core.height.number)
+                # What the clock said is part of what the core must hear again.
+                log.append(events.SlotBegan(self._core.slot))
 
     async def _carry_out(self, effect: Effect) -> Input | None:
         match effect:
