@@ -67,6 +67,22 @@ def claims(config: Config = Path("node.toml"), overrides: Overrides = None) -> N
     _print_control(config, overrides, "/claims")
 
 
+committee_app = typer.Typer(no_args_is_help=True, help="What a committee member does, and what it signed.")
+app.add_typer(committee_app, name="committee")
+
+
+@committee_app.command("status")
+def committee_status(config: Config = Path("node.toml"), overrides: Overrides = None) -> None:
+    """Print this member's stake, height and round, who is late, and who has signed twice."""
+    _print_control(config, overrides, "/committee")
+
+
+@committee_app.command("log")
+def committee_log(config: Config = Path("node.toml"), overrides: Overrides = None) -> None:
+    """Print what this member signed last, and why."""
+    _print_control(config, overrides, "/committee/log")
+
+
 @app.command()
 def batch(height: int, config: Config = Path("node.toml"), overrides: Overrides = None) -> None:
     """Print one certified batch and who signed it."""

@@ -49,6 +49,12 @@ class StatusSource(Protocol):
     async def claims(self) -> Any:
         """The provider's claims."""
 
+    async def committee(self) -> Any:
+        """Where a committee member and the others stand; None for a node that is no member."""
+
+    async def signed(self) -> Any:
+        """What a committee member signed last, and why."""
+
     async def proof(self, height: int, provider: Address) -> Any:
         """A provider's cumulative credit at a height, with its Merkle proof."""
 
@@ -89,6 +95,8 @@ def build_control(source: StatusSource, token: str) -> ASGIApp:
         answer("/sessions", lambda _: source.sessions()),
         answer("/sessions/{rfc_id}", lambda r: source.session(Digest(_hex(r, "rfc_id", 32)))),
         answer("/claims", lambda _: source.claims()),
+        answer("/committee", lambda _: source.committee()),
+        answer("/committee/log", lambda _: source.signed()),
         answer("/proof/{height}/{provider}", lambda r: source.proof(_height(r), Address(_hex(r, "provider", 20)))),
         Route("/metrics", metrics),
     ]

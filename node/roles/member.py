@@ -4,6 +4,7 @@ One task owns the core and takes inputs from one bounded channel, so that no two
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import trio
 
@@ -14,7 +15,7 @@ from consensus.member.admission import admit
 from consensus.member.core import MemberCore
 from consensus.member.events import Effect, Input
 from consensus.tendermint.evidence import Evidence
-from contracts.typed_data import Address, Digest
+from contracts.typed_data import ZERO_DIGEST, Address, Digest
 from gossip.errors import MessageError
 from gossip.messages import Signed, encode
 from gossip.messages.committee import (
@@ -23,17 +24,22 @@ from gossip.messages.committee import (
     DecidedFrame,
     LinkFrame,
     PassFrame,
+    Precommit,
+    Prevote,
+    Proposal,
     ProposalFrame,
+    StatusFrame,
 )
 from gossip.messages.market import PassIssued
 from gossip.messages.session import Settlement
-from node.context import Node
+from node.context import Node, now_ms
 from node.errors import SigningRefused
 from node.member_log import MemberLog
 from node.roles.link import CommitteeLink
 from node.roles.openings import Openings
 from node.roles.public import PublicState
 from node.signing_guard import SigningGuard, open_guard
+from node.signing_history import SignedRecord
 from node.wal import open_wal
 
 GUARD_FILE = "signing.sqlite"
@@ -49,6 +55,15 @@ FORGED_POINTS = 10
 
 EVENTS = 8_192
 """Inputs waiting for the core; when full, the links that bring more wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A member's own word on where it stood at ``at_ms`` (Unix ms)."""
+
+    height: int
+    round: int
+    at_ms: int
 
 
 class CommitteeMember:
@@ -71,6 +86,8 @@ class CommitteeMember:
         """Called with tickets that no batch will settle."""
         self.on_behind: Callable[[], None] | None = None
         """Called when others are ahead."""
+        self.others: dict[Address, Standing] = {}
+        """Where the other members were when they were last heard."""
         self.evidence: list[Evidence] = []
         """Equivocation that this member saw."""
 
@@ -103,6 +120,9 @@ class CommitteeMember:
                 case PassFrame(issued):
                     if self.on_pass is not None:
                         self.on_pass(issued)
+                case StatusFrame(height, round_):
+                    self.others[member] = Standing(height, round_, now_ms())
+                    await self._events_in.send(events.StatusHeard(member, height, round_))
                 case _:
                     terms, committee = self._node.terms, self._node.committee
                     event = admit(member, frame, terms, committee, self._public.verified)
@@ -127,6 +147,10 @@ class CommitteeMember:
         """Height and round in progress, for the control API."""
         height = self._core.height
         return {"height": height.number, "round": height.round, "waiting": len(self._core.pool)}
+
+    async def history(self, limit: int) -> tuple[SignedRecord, ...]:
+        """The last ``limit`` signatures of this member; none while it isn't running."""
+        return () if self._guard is None else await self._guard.history(limit)
 
     def _post(self, event: Input) -> None:
         """Queue an input from outside a task of this member's; waits in a task of its own where the queue is full."""
@@ -248,14 +272,26 @@ class CommitteeMember:
             match wanted:
                 case events.SignProposal(proposal):
                     value = self._core.height.values[proposal.batch_hash]
-                    return events.ProposalSigned(ProposalFrame(await self._guard.sign(proposal), *value))
+                    return events.ProposalSigned(
+                        ProposalFrame(await self._guard.sign(proposal, self._why(proposal)), *value)
+                    )
                 case events.SignPrevote(prevote):
-                    return events.PrevoteSigned(await self._guard.sign(prevote))
+                    return events.PrevoteSigned(await self._guard.sign(prevote, self._why(prevote)))
                 case events.SignPrecommit(precommit):
-                    return events.PrecommitSigned(await self._guard.sign(precommit))
+                    return events.PrecommitSigned(await self._guard.sign(precommit, self._why(precommit)))
         except SigningRefused as error:
             self._node.log.warning("not signed", reason=str(error))
         return None
+
+    def _why(self, payload: Proposal | Prevote | Precommit) -> str:
+        """For the member's own log: what it is that is being signed."""
+        if payload.batch_hash == ZERO_DIGEST:
+            return "nil: no valid batch in time"
+        proposed = self._core.height.values.get(payload.batch_hash)
+        if proposed is None:
+            return "a batch that was proposed earlier"
+        header, body = proposed
+        return f"batch of slot {header.slot} with {len(body.settlements)} settlements"
 
     async def _make_opening(self, day: int) -> None:
         await self._events_in.send(events.OpeningMade(await self._openings.make(day, self._public.ledger)))

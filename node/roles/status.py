@@ -11,6 +11,7 @@ from consensus.tendermint.certificate import signers_of
 from contracts.errors import MerkleError
 from contracts.merkle import merkle_proof
 from contracts.typed_data import Address, Digest, Uint256
+from gossip.messages import encode
 from gossip.messages.committee import batch_hash
 from node.context import Node, now_ms
 from node.proof_file import ProofFile
@@ -18,6 +19,9 @@ from node.roles.link import CommitteeLink
 from node.roles.member import CommitteeMember
 from node.roles.public import PublicState
 from node.roles.sessions import SessionLog
+
+SIGNED_SHOWN = 200
+"""Signatures of a member that are shown; its guard keeps many more."""
 
 
 class NodeStatus:
@@ -125,6 +129,44 @@ class NodeStatus:
     async def claims(self) -> Any:
         """The provider's claims."""
         return await self._node.store.claims()
+
+    async def committee(self) -> dict[str, Any] | None:
+        """Stake, height and round of this member, where the others were when they were last heard, and who lied."""
+        member, committee = self.member, self._node.committee
+        if member is None:
+            return None
+        return member.standing | {
+            "address": self._node.address,
+            "epoch": committee.epoch,
+            "stake_wei": committee.weight(self._node.address),
+            "total_stake_wei": committee.total,
+            "members": [self._standing_of(one.address, one.stake) for one in committee.members],
+            "evidence": [{"kind": type(found).__name__, "bytes": encode(found)} for found in member.evidence],
+        }
+
+    def _standing_of(self, address: Address, stake: int) -> dict[str, Any]:
+        heard = None if self.member is None else self.member.others.get(address)
+        is_linked = self.link is not None and address in self.link.linked
+        known: dict[str, Any] = {"address": address, "stake_wei": stake, "linked": is_linked}
+        if heard is not None:
+            known |= {"height": heard.height, "round": heard.round, "heard_ms_ago": now_ms() - heard.at_ms}
+        return known
+
+    async def signed(self) -> list[dict[str, Any]] | None:
+        """What this member signed last: place, digest, when and why."""
+        if self.member is None:
+            return None
+        return [
+            {
+                "height": record.place.height,
+                "round": record.place.round,
+                "step": record.place.step,
+                "digest": record.digest,
+                "signed_ms": record.signed_ms,
+                "why": record.why,
+            }
+            for record in await self.member.history(SIGNED_SHOWN)
+        ]
 
     async def proof(self, height: int, provider: Address) -> ProofFile | None:
         """A provider's cumulative credit at a height, provable to outsiders: ``yellowstone verify`` reads it."""

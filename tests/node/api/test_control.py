@@ -11,6 +11,7 @@ import httpx
 import pytest
 import trio
 
+from consensus.tendermint.types import Step
 from contracts.typed_data import Address, Digest, Uint256
 from gossip.messages import Unit
 from node.api.control import build_control, create_token, jsonable
@@ -49,6 +50,12 @@ class ScriptedSource:
     async def claims(self) -> Any:
         return ()
 
+    async def committee(self) -> Any:
+        return None
+
+    async def signed(self) -> Any:
+        return [{"height": 3, "step": Step.PREVOTE}]
+
     async def proof(self, height: int, provider: Address) -> Any:
         return {"proof": [TICKET]} if (height, provider) == (3, PROVIDER.address) else None
 
@@ -72,6 +79,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         ("/status", {"height": 3, "address": "0x" + PROVIDER.address.hex(), "big": 2**100}),
         ("/book", []),
         ("/claims", []),
+        ("/committee/log", [{"height": 3, "step": "prevote"}]),
         ("/sessions", [{"rfc_id": "0x" + TICKET.hex()}]),
         (f"/sessions/0x{TICKET.hex()}", {"rfc_id": "0x" + TICKET.hex()}),
         (f"/sessions/{TICKET.hex()}", {"rfc_id": "0x" + TICKET.hex()}),

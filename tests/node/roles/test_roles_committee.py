@@ -139,6 +139,14 @@ async def test_a_restarted_member_remembers_what_it_said(tmp_path: Path, monkeyp
         again = (await lab.start_member(0)).member_parts()[3]
         assert again.height.own_frames[: len(said)] == said
         assert again.height.started
+        restarted = lab.members[0].parts
+        signed = await restarted.status.signed()
+        assert signed is not None
+        assert {record["height"] for record in signed} == {1}
+        standing = await restarted.status.committee()
+        assert standing is not None
+        assert (standing["height"], standing["evidence"]) == (1, [])
+        assert standing["stake_wei"] * 4 == standing["total_stake_wei"]
         assert len(again.pool) == 1
 
 
