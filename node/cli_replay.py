@@ -37,7 +37,8 @@ def replay_store(
             progress.advance(bar)
 
         try:
-            end = replay(read_batches(store), network, checks, advance)
+            with read_batches(store) as batches:
+                end = replay(batches, network, checks, advance)
         except ReplayFailed as error:
             done = error.height - 1
             typer.echo(f"{done} batches hold; the first that does not is of height {error.height}: {error.field}")

@@ -6,7 +6,7 @@ refused then, and a node that starts while a reader reads is refused too. Nothin
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from node.errors import StoreError, StoreTooNew
@@ -23,11 +23,15 @@ def count_batches(path: Path) -> int:
         raise explain(path, error) from error
 
 
-def read_batches(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Height and bytes of every stored batch, ascending. Raises :class:`~node.errors.StoreError`."""
+@contextmanager
+def read_batches(path: Path) -> Iterator[Iterator[tuple[int, bytes]]]:
+    """Height and bytes of every stored batch, ascending, to be read before the context is left.
+
+    Raises :class:`~node.errors.StoreError`.
+    """
     try:
         with closing(_open(path)) as db:
-            yield from db.execute("SELECT height, data FROM batch ORDER BY height")
+            yield db.execute("SELECT height, data FROM batch ORDER BY height")
     except sqlite3.Error as error:
         raise explain(path, error) from error
 

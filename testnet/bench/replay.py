@@ -46,7 +46,8 @@ def measure_replay(count: int, settlements: int, checks: Checks, folder: Path, p
         for part in (count // 2, count):
             with progress.step(f"replaying {part} batches"):
                 started, used = time.monotonic(), sum(os.times()[:4])
-                end = replay(islice(read_batches(store), part), builder.network, checks)
+                with read_batches(store) as batches:
+                    end = replay(islice(batches, part), builder.network, checks)
                 took = time.monotonic() - started
                 cpu = sum(os.times()[:4]) - used
             yield Run(end.height, end.settlements, took, cpu)

@@ -179,15 +179,16 @@ async def stored(folder: Path, log: Log) -> Path:
 
 async def test_the_reader_gives_back_what_a_node_stored(tmp_path: Path, log: Log) -> None:
     path = await stored(tmp_path, log)
-    assert list(read_batches(path)) == log
+    with read_batches(path) as batches:
+        assert list(batches) == log
     assert count_batches(path) == 4
 
 
 async def test_a_running_nodes_store_is_refused(tmp_path: Path, log: Log) -> None:
     path = await stored(tmp_path, log)
     async with open_store(path):
-        with pytest.raises(StoreInUse, match="does this node run"):
-            list(read_batches(path))
+        with pytest.raises(StoreInUse, match="does this node run"), read_batches(path) as batches:
+            list(batches)
     assert count_batches(path) == 4
 
 

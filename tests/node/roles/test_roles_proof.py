@@ -54,5 +54,6 @@ async def test_a_full_node_that_is_no_member_serves_what_outsiders_check(
         # Its log, on its own disk, leads an auditor to the state that the node holds.
         ledger, store = full.parts.public.ledger, full.node.store.path
         await full.stop()
-        end = replay(read_batches(store), lab.network, Checks())
+        with read_batches(store) as batches:
+            end = replay(batches, lab.network, Checks())
         assert (end.height, end.state_root, end.total_credited) == (2, state_root(ledger), 150 * PRICE)
