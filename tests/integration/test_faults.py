@@ -123,7 +123,13 @@ def test_a_user_without_mor_is_refused(network: LocalNetwork, tmp_path: Path) ->
         base = str(NodeView(tmp_path).ready["gateway_url"])
         wait_for("the model being known", lambda: httpx.get(f"{base}/v1/models").json()["data"] or None, 30)
         body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
-        refused = httpx.post(f"{base}/v1/chat/completions", json=body, timeout=30)
+
+        def answer() -> httpx.Response | None:
+            """What the router says, once the new node has found one."""
+            response = httpx.post(f"{base}/v1/chat/completions", json=body, timeout=30)
+            return None if response.status_code == 503 else response
+
+        refused = wait_for("a router's answer", answer, 60)
     finally:
         process.terminate()
         process.wait(20)
