@@ -70,11 +70,6 @@ class Node:
         """This node's MOR address."""
         return self.key.address
 
-    @property
-    def is_member(self) -> bool:
-        """Whether this node's key has stake in the committee."""
-        return self.committee.weight(self.address) > 0
-
     def slot(self) -> int:
         """The slot that now falls into."""
         return self.terms.params.slot_at(now_ms(), self.terms.genesis_ms)
