@@ -5,6 +5,7 @@
     ConsensusError
     ├── CertificateInvalid   a commit certificate that proves nothing; carries the fault and the offending value
     ├── EvidenceInvalid      two messages that accuse nobody
+    ├── HandOverInvalid      a draw or a hand-over that no committee can have made
     ├── WrongHeight          a height was started out of order (a bug of the caller)
     └── UntimedStep          a step that no timer belongs to (a bug of the caller)
 
@@ -56,6 +57,15 @@ class EvidenceInvalid(ConsensusError):
         self.reason = reason
         self.value = value
         super().__init__(f"evidence: {reason} ({show(value)})")
+
+
+class HandOverInvalid(ConsensusError):
+    """One committee can't relieve another like this. ``value`` is the offending root, address, count or stake."""
+
+    def __init__(self, reason: str, value: object) -> None:
+        self.reason = reason
+        self.value = value
+        super().__init__(f"hand-over: {reason} ({show(value)})")
 
 
 class WrongHeight(ConsensusError):

@@ -181,10 +181,13 @@ class Registry:
         """When the newest batch was accepted or epoch opened, in Unix seconds; older than that, no rescue counts."""
         return int(self.client.call("registry", self.address, "progress_s", block=block))
 
-    def candidates(self, block: int | None = None) -> list[Address]:
-        """Everybody with bonded stake, sorted: whom a rescue would make the committee."""
-        members = self.client.call("registry", self.address, "candidates", block=block)
-        return [Address(bytes.fromhex(member[2:])) for member in members]
+    def candidates(self, block: int | None = None) -> list[tuple[Address, int]]:
+        """Everybody with bonded stake in wei, sorted: whom the next draw, or a rescue, makes the committee."""
+        return _stakes(self.client.call("registry", self.address, "candidates", block=block))
+
+    def is_rescue(self, epoch: int, block: int | None = None) -> bool:
+        """Whether ``epoch`` was opened by a rescue."""
+        return bool(self.client.call("registry", self.address, "is_rescue", epoch, block=block))
 
     def stake_of(self, member: Address, block: int | None = None) -> int:
         """Wei that ``member`` has bonded."""
@@ -199,10 +202,13 @@ class Registry:
         return Digest(self.client.call("registry", self.address, "committee_root", block=block))
 
     def committee(self, epoch: int, block: int | None = None) -> list[tuple[Address, int]]:
-        """Members of ``epoch`` and their stakes in wei, sorted by address; empty where it isn't open."""
-        members, stakes = self.client.call("registry", self.address, "committee", epoch, block=block)
-        addresses = [Address(bytes.fromhex(member[2:])) for member in members]
-        return list(zip(addresses, map(int, stakes), strict=True))
+        """Members of ``epoch`` and what they weigh in wei, sorted by address; empty where it isn't open."""
+        return _stakes(self.client.call("registry", self.address, "committee", epoch, block=block))
+
+
+def _stakes(answer: tuple[Sequence[str], Sequence[int]]) -> list[tuple[Address, int]]:
+    members, stakes = answer
+    return [(Address(bytes.fromhex(member[2:])), int(stake)) for member, stake in zip(members, stakes, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,9 @@ epoch: public(uint256)
 # @notice An epoch's committee root: epoch -> keccak256(abi_encode(epoch, addresses, stakes)).
 root_of: public(HashMap[uint256, bytes32])
 
+# @notice Whether an epoch was opened by a rescue, and not by the committee that it relieves.
+is_rescue: public(HashMap[uint256, bool])
+
 # @notice When an epoch was opened: epoch -> Unix seconds.
 opened_s: public(HashMap[uint256, uint256])
 
@@ -304,8 +307,9 @@ def hand_over(
     @notice Open the next epoch on the word of the committee that it relieves: more than 2/3 of its stake has signed
             `HandOver{epoch, day, committeeRoot, nextRoot}`, where epoch and committeeRoot are the outgoing ones and
             nextRoot is keccak256(abi_encode(epoch + 1, members, stakes)). Anybody may call.
-    @dev Stakes are the ones that the signers saw. Each must still be covered by what the member has here, bonded or
-         unbonding: so nobody stops a hand-over by staking or unstaking one wei just before it.
+    @dev Stakes are the ones that the signers saw. A member weighs no more than it still has here, bonded or unbonding,
+         and 1 wei at the least, while the total stays what was signed: so nobody stops a hand-over by what it does, or
+         by being slashed, between the signing and this call.
     @param day The day that the next committee begins on; it never falls.
     @param members The next committee, in ascending order.
     @param stakes Their voting power, in wei.
@@ -403,6 +407,7 @@ def rescue() -> bytes32:
     assert announced_s >= self._progress_s() + RESCUE_DELAY_S, "registry: committee is alive"
     assert block.timestamp >= announced_s + RESCUE_NOTICE_S, "registry: too early"
     log Rescued(epoch=self.epoch + 1)
+    self.is_rescue[self.epoch + 1] = True
     return self._open_candidates()
 
 
@@ -430,7 +435,7 @@ def weigh(committee_root: bytes32, signers: DynArray[address, MAX_MEMBERS]) -> (
 @view
 def committee(epoch: uint256) -> (DynArray[address, MAX_MEMBERS], DynArray[uint256, MAX_MEMBERS]):
     """
-    @notice An epoch's members, sorted by address, and their stakes.
+    @notice An epoch's members, sorted by address, and what each weighs.
     @param epoch 1 is the first; both lists are empty for an epoch that isn't open.
     @return Addresses and wei.
     """
@@ -454,12 +459,12 @@ def committee_root() -> bytes32:
 
 @external
 @view
-def candidates() -> DynArray[address, MAX_MEMBERS]:
+def candidates() -> (DynArray[address, MAX_MEMBERS], DynArray[uint256, MAX_MEMBERS]):
     """
     @notice Everybody with bonded stake: the next epoch's committee, as things stand.
-    @return Addresses, sorted.
+    @return Addresses, sorted, and wei.
     """
-    return self.staked
+    return self.staked, self._bonded(self.staked)
 
 
 @external
@@ -482,10 +487,16 @@ def _progress_s() -> uint256:
 def _open_candidates() -> bytes32:
     members: DynArray[address, MAX_MEMBERS] = self.staked
     assert len(members) > 0, "registry: nobody has staked"
+    return self._open(members, self._bonded(members))
+
+
+@internal
+@view
+def _bonded(members: DynArray[address, MAX_MEMBERS]) -> DynArray[uint256, MAX_MEMBERS]:
     stakes: DynArray[uint256, MAX_MEMBERS] = []
     for member: address in members:
         stakes.append(self.stake_of[member])
-    return self._open(members, stakes)
+    return stakes
 
 
 @internal
@@ -494,8 +505,11 @@ def _open(members: DynArray[address, MAX_MEMBERS], stakes: DynArray[uint256, MAX
     root: bytes32 = keccak256(abi_encode(epoch, members, stakes))
     total: uint256 = 0
     for place: uint256 in range(len(members), bound=MAX_MEMBERS):
-        self.frozen_stake[root][members[place]] = stakes[place]
-        self.served[members[place]] = epoch
+        member: address = members[place]
+        covered: uint256 = self.stake_of[member] + self.unbonding[member].amount
+        # the least weight, for a member that has lost its stake meanwhile: its signature stays a known one
+        self.frozen_stake[root][member] = max(1, min(stakes[place], covered))
+        self.served[member] = epoch
         total += stakes[place]
     self.frozen_total[self.root_of[self.epoch]] = 0  # who has handed over has no say any more
     self.frozen_total[root] = total
@@ -508,7 +522,7 @@ def _open(members: DynArray[address, MAX_MEMBERS], stakes: DynArray[uint256, MAX
 
 
 @internal
-@view
+@pure
 def _check_next(members: DynArray[address, MAX_MEMBERS], stakes: DynArray[uint256, MAX_MEMBERS]):
     assert len(members) > 0, "registry: nobody to hand over to"
     assert len(members) == len(stakes), "registry: members without stakes"
@@ -516,10 +530,7 @@ def _check_next(members: DynArray[address, MAX_MEMBERS], stakes: DynArray[uint25
     for place: uint256 in range(len(members), bound=MAX_MEMBERS):
         member: address = members[place]
         assert convert(member, uint160) > convert(previous, uint160), "registry: unsorted members"
-        assert not self.is_slashed[member], "registry: slashed"
         assert stakes[place] > 0, "registry: zero stake"
-        covered: uint256 = self.stake_of[member] + self.unbonding[member].amount
-        assert stakes[place] <= covered, "registry: stake too low"
         previous = member
 
 

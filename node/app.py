@@ -27,12 +27,12 @@ from node.api.serve import Served, serve
 from node.chain import ChainReader, open_chain
 from node.config import NodeFile, load_network
 from node.context import Node, Topics
-from node.errors import ConfigInvalid
 from node.files import write_atomic
 from node.network_file import NetworkFile
 from node.roles.balances import Balances
 from node.roles.claims import Claims
 from node.roles.demand import Demand
+from node.roles.epochs import Epochs
 from node.roles.feed import Feed
 from node.roles.journal import DeskJournal
 from node.roles.link import CommitteeLink
@@ -62,6 +62,7 @@ class Parts:
     sync: Sync
     sessions: SessionLog
     status: NodeStatus
+    epochs: Epochs | None = None
     member: CommitteeMember | None = None
     link: CommitteeLink | None = None
     router: HomeRouter | None = None
@@ -92,9 +93,7 @@ async def _open_node(config: NodeFile) -> AsyncIterator[tuple[Node, NetworkFile]
     password = keys.find_password(config.keys.mor, config.keys.password_file)
     key = await trio.to_thread.run_sync(keys.load_mor_key, config.keys.mor, password)
     seed = await trio.to_thread.run_sync(keys.load_node_seed, config.keys.node, password)
-    terms, committee = network.terms(), network.committee()
-    if "member" in config.roles and committee.weight(key.address) == 0:
-        raise ConfigInvalid(config.network, "committee", f"0x{key.address.hex()} is not a member")
+    terms = network.terms()
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(config.data_dir / "node.sqlite"))
@@ -104,7 +103,6 @@ async def _open_node(config: NodeFile) -> AsyncIterator[tuple[Node, NetworkFile]
         node = Node(
             config=config,
             terms=terms,
-            committee=committee,
             key=key,
             network=host,
             store=store,
@@ -116,8 +114,8 @@ async def _open_node(config: NodeFile) -> AsyncIterator[tuple[Node, NetworkFile]
 
 
 async def _open_chain(config: NodeFile, network: NetworkFile) -> ChainReader | None:
-    """The chain, for the roles that read or write it. It may be away: routing does not wait for it (S5)."""
-    if not config.chain.rpc_url or not {"member", "provider"} & set(config.roles):
+    """The chain, where the configuration names one. It may be away: routing does not wait for it (S5)."""
+    if not config.chain.rpc_url:
         return None
     chain = await open_chain(config.chain.rpc_url, network.contracts, config.chain.timeout_s)
     try:
@@ -138,12 +136,16 @@ async def _run_roles(node: Node, network: NetworkFile) -> None:
 
 async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -> Parts:
     """Start the roles of ``node``'s configuration in ``nursery``; returns once each of them runs."""
-    genesis = genesis_ledger(node.terms, network.opening(), network.reference_price_wei, network.commitments)
+    committee, opening = network.committee(), network.opening()
+    genesis = genesis_ledger(node.terms, committee, opening, network.reference_price_wei, network.commitments)
     public = PublicState(node, genesis)
     await public.replay()
     feed, sessions = Feed(node, public), SessionLog(node.terms.domain)
     peers = Peers(node, public, node.config.roles, (*network.bootstrap, *node.config.bootstrap))
     parts = Parts(node, public, feed, peers, Sync(node, public, feed), sessions, NodeStatus(node, public, sessions))
+    if node.chain is not None:
+        parts.epochs = Epochs(node, public, node.chain)
+        await nursery.start(parts.epochs.run)
     await nursery.start(feed.run)
     await nursery.start(peers.run)
     await nursery.start(parts.sync.run)
@@ -155,8 +157,8 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
     if "provider" in node.config.roles:
         parts.provider = Provider(node, public)
         await nursery.start(parts.provider.run)
-        if node.chain is not None:
-            await nursery.start(Claims(node, public, node.chain).run)
+        if node.chain is not None and parts.epochs is not None:
+            await nursery.start(Claims(node, public, node.chain, parts.epochs).run)
     if "user" in node.config.roles:
         parts.agent = UserAgent(node, public, sessions)
         await nursery.start(parts.agent.run)
@@ -170,7 +172,6 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     core = MemberCore(
         node.address,
         node.terms,
-        node.committee,
         ledger=public.ledger,
         following=public.following,
         secrets=secrets,
@@ -178,8 +179,8 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     balances = Balances(node, node.chain)
     await balances.load()
     member = CommitteeMember(node, public, core, openings=Openings(node, node.chain))
-    link = CommitteeLink(node, lambda: parts.peers.record, parts.peers.find, member.on_frame)
-    desk = Desk(node.terms, node.address, [m.address for m in node.committee.members])
+    link = CommitteeLink(node, public, lambda: parts.peers.record, parts.peers.find, member.on_frame)
+    desk = Desk(node.terms, node.address, public.routers)
     journal = DeskJournal(node)
     matcher = Matcher(node, public, desk, secrets=secrets, balances=balances, journal=journal)
     router = HomeRouter(
@@ -195,6 +196,8 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     member.on_pass, member.on_drop, member.on_behind = router.note_pass, router.dropped, parts.sync.hurry
     parts.member, parts.link, parts.router, parts.core = member, link, router, core
     parts.status.member, parts.status.link = member, link
+    if parts.epochs is not None:
+        parts.epochs.on_rescue += [member.rescued, lambda _: link.follow_members()]
     await nursery.start(link.run)
     await nursery.start(member.run, link)
     await nursery.start(router.run)

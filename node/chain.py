@@ -16,7 +16,7 @@ import trio
 from contracts.errors import ChainUnavailable
 from contracts.signing import Key
 from contracts.typed_data import Address, Digest
-from gossip.messages.committee import BatchHeader, CommitCertificate
+from gossip.messages.committee import BatchHeader, CommitCertificate, HandOverCertificate
 from node.errors import ChainMismatch
 from node.recursion import kept_recursion_limit
 
@@ -47,6 +47,15 @@ class ClaimPaid:
     gas_used: int
 
 
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """An epoch in the registry: its members with what each weighs in wei, and whether a rescue opened it."""
+
+    number: int
+    members: tuple[tuple[Address, int], ...]
+    is_rescue: bool
+
+
 class ChainCalls(Protocol):
     """The blocking calls that a reader makes; :class:`ContractCalls` makes them by web3."""
 
@@ -55,6 +64,18 @@ class ChainCalls(Protocol):
 
     def snapshot(self, addresses: Sequence[Address], block: int | None) -> tuple[int, int, Sequence[int]]:
         """Block number, MOR supply and balances (wei, in the order asked) at ``block``, None being the newest."""
+
+    def candidates(self, block: int) -> Sequence[tuple[Address, int]]:
+        """Who has staked in the registry at ``block``, and how many wei."""
+
+    def epoch(self) -> int:
+        """The registry's newest epoch."""
+
+    def epochs(self, after: int) -> Sequence[Epoch]:
+        """The epochs later than ``after`` that the registry has opened."""
+
+    def hand_over(self, key: Key, certificate: HandOverCertificate, members: Sequence[tuple[Address, int]]) -> Digest:
+        """Open the next epoch in the registry; the transaction's hash when it is mined."""
 
     def paid(self, provider: Address) -> int:
         """Wei that the Compute Contract has paid to ``provider`` since genesis."""
@@ -77,12 +98,13 @@ class ContractCalls:
 
     def __init__(self, url: str, contracts: "ContractAddresses", timeout_s: float) -> None:
         with kept_recursion_limit():
-            from contracts.bindings import Compute  # noqa: PLC0415  # web3 is heavy: only where there is a chain
+            from contracts.bindings import Compute, Registry  # noqa: PLC0415  # web3 is heavy: only where there is a chain
             from contracts.client import ChainClient  # noqa: PLC0415  # as above
 
         self._client = ChainClient(url, timeout_s)
         self._mor = contracts.mor
         self._compute = Compute(self._client, contracts.compute)
+        self._registry = Registry(self._client, contracts.registry)
 
     def chain_id(self) -> int:
         """As :meth:`ChainCalls.chain_id`."""
@@ -92,6 +114,24 @@ class ContractCalls:
         """As :meth:`ChainCalls.snapshot`; one request."""
         found = self._client.snapshot(self._mor, addresses, block)
         return found.block, found.supply_wei, found.balances
+
+    def candidates(self, block: int) -> Sequence[tuple[Address, int]]:
+        """As :meth:`ChainCalls.candidates`."""
+        return self._registry.candidates(block)
+
+    def epoch(self) -> int:
+        """As :meth:`ChainCalls.epoch`."""
+        return self._registry.epoch()
+
+    def epochs(self, after: int) -> Sequence[Epoch]:
+        """As :meth:`ChainCalls.epochs`."""
+        registry, block = self._registry, self._client.block_number()
+        later = range(after + 1, registry.epoch(block) + 1)
+        return [Epoch(one, tuple(registry.committee(one, block)), registry.is_rescue(one, block)) for one in later]
+
+    def hand_over(self, key: Key, certificate: HandOverCertificate, members: Sequence[tuple[Address, int]]) -> Digest:
+        """As :meth:`ChainCalls.hand_over`."""
+        return self._registry.hand_over(key, certificate.hand_over.day, members, certificate.signatures).tx_hash
 
     def paid(self, provider: Address) -> int:
         """As :meth:`ChainCalls.paid`."""
@@ -170,6 +210,24 @@ class ChainReader:
                     await self._fetch(block)
             return {address: self._known[block][address] for address in addresses}
         raise self._too_late(self._timeout_s)
+
+    async def candidates(self, block: int) -> Sequence[tuple[Address, int]]:
+        """Who has staked in the registry at ``block``, and how many wei."""
+        return await self._ask(partial(self._calls.candidates, block))
+
+    async def epoch(self) -> int:
+        """The registry's newest epoch."""
+        return await self._ask(self._calls.epoch)
+
+    async def epochs(self, after: int) -> Sequence[Epoch]:
+        """The epochs later than ``after`` that the registry has opened, in order."""
+        return await self._ask(partial(self._calls.epochs, after))
+
+    async def hand_over(
+        self, key: Key, certificate: HandOverCertificate, members: Sequence[tuple[Address, int]]
+    ) -> Digest:
+        """Open the next epoch in the registry; the transaction's hash when it is mined."""
+        return await self._ask(partial(self._calls.hand_over, key, certificate, members), TRANSACTION_S, self._sending)
 
     async def paid(self, provider: Address) -> int:
         """Wei that the Compute Contract has paid to ``provider`` since genesis."""

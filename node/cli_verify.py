@@ -7,7 +7,6 @@ reader names, by the network's genesis file or directly.
 from collections.abc import Callable
 from pathlib import Path
 
-from consensus.committee import Committee
 from consensus.errors import ConsensusError
 from consensus.market.errors import MarketError
 from consensus.market.proof import verify_credit
@@ -34,9 +33,10 @@ def verify_file(
     """
     file = read_proof(path)
     committee = file.claimed_committee()
-    _check_trust(path, file, committee, network, committee_root)
+    trusted = _trusted_root(path, file, network, committee_root)
     wanted = None if provider is None else Address(_hex(path, "--provider", provider, 20))
     try:
+        file.check_trusted(trusted)
         verify_credit(file.credit(), committee, file.domain(), wanted)
         signers = signers_of(file.certificate, file.domain())
     except (ConsensusError, MarketError) as error:
@@ -44,6 +44,8 @@ def verify_file(
     stake = sum(committee.weight(signer) for signer in signers)
     say(f"network      chain {file.network.chain_id}, Compute Contract 0x{file.network.contract.hex()}")
     say(f"committee    0x{committee.root.hex()}, epoch {committee.epoch}, {len(committee.members)} members")
+    if committee.root != trusted:
+        say(f"trusted      0x{trusted.hex()}, which handed over to it")
     say(
         f"certificate  height {file.header.height}, round {file.certificate.round}:"
         f" {len(signers)} valid signatures, {100 * stake // committee.total} % of stake"
@@ -52,24 +54,17 @@ def verify_file(
     say(f"proven       0x{file.provider.hex()} was credited {int(file.cumulative_wei)} wei up to this height")
 
 
-def _check_trust(
-    path: Path, file: ProofFile, committee: Committee, network: Path | None, committee_root: str | None
-) -> None:
-    """The file's committee, and its network, must be those that the reader vouches for."""
+def _trusted_root(path: Path, file: ProofFile, network: Path | None, committee_root: str | None) -> Digest:
+    """The root of the committee that the reader vouches for; the file must be of the reader's network."""
     if (network is None) == (committee_root is None):
         raise ProofRejected(path, "name the committee that you trust: either --network or --committee-root")
     if network is not None:
         genesis = load_network(network)
-        trusted = genesis.committee().root
         if genesis.terms().domain != file.domain():
             found = f"chain {file.network.chain_id}, contract 0x{file.network.contract.hex()}"
             raise ProofRejected(path, f"network: it is of {found}, {network} is of another")
-    else:
-        trusted = Digest(_hex(path, "--committee-root", committee_root or "", 32))
-    if committee.root != trusted:
-        raise ProofRejected(
-            path, f"committee: its root is 0x{committee.root.hex()}, the one that is trusted 0x{trusted.hex()}"
-        )
+        return genesis.committee().root
+    return Digest(_hex(path, "--committee-root", committee_root or "", 32))
 
 
 def _hex(path: Path, name: str, text: str, size: int) -> bytes:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from consensus.committee import Committee
 from consensus.params import Terms
 from contracts.signing import Key
 from contracts.typed_data import Address, Digest, Domain
@@ -57,7 +56,6 @@ class Node:
 
     config: NodeFile
     terms: Terms
-    committee: Committee
     key: Key
     network: Network
     store: Store

@@ -5,25 +5,31 @@ reader trusts. Bytes are 0x hex, amounts are integers of wei.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import msgspec
 
 from consensus.committee import Committee, Member
+from consensus.errors import HandOverInvalid
 from consensus.market.proof import MAX_SIBLINGS, CreditProof
-from contracts.typed_data import Address, Digest, Domain, Uint256
+from consensus.membership import Term, verify_hand_over
+from contracts.typed_data import Address, Digest, Domain, Signature, Uint256
 from gossip.messages.base import U64
-from gossip.messages.committee import BatchHeader, CommitCertificate
+from gossip.messages.committee import BatchHeader, CommitCertificate, HandOver, HandOverCertificate
 from node.errors import ProofUnreadable
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 2 << 20
 """The largest file that is read."""
 
-MAX_BRACKETS = 200
-"""64 members and a handful of objects and lists; a parser's stack is not to be trusted with thousands."""
+MAX_HAND_OVERS = 32
+"""A file shows so many, the newest: whoever trusts an older committee asks the registry for a newer one."""
+
+MAX_DEPTH = 16
+"""Objects and lists within one another; a parser's stack is not to be trusted with thousands."""
 
 
 class NetworkName(msgspec.Struct, frozen=True):
@@ -46,6 +52,24 @@ class CommitteeEntry(msgspec.Struct, frozen=True):
     epoch: U64
     members: Annotated[tuple[MemberEntry, ...], msgspec.Meta(min_length=1, max_length=64)]
 
+    @classmethod
+    def of(cls, committee: Committee) -> "CommitteeEntry":
+        """The entry of a committee."""
+        members = tuple(MemberEntry(member.address, Uint256(member.stake)) for member in committee.members)
+        return cls(committee.epoch, members)
+
+    def committee(self) -> Committee:
+        """The committee, in the file's order: another order has another root."""
+        return Committee(self.epoch, tuple(Member(entry.address, int(entry.stake_wei)) for entry in self.members))
+
+
+class HandOverEntry(msgspec.Struct, frozen=True):
+    """How one committee relieved another: the outgoing one, the day, and its signatures."""
+
+    committee: CommitteeEntry
+    day: U64
+    signatures: Annotated[tuple[Signature, ...], msgspec.Meta(min_length=1, max_length=64)]
+
 
 class ProofFile(msgspec.Struct, frozen=True):
     """The file's own shape, as ``/proof/<height>/<provider>`` answers it."""
@@ -57,19 +81,23 @@ class ProofFile(msgspec.Struct, frozen=True):
     proof: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=MAX_SIBLINGS)]
     header: BatchHeader
     certificate: CommitCertificate
+    hand_overs: Annotated[tuple[HandOverEntry, ...], msgspec.Meta(max_length=MAX_HAND_OVERS)]
+    """How the committee came to be, the oldest first: whoever trusts an earlier committee needs no other source."""
 
     @classmethod
-    def of(cls, proof: CreditProof, committee: Committee, domain: Domain) -> "ProofFile":
+    def of(
+        cls, proof: CreditProof, committee: Committee, domain: Domain, hand_overs: tuple[HandOverEntry, ...] = ()
+    ) -> "ProofFile":
         """A self-contained file of ``proof``."""
-        members = tuple(MemberEntry(member.address, Uint256(member.stake)) for member in committee.members)
         return cls(
             network=NetworkName(domain.chain_id, domain.contract),
-            committee=CommitteeEntry(committee.epoch, members),
+            committee=CommitteeEntry.of(committee),
             provider=proof.provider,
             cumulative_wei=proof.cumulative,
             proof=proof.proof,
             header=proof.header,
             certificate=proof.certificate,
+            hand_overs=hand_overs[-MAX_HAND_OVERS:],
         )
 
     def credit(self) -> CreditProof:
@@ -81,9 +109,23 @@ class ProofFile(msgspec.Struct, frozen=True):
         return Domain(self.network.chain_id, self.network.contract)
 
     def claimed_committee(self) -> Committee:
-        """Who signed, as the file has it, in the file's order: another order has another root."""
-        members = tuple(Member(entry.address, int(entry.stake_wei)) for entry in self.committee.members)
-        return Committee(self.committee.epoch, members)
+        """Who signed, as the file has it."""
+        return self.committee.committee()
+
+    def check_trusted(self, trusted: Digest) -> None:
+        """Raise :class:`~consensus.errors.HandOverInvalid` unless the committee with root ``trusted`` signed, or
+        handed over, step by step, to the one that did."""
+        line = [*(entry.committee.committee() for entry in self.hand_overs), self.claimed_committee()]
+        roots = [committee.root for committee in line]
+        if trusted not in roots:
+            raise HandOverInvalid("no committee in the file is the one that is trusted", roots[-1])
+        for place in range(roots.index(trusted), len(self.hand_overs)):
+            entry, running, coming = self.hand_overs[place], line[place], line[place + 1]
+            if coming.epoch != running.epoch + 1:
+                raise HandOverInvalid("an epoch is left out", coming.epoch)
+            expected = HandOver(running.epoch, entry.day, running.root, coming.root)
+            certificate = HandOverCertificate(expected, entry.signatures)
+            verify_hand_over(certificate, expected, Term.of(running), self.domain())
 
 
 def read_proof(path: Path) -> ProofFile:
@@ -92,8 +134,8 @@ def read_proof(path: Path) -> ProofFile:
         if path.stat().st_size > MAX_BYTES:
             raise ProofUnreadable(path, "", f"is larger than {MAX_BYTES} bytes: no proof is")
         text = path.read_text("utf-8")
-        if text.count("[") + text.count("{") > MAX_BRACKETS:
-            raise ProofUnreadable(path, "", f"has more than {MAX_BRACKETS} brackets: no proof has")
+        if _depth(text) > MAX_DEPTH:
+            raise ProofUnreadable(path, "", f"has more than {MAX_DEPTH} brackets within one another: no proof has")
         document = json.loads(text, object_pairs_hook=_unique)
     except FileNotFoundError as error:
         raise ProofUnreadable(path, "", "there is no such file") from error
@@ -107,6 +149,10 @@ def read_proof(path: Path) -> ProofFile:
         raise ProofUnreadable(path, error.key, error.reason) from error
 
 
+_LISTS: dict[str, type[msgspec.Struct]] = {"members": MemberEntry, "hand_overs": HandOverEntry}
+"""Lists of objects, by key."""
+
+
 class _Misfit(Exception):
     """``key`` is not what it should be."""
 
@@ -114,6 +160,15 @@ class _Misfit(Exception):
         self.key = key
         self.reason = reason
         super().__init__(f"{key}: {reason}")
+
+
+def _depth(text: str) -> int:
+    """How deep brackets nest, those in strings included: a proof's strings have none."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -142,8 +197,9 @@ def _struct(kind: type[S], document: Any, key: str) -> S:
 def _value(hint: Any, value: Any, key: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return _struct(hint, value, key)
-    if key == "committee.members" and isinstance(value, list):
-        value = tuple(_struct(MemberEntry, item, f"{key}[{index}]") for index, item in enumerate(value))
+    entries = _LISTS.get(key.rpartition(".")[2])
+    if entries is not None and isinstance(value, list):
+        value = tuple(_struct(entries, item, f"{key}[{index}]") for index, item in enumerate(value))
     try:
         return msgspec.convert(_from_hex(value), hint, builtin_types=(bytes,), dec_hook=_amount)
     except (msgspec.ValidationError, ValueError) as error:

@@ -19,14 +19,15 @@ from dataclasses import dataclass, field
 import msgspec
 
 from consensus.committee import Committee
-from consensus.errors import CertificateInvalid
+from consensus.errors import CertificateFault, CertificateInvalid
 from consensus.market.batch import apply_batch, body_root
 from consensus.market.errors import BatchInvalid, SettlementInvalid
-from consensus.market.ledger_state import Ledger, genesis_ledger, state_root
+from consensus.market.ledger_state import Ledger, genesis_ledger, rescue, state_root
 from consensus.market.settlement import Standing, VerifiedIds, VerifiedSettlements, certified_ids, verify_settlement
+from consensus.membership import Term
 from consensus.params import Terms
-from consensus.tendermint.certificate import verify_certificate
-from contracts.typed_data import Digest
+from consensus.tendermint.certificate import check_signers, check_subject, signers_of
+from contracts.typed_data import Address, Digest
 from gossip.errors import MessageError
 from gossip.messages.base import decode
 from gossip.messages.committee import BatchBody, CertifiedBatch
@@ -59,6 +60,8 @@ class Checks:
     trust_certificates: bool = False
     signatures_from: int = 1
     processes: int = 0
+    rescues: tuple[Digest, ...] = ()
+    """Roots of committees that came by a rescue, on the reader's word: no batch can vouch for them."""
 
     def with_signatures(self, height: int) -> bool:
         """Whether the settlements of ``height`` are checked signature by signature."""
@@ -69,6 +72,8 @@ class Checked(msgspec.Struct, frozen=True):
     """What a batch says of itself: the ids of its settlements in order, or the field at fault and why."""
 
     ids: tuple[VerifiedIds, ...] = ()
+    signers: tuple[Address, ...] = ()
+    """Whose signatures the certificate holds; the ledger says who decides."""
     fault: tuple[str, str] | None = None
 
 
@@ -83,11 +88,11 @@ def replay(
     ``on_batch`` is called with the ledger after each. Raises :class:`~node.errors.ReplayFailed` at the first batch
     that is missing, not certified or not what follows, and what :func:`genesis_ledger` does for a bad genesis.
     """
-    terms, committee = network.terms(), network.committee()
-    ledger = genesis_ledger(terms, network.opening(), network.reference_price_wei, network.commitments)
-    verified = VerifiedSettlements(terms, committee)
+    terms, opening = network.terms(), network.opening()
+    ledger = genesis_ledger(terms, network.committee(), opening, network.reference_price_wei, network.commitments)
+    verified = VerifiedSettlements(terms)
     settlements = 0
-    with closing(_checked(_in_order(batches), terms, committee, checks)) as log:
+    with closing(_checked(_in_order(batches), terms, checks)) as log:
         for height, data, checked in log:
             if checked.fault is not None:
                 raise ReplayFailed(height, *checked.fault)
@@ -95,7 +100,11 @@ def replay(
             for settlement, ids in zip(batch.body.settlements, checked.ids, strict=True):
                 verified.note(settlement, ids)
             try:
-                ledger = apply_batch(ledger, terms, committee, batch.header, batch.body, verified=verified)
+                ledger = _rescued(ledger, batch, checks.rescues)
+                _check_decided(batch, checked.signers, ledger.committee)
+                ledger = apply_batch(ledger, terms, batch.header, batch.body, verified=verified)
+            except CertificateInvalid as error:
+                raise ReplayFailed(height, "certificate", str(error)) from error
             except BatchInvalid as error:
                 raise ReplayFailed(height, error.reason, str(error)) from error
             for settlement in batch.body.settlements:
@@ -105,12 +114,28 @@ def replay(
     return Replayed(ledger.height, state_root(ledger), int(ledger.total_credited), settlements)
 
 
+def _rescued(ledger: Ledger, batch: CertifiedBatch, trusted: tuple[Digest, ...]) -> Ledger:
+    if batch.body.rescue is None:
+        return ledger
+    committee = Term(batch.body.rescue.epoch, batch.body.rescue.members).committee
+    if committee.root not in trusted:
+        raise BatchInvalid("rescue_unknown", committee.root)
+    return rescue(ledger, committee)
+
+
+def _check_decided(batch: CertifiedBatch, signers: tuple[Address, ...], committee: Committee) -> None:
+    """The half of the certificate's check that needs to know who decides."""
+    for named in (batch.certificate.committee_root, batch.header.committee_root):
+        if named != committee.root:
+            raise CertificateInvalid(CertificateFault.COMMITTEE_ROOT, named)
+    check_signers(signers, committee)
+
+
 @dataclass(slots=True)
 class Checker:
     """Checks what a batch says of itself, without any ledger."""
 
     terms: Terms
-    committee: Committee
     checks: Checks
     _standing: Standing = field(default_factory=Standing)
 
@@ -120,10 +145,11 @@ class Checker:
             batch = decode(CertifiedBatch, data)
             if batch.header.height != height:
                 return Checked(fault=("height", f"the batch stored here is of height {batch.header.height}"))
-            verify_certificate(batch.certificate, batch.header, self.committee, self.terms.domain)
+            check_subject(batch.certificate, batch.header)
+            signers = signers_of(batch.certificate, self.terms.domain)
             if body_root(batch.body) != batch.header.body_root:
                 return Checked(fault=("body_root", "the stored body is not the one that was certified"))
-            return Checked(self._ids(batch.body, with_signatures=self.checks.with_signatures(height)))
+            return Checked(self._ids(batch.body, with_signatures=self.checks.with_signatures(height)), signers)
         except MessageError as error:
             return Checked(fault=("encoding", str(error)))
         except CertificateInvalid as error:
@@ -136,9 +162,9 @@ class Checker:
         for number, settlement in enumerate(body.settlements):
             try:
                 if with_signatures:
-                    found.append(verify_settlement(settlement, self.terms, self.committee, self._standing))
+                    found.append(verify_settlement(settlement, self.terms, self._standing))
                 else:
-                    found.append(certified_ids(settlement, self.terms, self.committee))
+                    found.append(certified_ids(settlement, self.terms))
             except SettlementInvalid as error:
                 raise BatchInvalid("settlement", f"number {number}: {error}") from error
         return tuple(found)
@@ -154,18 +180,16 @@ def _in_order(batches: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes
 
 
 def _checked(
-    batches: Iterator[tuple[int, bytes]], terms: Terms, committee: Committee, checks: Checks
+    batches: Iterator[tuple[int, bytes]], terms: Terms, checks: Checks
 ) -> Generator[tuple[int, bytes, Checked], None, None]:
     """Each batch with what it says of itself, in order."""
     if checks.processes == 0:
-        checker = Checker(terms, committee, checks)
+        checker = Checker(terms, checks)
         for height, data in batches:
             yield height, data, checker.check(height, data)
         return
     # spawned, not forked: a fork would copy whatever locks other threads hold
-    pool = ProcessPoolExecutor(
-        checks.processes, multiprocessing.get_context("spawn"), _start_checker, (terms, committee, checks)
-    )
+    pool = ProcessPoolExecutor(checks.processes, multiprocessing.get_context("spawn"), _start_checker, (terms, checks))
     try:
         yield from _through(pool, batches, AHEAD * checks.processes)
     finally:
@@ -203,11 +227,11 @@ _checker: list[Checker] = []
 """The one checker of a checking process; made when it starts."""
 
 
-def _start_checker(terms: Terms, committee: Committee, checks: Checks) -> None:
+def _start_checker(terms: Terms, checks: Checks) -> None:
     """In a new process: an interrupt is the caller's to handle, and without a caller there is nothing to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _checker.append(Checker(terms, committee, checks))
+    _checker.append(Checker(terms, checks))
 
 
 def _end_with_parent() -> None:

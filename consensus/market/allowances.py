@@ -1,6 +1,6 @@
 """What a home router knows of users' allowances: the passes of a day, and what is reserved and spent of each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from consensus.market import access
@@ -8,6 +8,9 @@ from consensus.market.errors import PassRefused, RfcRefused
 from consensus.market.ledger_state import DayAccount
 from contracts.typed_data import Address, Digest
 from gossip.messages.market import AccessPass, PassIssued, PassRequest, Rfc
+
+RoutersOf = Callable[[int], Sequence[Address]]
+"""The home routers of a day, as the ledger has them."""
 
 MAX_SESSIONS = 100_000
 """Session keys with a pass that a router keeps count of."""
@@ -34,9 +37,9 @@ class _Session:
 class Allowances:
     """Passes issued by this router and, as far as their users' sums go, by the others."""
 
-    def __init__(self, router: Address, members: Sequence[Address]) -> None:
+    def __init__(self, router: Address, routers: RoutersOf) -> None:
         self._router = router
-        self._members = tuple(members)
+        self._routers = routers
         self._sessions: dict[Address, _Session] = {}
         self._issued: dict[tuple[int, Address], dict[Address, int]] = {}
         """(day, user) to session key to T of allowance, whoever issued it."""
@@ -87,7 +90,7 @@ class Allowances:
             raise PassRefused("wrong_day", f"today is day {account.day}, day {request.day} was asked for")
         if abs(now_ms - request.sent_ms) > MAX_SKEW_MS:
             raise PassRefused("expired", f"sent at {request.sent_ms} ms, it is {now_ms} ms")
-        ranking = access.home_routers(request.user, request.day, self._members)
+        ranking = access.home_routers(request.user, request.day, self._routers(request.day))
         if self._router not in ranking[: accept_rank + 1]:
             raise PassRefused("wrong_router", f"today's home router is 0x{ranking[0].hex()}")
 
@@ -99,7 +102,7 @@ class Allowances:
         :class:`PassRefused` where the parts do not belong together.
         """
         access_pass, request = issued.access_pass.payload, issued.request.payload
-        if issued.issuer not in self._members or access_pass.issuer != issued.issuer:
+        if issued.issuer not in self._routers(access_pass.day) or access_pass.issuer != issued.issuer:
             raise PassRefused("wrong_router", f"0x{issued.issuer.hex()} is not the issuer of the pass, or no member")
         if access_pass.commitment != access.pass_commitment(request.user, issued.salt):
             raise PassRefused("no_balance", "the commitment does not open to the user of the request")

@@ -20,7 +20,14 @@ from consensus.params import Terms
 from contracts.merkle import merkle_root
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Uint256
 from gossip.messages.base import Signed, encode
-from gossip.messages.committee import BatchBody, BatchHeader, DayOpening, batch_hash
+from gossip.messages.committee import (
+    BatchBody,
+    BatchHeader,
+    DayOpening,
+    HandOverCertificate,
+    Rescue,
+    batch_hash,
+)
 from gossip.messages.records import BeaconCommitment
 from gossip.messages.session import Settlement
 
@@ -39,7 +46,6 @@ class Rejected(msgspec.Struct, frozen=True):
 def propose_batch(
     ledger: Ledger,
     terms: Terms,
-    committee: Committee,
     *,
     proposer: Address,
     slot: int,
@@ -47,6 +53,7 @@ def propose_batch(
     opening: DayOpening | None,
     commitments: Sequence[Signed[BeaconCommitment]],
     pending: Sequence[Settlement],
+    hand_over: HandOverCertificate | None = None,
     verified: VerifiedSettlements | None = None,
     balances: Mapping[Address, int] = NO_BALANCES,
 ) -> tuple[BatchHeader, BatchBody, tuple[Rejected, ...]]:
@@ -55,10 +62,12 @@ def propose_batch(
     Settlements over the batch's limit are neither in it nor rejected: they stay pending. Commitments that can't be
     taken are left out. Raises :class:`BatchInvalid` where proposer, slot, reveal or opening would make none valid.
     """
-    check = _checks(verified, terms, committee)
+    check = verified or VerifiedSettlements(terms)
     draft = Draft(ledger, terms, slot, opening, balances=balances)
-    _check_proposer(ledger, terms, committee, (proposer, slot, reveal))
-    taken = [signed for signed in commitments if _takes(draft, signed, committee)][:MAX_COMMITMENTS]
+    _check_proposer(ledger, terms, (proposer, slot, reveal))
+    if hand_over is not None:
+        draft.hand_over(hand_over)
+    taken = [signed for signed in commitments if _takes(draft, signed)][:MAX_COMMITMENTS]
     settled: list[Settlement] = []
     rejected: list[Rejected] = []
     for settlement in pending:
@@ -70,15 +79,14 @@ def propose_batch(
             rejected.append(Rejected(settlement, str(error), error.retry))
         else:
             settled.append(settlement)
-    body = BatchBody(opening, tuple(taken), tuple(settled))
-    header, _ = _finish(draft, body, committee, proposer, reveal)
+    body = BatchBody(opening, tuple(taken), tuple(settled), hand_over, _rescue(ledger))
+    header, _ = _finish(draft, body, ledger.committee, proposer, reveal)
     return header, body, tuple(rejected)
 
 
 def apply_batch(
     ledger: Ledger,
     terms: Terms,
-    committee: Committee,
     header: BatchHeader,
     body: BatchBody,
     *,
@@ -90,18 +98,20 @@ def apply_batch(
     Everything in the header is recomputed. Whose turn it was, whether the slot has ended and whether the opening's
     numbers are the chain's are not rules of the ledger: members check them before they vote.
     """
-    _check_position(ledger, terms, committee, header, body)
-    check = _checks(verified, terms, committee)
+    _check_position(ledger, terms, header, body)
+    check = verified or VerifiedSettlements(terms)
     draft = Draft(ledger, terms, header.slot, body.opening, balances=balances)
-    _check_proposer(ledger, terms, committee, (header.proposer, header.slot, header.reveal))
+    _check_proposer(ledger, terms, (header.proposer, header.slot, header.reveal))
+    if body.hand_over is not None:
+        draft.hand_over(body.hand_over)
     for signed in body.commitments:
-        draft.commit(signed, committee)
+        draft.commit(signed)
     for number, settlement in enumerate(body.settlements):
         try:
             draft.settle(settlement, check(settlement))
         except SettlementInvalid as error:
             raise BatchInvalid("settlement", f"number {number}: {error}") from error
-    expected, after = _finish(draft, body, committee, header.proposer, header.reveal)
+    expected, after = _finish(draft, body, ledger.committee, header.proposer, header.reveal)
     for name in header.__struct_fields__:
         if getattr(header, name) != getattr(expected, name):
             raise BatchInvalid(name, getattr(header, name))
@@ -123,13 +133,13 @@ def settlement_outcome(ledger: Ledger, ticket_id: Digest) -> Outcome | None:
     return next((outcome for outcome in ledger.outcomes if outcome.ticket_id == ticket_id), None)
 
 
-def _check_position(ledger: Ledger, terms: Terms, committee: Committee, header: BatchHeader, body: BatchBody) -> None:
+def _check_position(ledger: Ledger, terms: Terms, header: BatchHeader, body: BatchBody) -> None:
     """What is cheap to check, before any signature is."""
     expected = {
         "height": ledger.height + 1,
         "parent": ledger.parent,
         "day": terms.params.day_of(header.slot),
-        "committee_root": committee.root,
+        "committee_root": ledger.committee.root,
         "body_root": body_root(body),
     }
     for name, value in expected.items():
@@ -137,12 +147,19 @@ def _check_position(ledger: Ledger, terms: Terms, committee: Committee, header: 
             raise BatchInvalid(name, getattr(header, name))
     if len(body.settlements) > terms.params.batch_settlements:
         raise BatchInvalid("too_many_settlements", len(body.settlements))
+    if body.rescue != _rescue(ledger):
+        raise BatchInvalid("rescue", None if body.rescue is None else body.rescue.epoch)
 
 
-def _check_proposer(ledger: Ledger, terms: Terms, committee: Committee, turn: tuple[Address, int, Digest]) -> None:
+def _rescue(ledger: Ledger) -> Rescue | None:
+    """The first batch after a rescue says who decides from there on: a replay can't know it from anything before."""
+    return Rescue(ledger.running.epoch, ledger.running.members) if ledger.is_rescued else None
+
+
+def _check_proposer(ledger: Ledger, terms: Terms, turn: tuple[Address, int, Digest]) -> None:
     """(proposer, slot, reveal): a member's secret that it has committed to, or zero where it has committed to none."""
     (proposer, slot, reveal), params = turn, terms.params
-    if committee.weight(proposer) == 0:
+    if ledger.committee.weight(proposer) == 0:
         raise BatchInvalid("proposer", proposer)
     tip = ledger.commitments.get(params.day_of(slot), {}).get(proposer)
     if tip is None:
@@ -155,16 +172,9 @@ def _check_proposer(ledger: Ledger, terms: Terms, committee: Committee, turn: tu
         raise BatchInvalid("reveal", reveal) from error
 
 
-def _checks(verified: VerifiedSettlements | None, terms: Terms, committee: Committee) -> VerifiedSettlements:
-    """What was remembered, unless it was for another committee."""
-    if verified is not None and verified.committee == committee:
-        return verified
-    return VerifiedSettlements(terms, committee)
-
-
-def _takes(draft: Draft, signed: Signed[BeaconCommitment], committee: Committee) -> bool:
+def _takes(draft: Draft, signed: Signed[BeaconCommitment]) -> bool:
     try:
-        draft.commit(signed, committee)
+        draft.commit(signed)
     except BatchInvalid:
         return False
     return True

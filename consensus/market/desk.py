@@ -6,10 +6,10 @@ Every call is deterministic, so a journal of calls restores a desk. An RFC goes 
 filings → a settlement, or nothing filed until its deadline → released.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from consensus.market.allowances import Allowances
+from consensus.market.allowances import Allowances, RoutersOf
 from consensus.market.book import StandingBid
 from consensus.market.errors import RfcRefused, SettlementInvalid
 from consensus.market.waiting import Waiting, WaitingRoom
@@ -51,12 +51,12 @@ class _OpenTicket:
 
 
 class Desk:
-    """One router's bookkeeping. ``members`` are the committee's addresses, ``router`` its own."""
+    """One router's bookkeeping. ``routers`` are a day's home routers, ``router`` is its own address."""
 
-    def __init__(self, terms: Terms, router: Address, members: Sequence[Address]) -> None:
+    def __init__(self, terms: Terms, router: Address, routers: RoutersOf) -> None:
         self._terms = terms
         self._router = router
-        self.allowances = Allowances(router, members)
+        self.allowances = Allowances(router, routers)
         self._room = WaitingRoom(terms.params.age_boost_ms)
         self._answers: dict[Digest, Matched | RfcRefused] = {}
         self._open: dict[Digest, _OpenTicket] = {}

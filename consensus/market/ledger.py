@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from consensus.committee import Committee
+from consensus.errors import HandOverInvalid
 from consensus.market import access
 from consensus.market.beacon import next_beacon
 from consensus.market.errors import BatchInvalid, SettlementInvalid
@@ -25,11 +25,12 @@ from consensus.market.ledger_state import (
 from consensus.market.settlement import VerifiedIds
 from consensus.market.shards import KeyShards, SlotTickets
 from consensus.market.speed import SpeedSample, is_fast_enough, us_per_t, with_sample
+from consensus.membership import Draw, Term, check_drawn, hand_over_to, verify_hand_over
 from consensus.params import Terms
 from contracts.typed_data import Address, Digest, Uint256
 from gossip.errors import SignerMismatch
 from gossip.messages.base import Signed
-from gossip.messages.committee import DayOpening
+from gossip.messages.committee import DayOpening, HandOverCertificate
 from gossip.messages.records import BeaconCommitment
 from gossip.messages.session import Settlement
 
@@ -67,6 +68,7 @@ class Draft:
             if self.day == ledger.day:
                 raise BatchInvalid("opening_not_first", opening.day)
             check_opening(opening, self.day, ledger.account.snapshot_block)
+            self._check_drawn(opening)
         self._days = day_accounts(ledger, self._params, self.day, opening)
         self._credits = dict(ledger.credits)
         self._total = int(ledger.total_credited)
@@ -80,15 +82,42 @@ class Draft:
         self._penalised = dict(ledger.penalised) if gone == 0 else {}
         self._commitments = {day: dict(tips) for day, tips in ledger.commitments.items()}
         self._outcomes: list[Outcome] = []
+        self._drawn = ledger.drawn
+        if opening is not None and opening.drawn:
+            self._drawn = Draw(self.day, Term(ledger.running.epoch + 1, opening.drawn))
+        self._hands_over = False
 
-    def commit(self, signed: Signed[BeaconCommitment], committee: Committee) -> None:
+    def _check_drawn(self, opening: DayOpening) -> None:
+        """A draw waits until it has taken over: whoever signed for it signed once in an epoch."""
+        if not opening.drawn:
+            return
+        if self._ledger.drawn is not None:
+            raise BatchInvalid("opening_drawn", opening.day)
+        try:
+            check_drawn(opening.drawn, self._ledger.running)
+        except HandOverInvalid as error:
+            raise BatchInvalid("opening_drawn", str(error)) from error
+
+    def hand_over(self, certificate: HandOverCertificate) -> None:
+        """Let who was drawn before this batch take over after it. Raises :class:`BatchInvalid`."""
+        ledger = self._ledger
+        if ledger.drawn is None:
+            raise BatchInvalid("hand_over", "nobody was drawn")
+        try:
+            expected = hand_over_to(ledger.drawn, ledger.running)
+            verify_hand_over(certificate, expected, ledger.running, self._terms.domain)
+        except HandOverInvalid as error:
+            raise BatchInvalid("hand_over", str(error)) from error
+        self._hands_over = True
+
+    def commit(self, signed: Signed[BeaconCommitment]) -> None:
         """Take a member's commitment for a later day. Raises :class:`BatchInvalid`."""
         commitment = signed.payload
         try:
             signed.signer(self._terms.domain)
         except SignerMismatch as error:
             raise BatchInvalid("commitment_signature", str(error)) from error
-        if committee.weight(commitment.member) == 0:
+        if not self._ledger.is_recent_member(commitment.member):
             raise BatchInvalid("commitment_member", commitment.member)
         if not self.day < commitment.day <= self.day + MAX_COMMIT_AHEAD_DAYS:
             raise BatchInvalid("commitment_day", commitment.day)
@@ -119,6 +148,8 @@ class Draft:
         account = self._days.get(access_pass.day)
         if access_pass.day != self._params.day_of(ticket.slot) or account is None:
             raise SettlementInvalid("wrong_day", access_pass.day)
+        if self._ledger.routers(access_pass.day).weight(access_pass.issuer) == 0:
+            raise SettlementInvalid("issuer_not_a_member", access_pass.issuer)
         price = ticket.bid.payload.price_wei
         if price > account.ceiling_wei(self._params):
             raise SettlementInvalid("price_over_ceiling", price)
@@ -241,7 +272,18 @@ class Draft:
             penalised=dict(sorted(self._penalised.items())),
             commitments=dict(sorted(commitments.items())),
             outcomes=tuple(self._outcomes),
+            committees=self._committees(first_day),
+            drawn=None if self._hands_over else self._drawn,
+            since=old.height + 1 if self._hands_over else old.since,
+            is_rescued=False,
         )
+
+    def _committees(self, first_day: int) -> tuple[Term, ...]:
+        """Those whose tickets may still be settled, and the one that decides the next height."""
+        old = self._ledger
+        oldest = min(account.epoch for day, account in self._days.items() if day >= first_day)
+        kept = tuple(term for term in old.committees if term.epoch >= oldest or term is old.running)
+        return (*kept, old.drawn.term) if self._hands_over and old.drawn is not None else kept
 
 
 def settle(

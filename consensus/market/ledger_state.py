@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from eth_hash.auto import keccak
 
+from consensus.committee import Committee
 from consensus.market import access
 from consensus.market.errors import BatchInvalid
 from consensus.market.shards import KeyShards, SlotTickets
 from consensus.market.speed import SpeedSample
+from consensus.membership import Draw, Term
 from consensus.params import NetworkParams, Terms
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Uint256
 from gossip.messages.base import Signed, decode, encode
@@ -36,6 +38,8 @@ class DayAccount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     """T of allowance on the passes of this day that have been settled against: what the committee has seen used."""
     credited_t: Uint256
     credited_wei: Uint256
+    epoch: int
+    """Of the committee that was running when the day was opened: the day's routers, whoever takes over meanwhile."""
 
     @property
     def max_t(self) -> int:
@@ -104,6 +108,35 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """Day to member to the tip of its hash chain."""
     outcomes: tuple[Outcome, ...]
     """What the last batch settled, in its order."""
+    committees: tuple[Term, ...]
+    """The last one decides the next height; before it those whose tickets may still be settled, oldest first."""
+    drawn: Draw | None
+    """Who takes over next; None where nobody is to change."""
+    since: int
+    """The height above which the running committee decides."""
+    is_rescued: bool
+    """Whether the running committee came by a rescue and hasn't decided anything yet."""
+
+    @property
+    def running(self) -> Term:
+        """The committee that decides the next height."""
+        return self.committees[-1]
+
+    @property
+    def committee(self) -> Committee:
+        """:attr:`running` with all that follows from it."""
+        return self.committees[-1].committee
+
+    def routers(self, day: int) -> Committee:
+        """The committee whose members are ``day``'s home routers; the running one for a day not opened yet."""
+        account = self.days.get(day)
+        epoch = self.running.epoch if account is None else account.epoch
+        return next((term for term in self.committees if term.epoch == epoch), self.running).committee
+
+    def is_recent_member(self, address: Address) -> bool:
+        """Whether ``address`` decides, routes, has tickets that are not settled, or was drawn."""
+        terms = (*self.committees, *([] if self.drawn is None else [self.drawn.term]))
+        return any(term.committee.weight(address) for term in terms)
 
     @property
     def account(self) -> DayAccount:
@@ -116,7 +149,11 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 def genesis_ledger(
-    terms: Terms, opening: DayOpening, reference_price_wei: int, commitments: Sequence[Signed[BeaconCommitment]]
+    terms: Terms,
+    committee: Committee,
+    opening: DayOpening,
+    reference_price_wei: int,
+    commitments: Sequence[Signed[BeaconCommitment]],
 ) -> Ledger:
     """The state at height 0, before any batch.
 
@@ -140,7 +177,7 @@ def genesis_ledger(
         beacon=Digest(keccak(terms.domain.separator() + terms.genesis_ms.to_bytes(8, "big") + seed)),
         total_credited=Uint256(0),
         credits={},
-        days={opening.day: opened(opening, reference_price_wei)},
+        days={opening.day: opened(opening, reference_price_wei, committee.epoch)},
         sessions=KeyShards[SessionUse].of({}),
         settled=SlotTickets.of({}),
         speed={},
@@ -148,7 +185,22 @@ def genesis_ledger(
         penalised={},
         commitments=sorted_tips,
         outcomes=(),
+        committees=(Term.of(committee),),
+        drawn=None,
+        since=0,
+        is_rescued=False,
     )
+
+
+def rescue(ledger: Ledger, committee: Committee) -> Ledger:
+    """``ledger`` with the committee that a rescue in the registry has put in the place of a silent one.
+
+    Whether there was a rescue is the chain's to say. Raises :class:`BatchInvalid` for an epoch that isn't later.
+    """
+    if committee.epoch <= ledger.running.epoch:
+        raise BatchInvalid("rescue_epoch", committee.epoch)
+    committees = (*ledger.committees, Term.of(committee))
+    return msgspec.structs.replace(ledger, committees=committees, drawn=None, since=ledger.height, is_rescued=True)
 
 
 def encode_ledger(ledger: Ledger) -> bytes:
@@ -173,8 +225,8 @@ def state_root(ledger: Ledger) -> Digest:
     return Digest(keccak(KeyShards.of(ledger.sessions).root + SlotTickets.of(ledger.settled).root + rest))
 
 
-def opened(opening: DayOpening, reference_price_wei: int) -> DayAccount:
-    """A day's account at its start."""
+def opened(opening: DayOpening, reference_price_wei: int, epoch: int) -> DayAccount:
+    """A day's account at its start; ``epoch`` is the running committee's."""
     return DayAccount(
         day=opening.day,
         snapshot_block=opening.snapshot_block,
@@ -184,6 +236,7 @@ def opened(opening: DayOpening, reference_price_wei: int) -> DayAccount:
         issued_t=Uint256(0),
         credited_t=Uint256(0),
         credited_wei=Uint256(0),
+        epoch=epoch,
     )
 
 
@@ -225,7 +278,8 @@ def day_accounts(ledger: Ledger, params: NetworkParams, day: int, opening: DayOp
     price = next_reference_price(account, params)
     for coming in range(max(ledger.day + 1, oldest_day(day * params.day_slots, params)), day + 1):
         carried = DayOpening(coming, account.snapshot_block, account.supply_wei, account.budget_wei)
-        accounts[coming] = opened(opening if opening is not None and coming == day else carried, price)
+        start = opening if opening is not None and coming == day else carried
+        accounts[coming] = opened(start, price, ledger.running.epoch)
     return accounts
 
 

@@ -6,7 +6,6 @@ arrives and :class:`VerifiedSettlements` remembers it. What depends on the ledge
 
 import msgspec
 
-from consensus.committee import Committee
 from consensus.market.errors import SettlementInvalid
 from consensus.params import Terms
 from contracts.typed_data import Address, Digest, Domain, Signature
@@ -30,30 +29,29 @@ class VerifiedIds(msgspec.Struct, frozen=True):
     provider: Address
 
 
-def verify_settlement(
-    settlement: Settlement, terms: Terms, committee: Committee, standing: "Standing | None" = None
-) -> VerifiedIds:
+def verify_settlement(settlement: Settlement, terms: Terms, standing: "Standing | None" = None) -> VerifiedIds:
     """Check all that needs no ledger; raise :class:`SettlementInvalid` naming the first thing that is wrong.
 
-    The pass is by a committee member, RFC, voucher and report by the session key, the bid by its provider, the ticket
-    by the pass's issuer, the receipt by both sides; ids, keys and limits agree from part to part. ``standing``
-    remembers the passes and bids that were found good.
+    The pass is by the issuer that it names, RFC, voucher and report by the session key, the bid by its provider, the
+    ticket by the pass's issuer, the receipt by both sides; ids, keys and limits agree from part to part. Whether the
+    issuer was a router of that day is the ledger's to say. ``standing`` remembers the passes and bids that were found
+    good.
     """
     ids = _ids(settlement, terms)
     _check_signatures(settlement, ids, terms.domain, standing if standing is not None else Standing())
-    _check_parts(settlement, ids, terms, committee)
+    _check_parts(settlement, ids, terms)
     if settlement.receipt is not None:
         _check_receipt(settlement.receipt, settlement.ticket.payload, terms.domain)
     return ids
 
 
-def certified_ids(settlement: Settlement, terms: Terms, committee: Committee) -> VerifiedIds:
+def certified_ids(settlement: Settlement, terms: Terms) -> VerifiedIds:
     """As :func:`verify_settlement` without its signatures: for a batch whose certificate says that they were checked.
 
     Only more than 2/3 of a committee's stake could have certified a bad one. Raises :class:`SettlementInvalid`.
     """
     ids = _ids(settlement, terms)
-    _check_parts(settlement, ids, terms, committee)
+    _check_parts(settlement, ids, terms)
     return ids
 
 
@@ -75,10 +73,9 @@ class Standing:
 
 
 class VerifiedSettlements:
-    """:func:`verify_settlement` that remembers what it has found good, for one committee."""
+    """:func:`verify_settlement` that remembers what it has found good."""
 
-    def __init__(self, terms: Terms, committee: Committee) -> None:
-        self.committee = committee
+    def __init__(self, terms: Terms) -> None:
         self._terms = terms
         self._known: dict[Settlement, VerifiedIds] = {}
         self._standing = Standing()
@@ -87,12 +84,12 @@ class VerifiedSettlements:
         """The settlement's ids. Raises :class:`SettlementInvalid`."""
         found = self._known.get(settlement)
         if found is None:
-            found = verify_settlement(settlement, self._terms, self.committee, self._standing)
+            found = verify_settlement(settlement, self._terms, self._standing)
             self.note(settlement, found)
         return found
 
     def note(self, settlement: Settlement, ids: VerifiedIds) -> None:
-        """Take the caller's word that ``settlement`` was verified elsewhere, under the same terms and committee."""
+        """Take the caller's word that ``settlement`` was verified elsewhere, under the same terms."""
         if len(self._known) >= MAX_REMEMBERED:
             del self._known[next(iter(self._known))]
         self._known[settlement] = ids
@@ -128,20 +125,14 @@ def _check_signatures(settlement: Settlement, ids: VerifiedIds, domain: Domain, 
         raise SettlementInvalid("signature", str(error)) from error
 
 
-def _check_parts(settlement: Settlement, ids: VerifiedIds, terms: Terms, committee: Committee) -> None:
+def _check_parts(settlement: Settlement, ids: VerifiedIds, terms: Terms) -> None:
     """That the parts belong together, whoever signed them."""
-    rfc = settlement.rfc
-    _check_pass(rfc, committee)
-    _check_ticket(settlement.ticket.payload, rfc.payload, ids.rfc_id, terms)
-    _check_filings(settlement, ids)
-
-
-def _check_pass(rfc: Signed[Rfc], committee: Committee) -> None:
-    access_pass = rfc.payload.access_pass.payload
-    if committee.weight(access_pass.issuer) == 0:
-        raise SettlementInvalid("issuer_not_a_member", access_pass.issuer)
-    if access_pass.session_key != rfc.payload.session_key:
+    rfc = settlement.rfc.payload
+    access_pass = rfc.access_pass.payload
+    if access_pass.session_key != rfc.session_key:
         raise SettlementInvalid("pass_session_key", access_pass.session_key)
+    _check_ticket(settlement.ticket.payload, rfc, ids.rfc_id, terms)
+    _check_filings(settlement, ids)
 
 
 def _check_ticket(ticket: Ticket, rfc: Rfc, rfc_id: Digest, terms: Terms) -> None:

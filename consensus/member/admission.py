@@ -8,6 +8,7 @@ from consensus.errors import CertificateFault, CertificateInvalid
 from consensus.market.settlement import VerifiedSettlements
 from consensus.member.events import (
     CommitmentHeard,
+    HandOverHeard,
     Input,
     PolkaHeard,
     PrecommitHeard,
@@ -23,6 +24,7 @@ from gossip.errors import MalformedMessage
 from gossip.messages.base import Signed
 from gossip.messages.committee import (
     CommitmentFrame,
+    HandOverFrame,
     LinkFrame,
     PolkaFrame,
     Precommit,
@@ -36,10 +38,23 @@ from gossip.messages.committee import (
 )
 
 
+def height_of(frame: LinkFrame) -> int | None:
+    """The height that a vote or a proposal is for, whose committee alone may cast it; None for other frames."""
+    match frame:
+        case ProposalFrame(message) | PrevoteFrame(message) | PrecommitFrame(message):
+            return message.payload.height
+        case PolkaFrame(votes):
+            return votes[0].payload.height
+        case _:
+            return None
+
+
 def admit(
     member: Address, frame: LinkFrame, terms: Terms, committee: Committee, verified: VerifiedSettlements
 ) -> Input | None:
     """The input that a frame from ``member`` is; None for a frame that is no business of the core's.
+
+    ``committee`` decides the height that the frame is for: see :func:`height_of`.
 
     Raises :class:`~gossip.errors.MessageError` for a signature that does not hold or a frame that contradicts itself,
     :class:`~consensus.errors.CertificateInvalid` for a polka that is none,
@@ -47,20 +62,8 @@ def admit(
     :class:`~consensus.market.errors.SettlementInvalid`.
     """
     match frame:
-        case ProposalFrame(proposal, header):
-            proposal.signer(terms.domain)
-            if proposal.payload.batch_hash != batch_hash(header):
-                raise MalformedMessage("ProposalFrame", "the batch is another than the proposal names")
-            check_body(header, frame.body)
-            return ProposalHeard(frame)
-        case PrevoteFrame(vote):
-            return PrevoteHeard(vote, _member_of(vote, terms, committee))
-        case PrecommitFrame(vote):
-            if vote.payload.committee_root != committee.root:
-                raise MalformedMessage("Precommit", "of another committee")
-            return PrecommitHeard(vote, _member_of(vote, terms, committee))
-        case PolkaFrame():
-            return _polka(frame, terms, committee)
+        case ProposalFrame() | PrevoteFrame() | PrecommitFrame() | PolkaFrame():
+            return _admit_vote(frame, terms, committee)
         case StatusFrame(height, round_):
             return StatusHeard(member, height, round_)
         case SettlementFrame(settlement):
@@ -69,8 +72,30 @@ def admit(
         case CommitmentFrame(commitment):
             commitment.signer(terms.domain)
             return CommitmentHeard(commitment)
+        case HandOverFrame(vote):
+            return HandOverHeard(vote, vote.signer(terms.domain))
         case _:
             return None
+
+
+def _admit_vote(
+    frame: ProposalFrame | PrevoteFrame | PrecommitFrame | PolkaFrame, terms: Terms, committee: Committee
+) -> Input:
+    match frame:
+        case ProposalFrame(proposal, header):
+            proposal.signer(terms.domain)
+            if proposal.payload.batch_hash != batch_hash(header):
+                raise MalformedMessage("ProposalFrame", "the batch is another than the proposal names")
+            check_body(header, frame.body)
+            return ProposalHeard(frame)
+        case PolkaFrame():
+            return _polka(frame, terms, committee)
+        case PrevoteFrame(vote):
+            return PrevoteHeard(vote, _member_of(vote, terms, committee))
+        case PrecommitFrame(vote):
+            if vote.payload.committee_root != committee.root:
+                raise MalformedMessage("Precommit", "of another committee")
+            return PrecommitHeard(vote, _member_of(vote, terms, committee))
 
 
 def _member_of(vote: Signed[Prevote] | Signed[Precommit], terms: Terms, committee: Committee) -> Address:

@@ -11,13 +11,15 @@ from consensus.committee import Committee
 from consensus.errors import CertificateInvalid, EvidenceInvalid
 from consensus.market.batch import Rejected, propose_batch
 from consensus.market.errors import BatchInvalid, SettlementInvalid
-from consensus.market.ledger_state import Ledger
+from consensus.market.ledger_state import Ledger, rescue
 from consensus.member import events
 from consensus.member.events import Effect, Input
 from consensus.member.following import Following
 from consensus.member.height import MAX_ROUNDS_AHEAD, Height
 from consensus.member.pool import SettlementPool
+from consensus.member.relief import Relief
 from consensus.member.votes import payload_of, proposal_of, proposal_payload, vote_of
+from consensus.membership import RESCUE_ROUNDS, Term
 from consensus.params import Terms
 from consensus.tendermint import events as core_events
 from consensus.tendermint.certificate import assemble_certificate
@@ -33,6 +35,7 @@ from gossip.messages.committee import (
     CertifiedBatch,
     CommitmentFrame,
     DayOpening,
+    HandOverFrame,
     Precommit,
     PrecommitFrame,
     Prevote,
@@ -66,23 +69,22 @@ class MemberCore:
         self,
         address: Address,
         terms: Terms,
-        committee: Committee,
         *,
         ledger: Ledger,
         following: Following,
         secrets: Secrets,
     ) -> None:
         self.ledger = ledger
-        self.height = Height(ledger.height + 1)
+        self.height = self._next_height()
         self.pool = SettlementPool(terms.domain)
         self._address = address
         self._terms = terms
-        self._committee = committee
         self._following = following
         self._secrets = secrets
         self._driver = Driver.idle(address, ledger.height + 1)
         self._slot = 0
         self._commitments: dict[tuple[Address, int], Signed[BeaconCommitment]] = {}
+        self._relief = Relief(address)
         self._effects: list[Effect] = []
 
     def handle(self, event: Input) -> list[Effect]:
@@ -95,6 +97,23 @@ class MemberCore:
     def slot(self) -> int:
         """The slot that has begun, as far as this member was told."""
         return self._slot
+
+    @property
+    def _committee(self) -> Committee:
+        """Who decides the height in progress."""
+        return self.ledger.committee
+
+    @property
+    def _is_member(self) -> bool:
+        """Whether this one is among them; it may have been relieved, or wait to be drawn."""
+        return self.ledger.committee.weight(self._address) > 0
+
+    @property
+    def _first_round(self) -> int:
+        return RESCUE_ROUNDS * self.ledger.running.epoch if self.ledger.is_rescued else 0
+
+    def _next_height(self) -> Height:
+        return Height(self.ledger.height + 1, round=self._first_round)
 
     def status(self) -> StatusFrame:
         """Where this member stands, for the others."""
@@ -120,8 +139,20 @@ class MemberCore:
                     self._judge(proposal, None if is_fair else "its day opening is not the chain's")
             case events.BatchAdopted(batch):
                 self._adopted(batch)
-            case _:
+            case events.HandOverHeard() | events.HandOverSigned() | events.Rescued():
+                self._take_succession(event)
+            case _ if self._is_member:
                 self._take_message(event)
+
+    def _take_succession(self, event: events.HandOverHeard | events.HandOverSigned | events.Rescued) -> None:
+        match event:
+            case events.HandOverHeard(vote, member):
+                self._relief.note(vote, member, self.ledger)
+            case events.HandOverSigned(vote):
+                self._relief.note(vote, self._address, self.ledger)
+                self._do(events.Tell(HandOverFrame(vote)))
+            case events.Rescued(term):
+                self._rescued(term)
 
     def _take_message(self, event: Input) -> None:
         """A signed message of consensus, another member's or this one's own."""
@@ -149,24 +180,38 @@ class MemberCore:
         self._slot = max(self._slot, slot)
         for settlement in self.pool.own():
             self._do(events.Tell(SettlementFrame(settlement)))
-        day = self._terms.params.day_of(self._slot)
-        for ahead in range(day + 1, day + 1 + COMMIT_AHEAD_DAYS):
-            if self._address not in self.ledger.commitments.get(ahead, {}):
-                commitment = self._commitments.get((self._address, ahead)) or self._secrets.commitment(ahead)
-                self._note_commitment(commitment)
-                self._do(events.Tell(CommitmentFrame(commitment)))
-        if self._is_due():
+        for effect in self._relief.say(self.ledger):
+            self._do(effect)
+        self._commit_ahead()
+        if self._is_member and self._is_due():
             self._start()
         early, self.height.early = self.height.early, None
         if early is not None:
             self._hear_proposal(early)
 
+    def _commit_ahead(self) -> None:
+        day = self._terms.params.day_of(self._slot)
+        if not self.ledger.is_recent_member(self._address):
+            return
+        for ahead in range(day + 1, day + 1 + COMMIT_AHEAD_DAYS):
+            if self._address not in self.ledger.commitments.get(ahead, {}):
+                commitment = self._commitments.get((self._address, ahead)) or self._secrets.commitment(ahead)
+                self._note_commitment(commitment)
+                self._do(events.Tell(CommitmentFrame(commitment)))
+
     def _is_due(self) -> bool:
-        """No reports, no batch; except that the first ended slot of a day opens it."""
+        """No reports, no batch; except that the first ended slot of a day opens it, and that a committee hands over
+        when it can and shows itself when it has taken over."""
         closing = self._slot - 1
         if closing <= self.ledger.slot:
             return False
-        return self._terms.params.day_of(closing) > self.ledger.day or self._sift(closing)
+        if self._terms.params.day_of(closing) > self.ledger.day or self._is_new():
+            return True
+        return self._relief.certificate(self.ledger) is not None or self._sift(closing)
+
+    def _is_new(self) -> bool:
+        """Whether the running committee has taken over and not decided anything yet: until then nobody can claim."""
+        return self.ledger.is_rescued or self.ledger.since == self.ledger.height > 0
 
     def _sift(self, closing: int) -> bool:
         """Drop what no batch will ever take; whether a batch that closes ``closing`` would settle anything."""
@@ -188,13 +233,13 @@ class MemberCore:
         return propose_batch(
             self.ledger,
             self._terms,
-            self._committee,
             proposer=self._address,
             slot=slot,
             reveal=self._secrets.of_slot(slot) if has_committed else ZERO_DIGEST,
             opening=opening,
             commitments=commitments,
             pending=self.pool.waiting(),
+            hand_over=self._relief.certificate(self.ledger),
             verified=self._following.verified,
         )
 
@@ -214,7 +259,7 @@ class MemberCore:
         """Keep those of members for days that are near."""
         payload = commitment.payload
         day = self._terms.params.day_of(self._slot)
-        if self._committee.weight(payload.member) > 0 and day < payload.day <= day + COMMIT_AHEAD_DAYS:
+        if self.ledger.is_recent_member(payload.member) and day < payload.day <= day + COMMIT_AHEAD_DAYS:
             self._commitments[payload.member, payload.day] = commitment
 
     # What others say.
@@ -258,7 +303,7 @@ class MemberCore:
         self._drive(proposal_of(proposal, is_valid=objection is None))
 
     def _hear_vote(self, vote: Signed[Prevote] | Signed[Precommit], member: Address) -> None:
-        if vote.payload.height != self.height.number:
+        if vote.payload.height != self.height.number or self._committee.weight(member) == 0:
             return
         self.height.keep(vote, member)
         # A single member's stray vote starts nothing; the driver keeps it until enough of them have voted.
@@ -312,7 +357,7 @@ class MemberCore:
     def _start(self) -> None:
         if not self.height.started:
             self.height.started = True
-            self._drive(core_events.Start(self.height.number, self._committee))
+            self._drive(core_events.Start(self.height.number, self._committee, self._first_round))
 
     def _drive(self, event: core_events.Input) -> None:
         """Run the driver on ``event`` and on everything that follows from it at once."""
@@ -328,7 +373,7 @@ class MemberCore:
         match effect:
             case core_events.ScheduleTimeout(step_, height, round_):
                 self.height.round = max(self.height.round, round_)
-                delay = duration_ms(step_, round_, self._terms.params)
+                delay = duration_ms(step_, round_ - self._first_round, self._terms.params)
                 self._do(events.SetTimer(step_, height, round_, delay))
             case core_events.GetValue(height, round_):
                 return self._build(height, round_)
@@ -369,7 +414,7 @@ class MemberCore:
         slot = self._slot - 1
         commitments = self._new_commitments(self._terms.params.day_of(slot))
         header, body, _ = self._draft(slot, opening, commitments)
-        if not body.settlements and opening is None:
+        if not body.settlements and opening is None and body.hand_over is None and not self._is_new():
             return None
         value = batch_hash(header)
         self.height.keep_value(value, header, body, self._address)
@@ -397,7 +442,17 @@ class MemberCore:
             return
         self.ledger = self._following(self.ledger, batch.header, batch.body)
         self.pool.forget(outcome.ticket_id for outcome in self.ledger.outcomes)
-        self.height = Height(self.ledger.height + 1)
+        self.height = self._next_height()
+        for effect in self._relief.say(self.ledger):
+            self._do(effect)
+
+    def _rescued(self, term: Term) -> None:
+        """Begin the height anew with the committee that the registry says; what was said before counts no more."""
+        if term.epoch <= self.ledger.running.epoch:
+            return
+        self.ledger = rescue(self.ledger, term.committee)
+        self.height = self._next_height()
+        self._driver = Driver.idle(self._address, self.height.number)
 
     def _accuse(self, first: Vote | core_events.ProposalIn, second: Vote | core_events.ProposalIn) -> None:
         messages = [self._heard(one) for one in (first, second)]

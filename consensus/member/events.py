@@ -6,6 +6,7 @@ play them again after a crash. Every signature in an input was checked before: s
 
 import msgspec
 
+from consensus.membership import Term
 from consensus.tendermint.evidence import Evidence
 from consensus.tendermint.types import Step
 from contracts.typed_data import Address, Digest
@@ -13,6 +14,7 @@ from gossip.messages.base import Signed
 from gossip.messages.committee import (
     CertifiedBatch,
     DayOpening,
+    HandOver,
     LinkFrame,
     Precommit,
     Prevote,
@@ -126,6 +128,25 @@ class BatchAdopted(msgspec.Struct, frozen=True, array_like=True, tag=15):
     batch: CertifiedBatch
 
 
+class HandOverHeard(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """A member's signature under the hand-over to who was drawn; ``member`` is who signed."""
+
+    vote: Signed[HandOver]
+    member: Address
+
+
+class HandOverSigned(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """This member's own hand-over, signed: the answer to :class:`SignHandOver`."""
+
+    vote: Signed[HandOver]
+
+
+class Rescued(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """The registry has put another committee in the place of the running one, as this node reads the chain."""
+
+    term: Term
+
+
 Input = (
     SlotBegan
     | TimerElapsed
@@ -142,6 +163,9 @@ Input = (
     | OpeningMade
     | OpeningJudged
     | BatchAdopted
+    | HandOverHeard
+    | HandOverSigned
+    | Rescued
 )
 
 
@@ -164,6 +188,12 @@ class SignPrecommit(msgspec.Struct, frozen=True):
     """Sign, if the guard allows, and answer with :class:`PrecommitSigned`."""
 
     payload: Precommit
+
+
+class SignHandOver(msgspec.Struct, frozen=True):
+    """Sign and answer with :class:`HandOverSigned`. A batch says who was drawn: there is nothing else to sign for."""
+
+    payload: HandOver
 
 
 class Tell(msgspec.Struct, frozen=True):
@@ -238,6 +268,7 @@ Effect = (
     SignProposal
     | SignPrevote
     | SignPrecommit
+    | SignHandOver
     | Tell
     | SendDecision
     | SetTimer

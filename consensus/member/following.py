@@ -1,6 +1,5 @@
 """What a batch does to a ledger, worked out once: a proposal is followed before the vote and when it is decided."""
 
-from consensus.committee import Committee
 from consensus.market.batch import apply_batch, body_root
 from consensus.market.errors import BatchInvalid
 from consensus.market.ledger_state import Ledger
@@ -16,10 +15,9 @@ REMEMBERED = 8
 class Following:
     """:func:`~consensus.market.batch.apply_batch` with a short memory, shared by all who follow one network."""
 
-    def __init__(self, terms: Terms, committee: Committee) -> None:
-        self.verified = VerifiedSettlements(terms, committee)
+    def __init__(self, terms: Terms) -> None:
+        self.verified = VerifiedSettlements(terms)
         self._terms = terms
-        self._committee = committee
         self._known: dict[tuple[Digest, Digest], Ledger] = {}
 
     def __call__(self, ledger: Ledger, header: BatchHeader, body: BatchBody) -> Ledger:
@@ -27,7 +25,7 @@ class Following:
         check_body(header, body)
         step = ledger.parent, batch_hash(header)
         if step not in self._known:
-            following = apply_batch(ledger, self._terms, self._committee, header, body, verified=self.verified)
+            following = apply_batch(ledger, self._terms, header, body, verified=self.verified)
             self._known[step] = following
             while len(self._known) > REMEMBERED:
                 del self._known[next(iter(self._known))]

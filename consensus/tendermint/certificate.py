@@ -23,17 +23,22 @@ def verify_certificate(
 
     ``header`` must name the same committee. What the header says of batch and parent is the ledger's to check.
     """
+    check_subject(certificate, header)
+    root = committee.root
+    for named in (certificate.committee_root, header.committee_root):
+        if named != root:
+            raise CertificateInvalid(CertificateFault.COMMITTEE_ROOT, named)
+    check_signers(signers_of(certificate, domain), committee)
+
+
+def check_subject(certificate: CommitCertificate, header: BatchHeader) -> None:
+    """Raise :class:`CertificateInvalid` unless ``certificate`` is for the batch of ``header``, whoever signed."""
     if certificate.batch_hash == ZERO_DIGEST:
         raise CertificateInvalid(CertificateFault.NIL, certificate.batch_hash)
     if certificate.batch_hash != batch_hash(header):
         raise CertificateInvalid(CertificateFault.BATCH_HASH, certificate.batch_hash)
     if certificate.height != header.height:
         raise CertificateInvalid(CertificateFault.HEIGHT, certificate.height)
-    root = committee.root
-    for named in (certificate.committee_root, header.committee_root):
-        if named != root:
-            raise CertificateInvalid(CertificateFault.COMMITTEE_ROOT, named)
-    _check_signers(signers_of(certificate, domain), committee)
 
 
 def signers_of(certificate: CommitCertificate, domain: Domain) -> tuple[Address, ...]:
@@ -62,7 +67,7 @@ def assemble_certificate(
     if batch_hash == ZERO_DIGEST:
         raise CertificateInvalid(CertificateFault.NIL, batch_hash)
     signers = tuple(sorted(signatures))
-    _check_signers(signers, committee)
+    check_signers(signers, committee)
     ordered = tuple(signatures[signer] for signer in signers)
     return CommitCertificate(height, round_, batch_hash, committee.root, ordered)
 
@@ -81,8 +86,8 @@ def _recover(signed: Digest, signature: Signature) -> Address:
     return signer
 
 
-def _check_signers(signers: tuple[Address, ...], committee: Committee) -> None:
-    """Members, in ascending order, each once, and together more than 2/3 of stake."""
+def check_signers(signers: tuple[Address, ...], committee: Committee) -> None:
+    """Raise :class:`CertificateInvalid` unless these are members, ascending, each once, and more than 2/3 of stake."""
     previous = ZERO_ADDRESS
     weight = 0
     for signer in signers:

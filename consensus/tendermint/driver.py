@@ -94,7 +94,7 @@ def _start(driver: Driver, start: Start) -> tuple[Driver, tuple[Effect, ...]]:
     """Begin a height with what has already arrived for it; what is of lower heights is forgotten."""
     if start.height < driver.next_height:
         raise WrongHeight(start.height, driver.next_height)
-    instance = Instance.of(driver.member, start.height, start.committee, driver.proposer_of)
+    instance = Instance.of(driver.member, start.height, start.committee, driver.proposer_of, start.round)
     effects: tuple[Effect, ...] = ()
     for messages in driver.early.values():
         for message in messages:

@@ -15,10 +15,11 @@ from contracts.typed_data import Address
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """Begin ``height`` with ``committee``."""
+    """Begin ``height`` with ``committee`` at ``round``: above 0 only where an earlier committee got stuck there."""
 
     height: int
     committee: Committee
+    round: int = 0
 
 
 class ProposalIn(msgspec.Struct, frozen=True, tag=True):

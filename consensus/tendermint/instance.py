@@ -72,9 +72,11 @@ class Instance:
     decided: Decided | None = None
 
     @classmethod
-    def of(cls, member: Address, height: int, committee: Committee, proposer_of: ProposerOf) -> "Instance":
+    def of(
+        cls, member: Address, height: int, committee: Committee, proposer_of: ProposerOf, first_round: int = 0
+    ) -> "Instance":
         """A height about which nothing is known yet."""
-        return cls(proposer_of, VoteKeeper(height, committee), RoundState(member, height))
+        return cls(proposer_of, VoteKeeper(height, committee), RoundState(member, height, first_round - 1))
 
 
 Outcome = tuple[Instance, tuple[Effect, ...]]
@@ -83,9 +85,10 @@ Outcome = tuple[Instance, tuple[Effect, ...]]
 def begin(instance: Instance) -> Outcome:
     """Decide at once where everything is there, else start the first round.
 
-    That is round 0, or a later one where more than 1/3 of stake already is (line 55).
+    That is its lowest round, or a later one where more than 1/3 of stake already is (line 55).
     """
-    first = next(upon_commit(instance), None) or _new_round(instance, max(0, _highest_round(instance)))
+    lowest = instance.state.round + 1
+    first = next(upon_commit(instance), None) or _new_round(instance, max(lowest, _highest_round(instance)))
     return settle(*_run(instance, first))
 
 

@@ -17,6 +17,9 @@ from gossip.messages.session import Settlement
 MAX_BATCH_BYTES = 8 << 20
 """The largest proposal or certified batch that is read."""
 
+MAX_MEMBERS = 64
+"""The largest committee."""
+
 
 class BatchHeader(Payload, frozen=True):
     """The value that the committee agrees on, and the contract's view of a batch (S17)."""
@@ -41,6 +44,17 @@ class BatchHeader(Payload, frozen=True):
     proposer: Address
 
 
+class DrawnMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One member of a drawn committee and its voting power (stake in wei)."""
+
+    address: Address
+    stake: Uint256
+
+
+DrawnMembers = Annotated[tuple[DrawnMember, ...], msgspec.Meta(max_length=MAX_MEMBERS)]
+"""A committee as it is drawn, in ascending order of addresses."""
+
+
 class DayOpening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a day starts from; the first batch of a day carries it."""
 
@@ -48,6 +62,36 @@ class DayOpening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     snapshot_block: U64
     supply_wei: Uint256
     budget_wei: Uint256
+    drawn: DrawnMembers = ()
+    """The next committee: who had staked in the registry at the snapshot block. Empty where nobody is to change."""
+
+
+class HandOver(Payload, frozen=True):
+    """The running committee's word on who comes next; more than 2/3 of its stake opens the next epoch on chain."""
+
+    epoch: U64
+    """The outgoing epoch, 1 being the first."""
+    day: U64
+    """The day that the next committee begins on."""
+    committee_root: Digest
+    """The outgoing committee's."""
+    next_root: Digest
+    """The root of the committee of ``epoch`` + 1."""
+
+
+class HandOverCertificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """More than 2/3 of the outgoing committee's stake in HandOver signatures: what the registry wants to see."""
+
+    hand_over: HandOver
+    signatures: Annotated[tuple[Signature, ...], msgspec.Meta(max_length=MAX_MEMBERS)]
+    """Sorted by signer address, as the contract wants them."""
+
+
+class Rescue(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The committee that the registry has put in the place of a silent one."""
+
+    epoch: U64
+    members: DrawnMembers
 
 
 class BatchBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -56,6 +100,10 @@ class BatchBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     opening: DayOpening | None
     commitments: Annotated[tuple[Signed[BeaconCommitment], ...], msgspec.Meta(max_length=64)]
     settlements: Annotated[tuple[Settlement, ...], msgspec.Meta(max_length=10_000)]
+    hand_over: HandOverCertificate | None = None
+    """Who was drawn takes over: the heights above this one are theirs."""
+    rescue: Rescue | None = None
+    """How the committee that decides this very batch came to be, where none has handed over to it."""
 
 
 class Proposal(Payload, frozen=True):
@@ -89,19 +137,6 @@ class Precommit(Payload, frozen=True):
     committee_root: Digest
 
 
-class HandOver(Payload, frozen=True):
-    """The running committee's word on who comes next; more than 2/3 of its stake opens the next epoch on chain."""
-
-    epoch: U64
-    """The outgoing epoch, 1 being the first."""
-    day: U64
-    """The day that the next committee begins on."""
-    committee_root: Digest
-    """The outgoing committee's."""
-    next_root: Digest
-    """The root of the committee of ``epoch`` + 1."""
-
-
 class CommitCertificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """More than 2/3 of stake in precommits of one round: the Router's instruction to the contract (S12)."""
 
@@ -109,7 +144,7 @@ class CommitCertificate(msgspec.Struct, frozen=True, array_like=True, forbid_unk
     round: U64
     batch_hash: Digest
     committee_root: Digest
-    signatures: Annotated[tuple[Signature, ...], msgspec.Meta(max_length=64)]
+    signatures: Annotated[tuple[Signature, ...], msgspec.Meta(max_length=MAX_MEMBERS)]
     """Sorted by signer address, as the contract wants them."""
 
 
@@ -187,6 +222,12 @@ class CommitmentFrame(msgspec.Struct, frozen=True, array_like=True, tag=37, forb
     commitment: Signed[BeaconCommitment]
 
 
+class HandOverFrame(msgspec.Struct, frozen=True, array_like=True, tag=39, forbid_unknown_fields=True):
+    """A member's signature under the hand-over to the committee that was drawn."""
+
+    vote: Signed[HandOver]
+
+
 class StatusFrame(msgspec.Struct, frozen=True, array_like=True, tag=36, forbid_unknown_fields=True):
     """Where a member stands, said every second: who is behind gets what it misses."""
 
@@ -204,6 +245,7 @@ LinkFrame = (
     | SettlementFrame
     | PassFrame
     | CommitmentFrame
+    | HandOverFrame
     | StatusFrame
 )
 

@@ -52,6 +52,9 @@ class StatusSource(Protocol):
     async def committee(self) -> Any:
         """Where a committee member and the others stand; None for a node that is no member."""
 
+    async def hand_overs(self, from_epoch: int) -> Any:
+        """What opens the epochs after ``from_epoch`` in the registry."""
+
     async def signed(self) -> Any:
         """What a committee member signed last, and why."""
 
@@ -97,6 +100,7 @@ def build_control(source: StatusSource, token: str) -> ASGIApp:
         answer("/claims", lambda _: source.claims()),
         answer("/committee", lambda _: source.committee()),
         answer("/committee/log", lambda _: source.signed()),
+        answer("/committee/hand-overs/{epoch}", lambda r: source.hand_overs(_number(r, "epoch"))),
         answer("/proof/{height}/{provider}", lambda r: source.proof(_height(r), Address(_hex(r, "provider", 20)))),
         Route("/metrics", metrics),
     ]
@@ -153,9 +157,13 @@ def _json_key(key: Any) -> str:
 
 
 def _height(request: Request) -> int:
-    text = request.path_params["height"]
+    return _number(request, "height")
+
+
+def _number(request: Request, name: str) -> int:
+    text = request.path_params[name]
     if not text.isdecimal() or len(text) > 18:
-        raise _BadParameter(f"{text!r} is not a height")
+        raise _BadParameter(f"{name}: {text!r} is not a number")
     return int(text)
 
 

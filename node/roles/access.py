@@ -132,7 +132,7 @@ class Access:
         request = PassRequest(self._node.address, key.address, day, wanted, now_ms())
         ask = PassAsk(sign(request, self._node.key, self._node.terms.domain))
         failure: GossipError = _NobodyAsked("no router is known yet")
-        for router in home_routers(self._node.address, day, tuple(m.address for m in self._node.committee.members)):
+        for router in home_routers(self._node.address, day, self._public.routers(day)):
             try:
                 answer = await ask_router(self._node, self._public, router, ask, timeout=ASK_S)
             except GossipError as error:

@@ -11,16 +11,18 @@ from contracts.merkle import merkle_proof
 from gossip.messages.committee import CertifiedBatch
 from node.chain import ChainReader, until_available
 from node.context import Node
+from node.roles.epochs import Epochs
 from node.roles.public import PublicState
 
 
 class Claims:
     """Claims a provider's credit after each batch that raised it."""
 
-    def __init__(self, node: Node, public: PublicState, chain: ChainReader) -> None:
+    def __init__(self, node: Node, public: PublicState, chain: ChainReader, epochs: Epochs) -> None:
         self._node = node
         self._public = public
         self._chain = chain
+        self._epochs = epochs
         self._latest: tuple[CertifiedBatch, Ledger] | None = None
         self._wake = trio.Event()
         public.on_batch.append(self._note)
@@ -61,6 +63,10 @@ class Claims:
         paid = await self._chain.paid(provider)
         await self._close_lost(paid)
         if cumulative <= paid:
+            return
+        decided = self._public.find_committee(batch.header.committee_root) or self._public.committee
+        if not await self._epochs.bring(decided.epoch):
+            # somebody has handed over already: the next committee's first batch carries this credit, too
             return
         await self._node.store.put_claim(height, cumulative, amount_wei=cumulative - paid, status="sent")
         payment = await self._chain.claim_with_certificate(

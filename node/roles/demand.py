@@ -76,8 +76,8 @@ class Demand:
             raise MalformedMessage("Rfc", "its pass is another session key's")
         rfc.signer(domain)
         issuer = asked.access_pass.signer(domain)
-        if self._node.committee.weight(issuer) == 0:
-            raise MalformedMessage("Rfc", f"the pass is by 0x{issuer.hex()}, who is not a member")
+        if not self._public.is_router(issuer, asked.access_pass.payload.day):
+            raise MalformedMessage("Rfc", f"the pass is by 0x{issuer.hex()}, who is not a router of its day")
 
     def take(self, rfc: Signed[Rfc]) -> None:
         """Remember an RFC that was checked."""

@@ -71,8 +71,8 @@ class Feed:
             return Verdict.REJECT
         if expires_ms is not None and expires_ms > now_ms() + MAX_LIFETIME_MS:
             return Verdict.REJECT
-        if isinstance(message.payload, SlotReveal) and self._node.committee.weight(message.payload.member) == 0:
-            return Verdict.REJECT
+        if isinstance(message.payload, SlotReveal) and not self._public.ledger.is_recent_member(message.payload.member):
+            return Verdict.IGNORE  # this node may be the one that is behind
         return Verdict.ACCEPT
 
     def take(self, message: Signed[P]) -> None:

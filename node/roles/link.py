@@ -14,11 +14,12 @@ import trio
 from contracts.typed_data import Address
 from gossip.errors import GossipError, MalformedMessage, MessageError, StreamBroken, TransportError
 from gossip.messages import Signed, encode
-from gossip.messages.committee import MAX_BATCH_BYTES, HelloFrame, LinkFrame, PassFrame, decode_link_frame
+from gossip.messages.committee import MAX_BATCH_BYTES, MAX_MEMBERS, HelloFrame, LinkFrame, PassFrame, decode_link_frame
 from gossip.messages.records import NodeRecord
 from gossip.streams import FrameStream
 from gossip.topics import COMMITTEE
 from node.context import Node
+from node.roles.public import PublicState
 
 QUEUE_FRAMES = 4_096
 """Frames waiting for one member; past that the newest is dropped, rebroadcast and pull make up for it.
@@ -28,6 +29,9 @@ While a member is away only passes wait for it: all else is said again to a memb
 
 IDLE_S = 10.0
 """A link that says nothing for so long is dead: every member says its status each second."""
+
+STREAMS = 4 * MAX_MEMBERS
+"""Incoming links at once: two of each member of two committees."""
 
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -40,15 +44,19 @@ class CommitteeLink:
     def __init__(
         self,
         node: Node,
+        public: PublicState,
         own_record: Callable[[], Signed[NodeRecord]],
         find_record: Callable[[Address], Signed[NodeRecord] | None],
         on_frame: FrameHandler,
     ) -> None:
         self._node = node
+        self._public = public
         self._own_record = own_record
         self._find_record = find_record
         self._on_frame = on_frame
         self._out: dict[Address, trio.MemorySendChannel[bytes]] = {}
+        self._scopes: dict[Address, trio.CancelScope] = {}
+        self._tasks: trio.Nursery | None = None
         self.dropped = 0
         """Frames that found a full queue."""
         self.linked: set[Address] = set()
@@ -56,15 +64,26 @@ class CommitteeLink:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve incoming links and keep one outgoing link to each other member, for ever."""
-        self._node.network.serve(COMMITTEE, self._serve, max_concurrent=2 * len(self._node.committee.members))
-        async with trio.open_nursery() as nursery:
-            for member in self._node.committee.members:
-                if member.address == self._node.address:
-                    continue
-                send, receive = trio.open_memory_channel[bytes](QUEUE_FRAMES)
-                self._out[member.address] = send
-                nursery.start_soon(self._keep_linked, member.address, receive)
+        self._node.network.serve(COMMITTEE, self._serve, max_concurrent=STREAMS)
+        async with trio.open_nursery() as self._tasks:
+            self.follow_members()
+            self._public.on_batch.append(lambda _: self.follow_members())
             task_status.started()
+            await trio.sleep_forever()
+
+    def follow_members(self) -> None:
+        """Link to whoever has become a member, leave whoever has no part in anything any more."""
+        if self._tasks is None:
+            return
+        wanted = set(self._public.recent_members()) - {self._node.address}
+        for member in sorted(wanted - self._out.keys()):
+            send, receive = trio.open_memory_channel[bytes](QUEUE_FRAMES)
+            self._out[member] = send
+            self._scopes[member] = trio.CancelScope()
+            self._tasks.start_soon(self._keep_linked, member, receive, self._scopes[member])
+        for member in self._out.keys() - wanted:
+            self._scopes.pop(member).cancel()
+            self._out.pop(member).close()
 
     def broadcast(self, frame: msgspec.Struct) -> None:
         """Queue ``frame`` for every other member; never waits. One that is away gets nothing but passes."""
@@ -90,8 +109,14 @@ class CommitteeLink:
         except trio.WouldBlock:
             self.dropped += 1
 
-    async def _keep_linked(self, member: Address, frames: trio.MemoryReceiveChannel[bytes]) -> None:
+    async def _keep_linked(
+        self, member: Address, frames: trio.MemoryReceiveChannel[bytes], scope: trio.CancelScope
+    ) -> None:
         """Dial, write frames until the stream breaks, back off, dial again."""
+        with scope:
+            await self._link_again_and_again(member, frames)
+
+    async def _link_again_and_again(self, member: Address, frames: trio.MemoryReceiveChannel[bytes]) -> None:
         failures = 0
         while True:
             dialled = trio.current_time()
@@ -167,6 +192,6 @@ class CommitteeLink:
         address = frame.record.signer(self._node.terms.domain)
         if frame.record.payload.peer_id != peer:
             raise MalformedMessage("HelloFrame", f"names peer {frame.record.payload.peer_id}, dialled by {peer}")
-        if self._node.committee.weight(address) == 0:
+        if address not in self._public.recent_members():
             raise MalformedMessage("HelloFrame", f"0x{address.hex()} is not a member")
         return address

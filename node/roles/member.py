@@ -8,16 +8,18 @@ from dataclasses import dataclass
 
 import trio
 
+from consensus.committee import Committee
 from consensus.errors import ConsensusError
 from consensus.market.errors import MarketError
 from consensus.member import events
-from consensus.member.admission import admit
+from consensus.member.admission import admit, height_of
 from consensus.member.core import MemberCore
 from consensus.member.events import Effect, Input
+from consensus.membership import Term
 from consensus.tendermint.evidence import Evidence
 from contracts.typed_data import ZERO_DIGEST, Address, Digest
 from gossip.errors import MessageError
-from gossip.messages import Signed, encode
+from gossip.messages import Signed, encode, sign
 from gossip.messages.committee import (
     CertifiedBatch,
     DayOpening,
@@ -124,8 +126,10 @@ class CommitteeMember:
                     self.others[member] = Standing(height, round_, now_ms())
                     await self._events_in.send(events.StatusHeard(member, height, round_))
                 case _:
-                    terms, committee = self._node.terms, self._node.committee
-                    event = admit(member, frame, terms, committee, self._public.verified)
+                    ledger = self._core.ledger
+                    if height_of(frame) not in {None, ledger.height + 1}:
+                        return  # not this height's business, and another committee may be deciding there
+                    event = admit(member, frame, self._node.terms, ledger.committee, self._public.verified)
                     if event is not None:
                         await self._events_in.send(event)
         except (MessageError, MarketError, ConsensusError) as error:
@@ -141,6 +145,10 @@ class CommitteeMember:
         """
         self._public.verified(settlement)
         self._post(events.SettlementHeard(settlement, own=True))
+
+    def rescued(self, committee: Committee) -> None:
+        """The registry has put ``committee`` in the place of the running one."""
+        self._post(events.Rescued(Term.of(committee)))
 
     @property
     def standing(self) -> dict[str, int]:
@@ -228,6 +236,8 @@ class CommitteeMember:
         match effect:
             case events.SignProposal() | events.SignPrevote() | events.SignPrecommit():
                 return await self._sign(effect)
+            case events.SignHandOver(hand_over):
+                return events.HandOverSigned(sign(hand_over, self._node.key, self._node.terms.domain))
             case events.Tell(frame, to):
                 self._tell(frame, to)
             case events.SendDecision(to, height):
@@ -302,7 +312,9 @@ class CommitteeMember:
 
     async def _publish(self, batch: CertifiedBatch) -> None:
         """Gossip a certified batch: the proposer at once, the others only where it has not been heard by then."""
-        addresses = [member.address for member in self._node.committee.members]
+        addresses = [*self._public.recent_members()]
+        if self._node.address not in addresses or batch.header.proposer not in addresses:
+            return
         turn = (addresses.index(self._node.address) - addresses.index(batch.header.proposer)) % len(addresses)
         await trio.sleep(turn * PUBLISH_TURN_S)
         if self._public.heard_height < batch.header.height:

@@ -82,8 +82,8 @@ class Peers:
     async def _dial_committee(self) -> None:
         """Every node talks to members directly: users and providers for matches and filings, all for batches."""
         while True:
-            for member in self._node.committee.members:
-                record = self.find(member.address)
+            for member in self._public.recent_members():
+                record = self.find(member)
                 if record is not None:
                     await self._dial(record.payload.peer_id, record.payload.multiaddrs)
             await trio.sleep(DIAL_EVERY_S)

@@ -121,7 +121,7 @@ class Provider:
         while (data := await stream.receive(limit=1_024, timeout=3_600)) is not None:
             query = decode(Signed[LivenessQuery], data)
             router = query.signer(domain)
-            if self._node.committee.weight(router) == 0:
+            if router not in self._public.recent_members():
                 await stream.fail("not_a_router", f"0x{router.hex()} is not a committee member")
                 return
             answer = LivenessAnswer(query.id(domain), self._node.address, await self._free_slots(query.payload.bid_id))
@@ -155,8 +155,9 @@ class Provider:
 
     async def _accept(self, ticket: Signed[Ticket]) -> None:
         """Only tickets of committee members, each once. Raises SessionError."""
-        if self._node.committee.weight(ticket.payload.router) == 0:
-            raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} is not a committee member")
+        day = self._node.terms.params.day_of(ticket.payload.slot)
+        if not self._public.is_router(ticket.payload.router, day):
+            raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} is not a router of day {day}")
         ticket_id = ticket.id(self._node.terms.domain)
         await self._node.store.accept_ticket(ticket_id, ticket)
         self._active.add(ticket_id)

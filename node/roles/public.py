@@ -6,14 +6,17 @@ from typing import TypeVar
 
 import trio
 
+from consensus.committee import Committee
 from consensus.market.book import Book
-from consensus.market.ledger_state import Ledger
+from consensus.market.errors import BatchInvalid
+from consensus.market.ledger_state import Ledger, rescue
 from consensus.market.settlement import VerifiedSettlements
 from consensus.member.following import Following, check_body
+from consensus.membership import Term
 from consensus.tendermint.certificate import verify_certificate
 from contracts.typed_data import Address, Digest
 from gossip.messages import Payload, Signed
-from gossip.messages.committee import BatchBody, BatchHeader, CertifiedBatch, batch_hash
+from gossip.messages.committee import BatchBody, BatchHeader, CertifiedBatch, HandOverCertificate, batch_hash
 from gossip.messages.records import Bid, ModelProof, NodeRecord, SlotReveal
 from node.context import Node, now_ms
 from node.store.batches import Outcome
@@ -39,11 +42,45 @@ class PublicState:
         """Called after a batch was applied and stored, in the order of registration; must not block."""
         self.heard_height = 0
         """The highest batch that came by gossip."""
-        self.following = Following(node.terms, node.committee)
+        self.following = Following(node.terms)
         self._adopting = trio.Lock()
         self.beacons: OrderedDict[Digest, Mapping[Address, int]] = OrderedDict()
         """The last beacons and the penalty points that went with each: what a match is checked against."""
+        self.epochs: dict[int, Term] = {genesis.running.epoch: genesis.running}
+        """Every committee since genesis."""
+        self.hand_overs: dict[int, HandOverCertificate] = {}
+        """By the epoch that ended: what opens the next one in the registry, and lets a reader trust its members."""
+        self.rescued: Committee | None = None
+        """The committee of a rescue that this node has read from the chain and no batch has shown yet."""
         self._note_beacon()
+
+    # Who decides.
+
+    @property
+    def committee(self) -> Committee:
+        """Who decides the next height."""
+        return self.ledger.committee
+
+    def recent_members(self) -> tuple[Address, ...]:
+        """Whoever decides, routes today, has tickets that are not settled, or was drawn; sorted."""
+        terms = (*self.ledger.committees, *([] if self.ledger.drawn is None else [self.ledger.drawn.term]))
+        rescued = () if self.rescued is None else tuple(one.address for one in self.rescued.members)
+        return tuple(sorted({*(one.address for term in terms for one in term.members), *rescued}))
+
+    def routers(self, day: int) -> tuple[Address, ...]:
+        """The home routers of ``day``."""
+        return tuple(member.address for member in self.ledger.routers(day).members)
+
+    def is_router(self, address: Address, day: int) -> bool:
+        """Whether ``address`` may issue passes and tickets of ``day``."""
+        return self.ledger.routers(day).weight(address) > 0
+
+    def note_rescue(self, committee: Committee) -> bool:
+        """The chain says that ``committee`` is in the place of the running one; whether that is news."""
+        if committee.epoch <= self.ledger.running.epoch or committee == self.rescued:
+            return False
+        self.rescued = committee
+        return True
 
     # What gossip and sync bring; signatures and expiry are checked by the caller.
 
@@ -61,7 +98,7 @@ class PublicState:
 
     def _add_reveal(self, reveal: Signed[SlotReveal]) -> None:
         """Whether the secret leads to the commitment is checked where it is used."""
-        if self._node.committee.weight(reveal.payload.member) == 0:
+        if not self.ledger.is_recent_member(reveal.payload.member):
             return
         self.reveals[reveal.payload.member, reveal.payload.slot] = reveal
         while len(self.reveals) > MAX_REVEALS:
@@ -77,13 +114,39 @@ class PublicState:
     def check_certificate(self, batch: CertifiedBatch) -> Digest:
         """The batch's hash. Raises :class:`~consensus.errors.CertificateInvalid`, and
         :class:`~consensus.market.errors.BatchInvalid` for another body than was certified."""
-        verify_certificate(batch.certificate, batch.header, self._node.committee, self._node.terms.domain)
+        verify_certificate(batch.certificate, batch.header, self._deciding(batch), self._node.terms.domain)
         check_body(batch.header, batch.body)
         return batch_hash(batch.header)
 
+    def _deciding(self, batch: CertifiedBatch) -> Committee:
+        """The known committee that ``batch`` names; where it names none, the one that would have to decide."""
+        drawn = [] if self.ledger.drawn is None else [self.ledger.drawn.term.committee]
+        known = [*drawn, *([] if self.rescued is None else [self.rescued])]
+        found = self.find_committee(batch.header.committee_root)
+        return found or next((one for one in known if one.root == batch.header.committee_root), self.committee)
+
+    def find_committee(self, root: Digest) -> Committee | None:
+        """The committee with ``root``, of any epoch up to now; None where there was none."""
+        return next((term.committee for term in reversed(self.epochs.values()) if term.committee.root == root), None)
+
+    def is_beyond(self, batch: CertifiedBatch) -> bool:
+        """Whether ``batch`` is by a committee that this node, being behind, may not have heard of yet."""
+        return (
+            batch.header.height > self.ledger.height + 1 and self._deciding(batch).root != batch.header.committee_root
+        )
+
     def follow(self, header: BatchHeader, body: BatchBody) -> Ledger:
         """The ledger that a batch would leave behind. Raises :class:`~consensus.market.errors.BatchInvalid`."""
-        return self.following(self.ledger, header, body)
+        return self.following(self._before(body), header, body)
+
+    def _before(self, body: BatchBody) -> Ledger:
+        """The ledger that ``body`` builds on: a rescue counts where this node has read of it on the chain."""
+        if body.rescue is None:
+            return self.ledger
+        committee = Term(body.rescue.epoch, body.rescue.members).committee
+        if committee != self.rescued:
+            raise BatchInvalid("rescue_unknown", committee.root)
+        return rescue(self.ledger, committee)
 
     async def adopt(self, batch: CertifiedBatch) -> bool:
         """Apply and store the next batch; False where it isn't the next one.
@@ -95,6 +158,8 @@ class PublicState:
                 return False
             self.check_certificate(batch)
             following = self.follow(batch.header, batch.body)
+            if batch.header.committee_root != self._before(batch.body).committee.root:
+                raise BatchInvalid("committee_root", batch.header.committee_root)
             await self._node.store.put_batch(batch)
             await self._node.store.put_outcomes(
                 Outcome(o.ticket_id, following.height, o.provider, o.tokens, o.credited_wei, o.reason)
@@ -105,6 +170,7 @@ class PublicState:
         return True
 
     def _advance(self, batch: CertifiedBatch, following: Ledger) -> None:
+        self._note_hand_over(batch.body, following)
         self.ledger = following
         self._note_beacon()
         for settlement in batch.body.settlements:
@@ -119,6 +185,14 @@ class PublicState:
         for callback in self.on_batch:
             callback(batch)
 
+    def _note_hand_over(self, body: BatchBody, following: Ledger) -> None:
+        if body.hand_over is not None:
+            self.hand_overs[body.hand_over.hand_over.epoch] = body.hand_over
+        if body.rescue is not None:
+            self.rescued = None
+        for term in following.committees:
+            self.epochs.setdefault(term.epoch, term)
+
     def _note_beacon(self) -> None:
         self.beacons[self.ledger.beacon] = self.ledger.penalties
         while len(self.beacons) > BEACONS:
@@ -131,5 +205,9 @@ class PublicState:
     async def replay(self) -> None:
         """Rebuild the ledger from stored batches; each was verified before it was stored."""
         async for batch in self._node.store.batches(self.ledger.height + 1):
-            self.ledger = self.follow(batch.header, batch.body)
+            if (rescue_ := batch.body.rescue) is not None:
+                self.rescued = Term(rescue_.epoch, rescue_.members).committee
+            following = self.follow(batch.header, batch.body)
+            self._note_hand_over(batch.body, following)
+            self.ledger = following
             self._note_beacon()

@@ -68,7 +68,6 @@ class HomeRouter:
         self._balances = balances
         self._file_settlement = file_settlement
         self._link = link
-        self._members = tuple(member.address for member in node.committee.members)
         self._new_passes_in, self._new_passes_out = trio.open_memory_channel[Signed[PassIssued]](4_096)
         public.on_batch.append(self._settled)
 
@@ -130,7 +129,9 @@ class HomeRouter:
 
     def _accept_rank(self, user: Address, day: int) -> int:
         """How far down a user's ranking this router may stand: those before it must be out of its reach."""
-        ranking = home_routers(user, day, self._members)
+        ranking = home_routers(user, day, self._public.routers(day))
+        if self._node.address not in ranking:
+            return 0
         before = ranking[: ranking.index(self._node.address)]
         return len(before) if all(router not in self._link.linked for router in before) else 0
 

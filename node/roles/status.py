@@ -4,6 +4,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from consensus.committee import Committee
 from consensus.market.explain import explain_match
 from consensus.market.matching import MatchContext
 from consensus.market.proof import CreditProof
@@ -12,9 +13,9 @@ from contracts.errors import MerkleError
 from contracts.merkle import merkle_proof
 from contracts.typed_data import Address, Digest, Uint256
 from gossip.messages import encode
-from gossip.messages.committee import batch_hash
+from gossip.messages.committee import CertifiedBatch, HandOverCertificate, batch_hash
 from node.context import Node, now_ms
-from node.proof_file import ProofFile
+from node.proof_file import CommitteeEntry, HandOverEntry, ProofFile
 from node.roles.link import CommitteeLink
 from node.roles.member import CommitteeMember
 from node.roles.public import PublicState
@@ -89,7 +90,7 @@ class NodeStatus:
             "round": batch.certificate.round,
             "proposer": batch.header.proposer,
             "signers": signers_of(batch.certificate, self._node.terms.domain),
-            "members": [member.address for member in self._node.committee.members],
+            "members": [member.address for member in self._decided(batch).members],
             "settlements": len(batch.body.settlements),
             "total_credited": batch.header.total_credited,
             "credit_root": batch.header.credit_root,
@@ -118,7 +119,7 @@ class NodeStatus:
         account = ledger.days.get(day, ledger.account)
         context = MatchContext(
             terms=self._node.terms,
-            committee=self._node.committee,
+            committee=ledger.routers(day),
             tip=ledger.commitments.get(day, {}).get(told.router),
             ceiling_wei=account.ceiling_wei(self._node.terms.params),
             beacons=self._public.beacons,
@@ -132,12 +133,15 @@ class NodeStatus:
 
     async def committee(self) -> dict[str, Any] | None:
         """Stake, height and round of this member, where the others were when they were last heard, and who lied."""
-        member, committee = self.member, self._node.committee
+        member, committee = self.member, self._public.committee
         if member is None:
             return None
+        drawn = self._public.ledger.drawn
         return member.standing | {
             "address": self._node.address,
             "epoch": committee.epoch,
+            "is_member": committee.weight(self._node.address) > 0,
+            "drawn": None if drawn is None else [one.address for one in drawn.term.members],
             "stake_wei": committee.weight(self._node.address),
             "total_stake_wei": committee.total,
             "members": [self._standing_of(one.address, one.stake) for one in committee.members],
@@ -179,7 +183,34 @@ class NodeStatus:
         except MerkleError:
             return None
         credit = CreditProof(provider, Uint256(credits[provider]), proof, batch.header, batch.certificate)
-        return ProofFile.of(credit, self._node.committee, self._node.terms.domain)
+        committee = self._decided(batch)
+        return ProofFile.of(credit, committee, self._node.terms.domain, self._hand_overs(committee.epoch))
+
+    def _decided(self, batch: CertifiedBatch) -> Committee:
+        return self._public.find_committee(batch.header.committee_root) or self._public.committee
+
+    def _hand_overs(self, epoch: int) -> tuple[HandOverEntry, ...]:
+        """How the committee of ``epoch`` came to be, as far back as hand-overs reach without a gap."""
+        entries: list[HandOverEntry] = []
+        while (certificate := self._public.hand_overs.get(epoch - 1)) is not None:
+            epoch -= 1
+            outgoing = CommitteeEntry.of(self._public.epochs[epoch].committee)
+            entries.insert(0, HandOverEntry(outgoing, certificate.hand_over.day, certificate.signatures))
+        return tuple(entries)
+
+    async def hand_overs(self, from_epoch: int) -> list[dict[str, Any]]:
+        """What opens the epochs after ``from_epoch`` in the registry: days, members, stakes and signatures."""
+        ended = sorted(epoch for epoch in self._public.hand_overs if epoch >= from_epoch)
+        return [self._hand_over(epoch, self._public.hand_overs[epoch]) for epoch in ended]
+
+    def _hand_over(self, epoch: int, certificate: HandOverCertificate) -> dict[str, Any]:
+        coming = self._public.epochs[epoch + 1]
+        return {
+            "epoch": epoch,
+            "day": certificate.hand_over.day,
+            "members": [{"address": one.address, "stake_wei": one.stake} for one in coming.members],
+            "signatures": list(certificate.signatures),
+        }
 
     async def metrics(self) -> str:
         """Prometheus text."""

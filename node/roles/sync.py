@@ -65,7 +65,11 @@ class Sync:
 
     def _judge(self, data: bytes, _: str) -> Verdict:
         try:
-            self._public.check_certificate(decode(CertifiedBatch, data))
+            batch = decode(CertifiedBatch, data)
+            if self._public.is_beyond(batch):
+                self.hurry()
+                return Verdict.IGNORE
+            self._public.check_certificate(batch)
         except (MessageError, ConsensusError, MarketError) as error:
             self._node.log.warning("bad batch in gossip", reason=str(error))
             return Verdict.REJECT

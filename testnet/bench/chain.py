@@ -58,8 +58,10 @@ class LogBuilder:
     def batches(self, count: int, settlements: int) -> Iterator[tuple[int, bytes]]:
         """Height and encoding of ``count`` batches of ``settlements`` each, one a slot."""
         network, terms = self.network, self._terms
-        ledger = genesis_ledger(terms, network.opening(), network.reference_price_wei, network.commitments)
-        verified = VerifiedSettlements(terms, self._committee)
+        ledger = genesis_ledger(
+            terms, network.committee(), network.opening(), network.reference_price_wei, network.commitments
+        )
+        verified = VerifiedSettlements(terms)
         for slot in range(1, count + 1):
             batch, ledger = self._batch(ledger, slot, settlements, verified)
             yield ledger.height, encode(batch)
@@ -70,13 +72,12 @@ class LogBuilder:
         terms, committee = self._terms, self._committee
         pending = [self._settlement(slot) for _ in range(settlements)]
         for settlement in pending:
-            verified.note(settlement, certified_ids(settlement, terms, committee))
+            verified.note(settlement, certified_ids(settlement, terms))
         account, day = ledger.account, terms.params.day_of(slot)
         opening = DayOpening(day, account.snapshot_block, account.supply_wei, account.budget_wei)
         header, body, rejected = propose_batch(
             ledger,
             terms,
-            committee,
             proposer=committee.proposer(ledger.height + 1, 0),
             slot=slot,
             reveal=ZERO_DIGEST,
@@ -87,7 +88,7 @@ class LogBuilder:
         )
         if rejected:
             raise TestnetError(f"the made-up log does not hold: {rejected[0].reason}")
-        after = apply_batch(ledger, terms, committee, header, body, verified=verified)
+        after = apply_batch(ledger, terms, header, body, verified=verified)
         for settlement in pending:
             verified.forget(settlement)
         return self._certify(header, body), after

@@ -96,7 +96,6 @@ class Liar:
             other, other_body, _ = propose_batch(
                 self._node.ledger,
                 setting.terms,
-                setting.committee,
                 proposer=header.proposer,
                 slot=header.slot,
                 reveal=header.reveal,

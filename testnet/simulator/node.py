@@ -166,7 +166,6 @@ class SimulatedNode:
         self.core = MemberCore(
             self.key.address,
             setting.terms,
-            setting.committee,
             ledger=ledger,
             following=self._following,
             secrets=self._secrets,

@@ -122,9 +122,7 @@ class Oracle:
         before = self._chain[-1][1]
         setting = self.setting
         try:
-            after = apply_batch(
-                before, setting.terms, setting.committee, batch.header, batch.body, verified=self._verified
-            )
+            after = apply_batch(before, setting.terms, batch.header, batch.body, verified=self._verified)
         except BatchInvalid as error:
             raise Violation("validity", f"height {batch.header.height} was decided: {error}") from error
         self._conserves(before, after)

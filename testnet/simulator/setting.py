@@ -87,7 +87,7 @@ class Setting:
 
     def following(self) -> Following:
         """A fresh memory of what batches do to ledgers, with the shared one of checked settlements."""
-        following = Following(self.terms, self.committee)
+        following = Following(self.terms)
         following.verified = self.verified
         return following
 
@@ -113,7 +113,7 @@ def make_setting(members: int, domain: Domain = DOMAIN) -> Setting:
         keys=keys,
         committee=committee,
         secrets=secrets,
-        genesis=genesis_ledger(terms, opening, PRICE_WEI, commitments),
+        genesis=genesis_ledger(terms, committee, opening, PRICE_WEI, commitments),
         workload=Workload(terms, keys, named_key),
-        verified=VerifiedSettlements(terms, committee),
+        verified=VerifiedSettlements(terms),
     )

@@ -102,7 +102,7 @@ class World:
 
     def ledger(self, reference_price_wei: int = PRICE) -> Ledger:
         commitments = [self.commitment(member, day) for day in range(self.committed_days) for member in self.members]
-        return genesis_ledger(self.terms, self.opening(), reference_price_wei, commitments)
+        return genesis_ledger(self.terms, self.committee, self.opening(), reference_price_wei, commitments)
 
     def slot_ms(self, slot: int) -> int:
         return GENESIS_MS + slot * self.terms.params.slot_ms
@@ -240,7 +240,6 @@ class World:
         return propose_batch(
             ledger,
             self.terms,
-            self.committee,
             proposer=proposer.address,
             slot=slot,
             reveal=self.secret(proposer, slot) if reveal is None else reveal,
@@ -251,7 +250,7 @@ class World:
         )
 
     def apply(self, ledger: Ledger, header: BatchHeader, body: BatchBody, **options: Any) -> Ledger:
-        return apply_batch(ledger, self.terms, self.committee, header, body, **options)
+        return apply_batch(ledger, self.terms, header, body, **options)
 
     def after(self, ledger: Ledger, pending: Sequence[Settlement] = (), **options: Any) -> Ledger:
         """The ledger after a batch of ``pending``, none of which may be rejected."""

@@ -27,7 +27,7 @@ class Staking:
         self.registry("stake", amount, sender=who)
 
     def candidates(self) -> list[Address]:
-        return [Address(bytes.fromhex(address[2:])) for address in self.registry("candidates")]
+        return [Address(bytes.fromhex(address[2:])) for address in self.registry("candidates")[0]]
 
 
 @pytest.fixture

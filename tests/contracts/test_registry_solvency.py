@@ -121,8 +121,9 @@ class Stakes(RuleBasedStateMachine):
         registry = self.world.registry
         assert {member: registry("stake_of", member) for member in self.bonded} == self.bonded
         assert {member: registry("unbonding", member)[0] for member in self.leaving} == self.leaving
-        staked = sorted(member for member, stake in self.bonded.items() if stake)
-        assert list(registry("candidates")) == ["0x" + member.hex() for member in staked]
+        staked = sorted((member, stake) for member, stake in self.bonded.items() if stake)
+        addresses, stakes = registry("candidates")
+        assert list(zip(addresses, stakes, strict=True)) == [("0x" + member.hex(), stake) for member, stake in staked]
         assert {member for member in self.bonded if registry("is_slashed", member)} == self.slashed
 
     @invariant()

@@ -149,6 +149,8 @@ def test_with_nobody_staked_there_is_nobody_to_rescue_with(announced: World) -> 
     announced.stake(ANYBODY, 1)
     announced.registry("rescue")
     assert announced.registry("committee", 2) == (("0x" + ANYBODY.hex(),), (1,))
+    assert announced.registry("is_rescue", 2)
+    assert not announced.registry("is_rescue", 1)
 
 
 def test_before_the_first_epoch_there_is_nothing_to_rescue(world: World) -> None:

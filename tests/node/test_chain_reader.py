@@ -12,8 +12,8 @@ import trio.testing
 from contracts.errors import ChainUnavailable, TransactionReverted
 from contracts.signing import Key
 from contracts.typed_data import Address, Digest
-from gossip.messages.committee import BatchHeader, CommitCertificate
-from node.chain import BLOCKS_KEPT, ChainReader, ClaimPaid, until_available
+from gossip.messages.committee import BatchHeader, CommitCertificate, HandOverCertificate
+from node.chain import BLOCKS_KEPT, ChainReader, ClaimPaid, Epoch, until_available
 from node.errors import ChainMismatch
 from tests.node.builders import PROVIDER, batch
 
@@ -43,6 +43,23 @@ class ScriptedChain:
             raise ChainUnavailable(URL, "refused")
         number = 99 if block is None else block
         return number, 10**25 + number, [int.from_bytes(item, "big") * number for item in addresses]
+
+    def candidates(self, block: int) -> Sequence[tuple[Address, int]]:
+        return [(address(1), block)]
+
+    def epoch(self) -> int:
+        return 2
+
+    def epochs(self, after: int) -> Sequence[Epoch]:
+        return [Epoch(number, ((address(1), 5),), is_rescue=False) for number in range(after + 1, 3)]
+
+    def hand_over(
+        self,
+        key: Key,  # noqa: ARG002  # the seam's shape, as below
+        certificate: HandOverCertificate,  # noqa: ARG002
+        members: Sequence[tuple[Address, int]],  # noqa: ARG002
+    ) -> Digest:
+        return Digest(bytes(32))
 
     def paid(self, provider: Address) -> int:  # noqa: ARG002  # the seam's shape
         if self.down:

@@ -34,8 +34,8 @@ def _text() -> str:
     terms, committee = NETWORK.terms(), NETWORK.committee()
     ((_, data),) = LogBuilder().batches(1, 3)
     batch = decode(CertifiedBatch, data)
-    genesis = genesis_ledger(terms, NETWORK.opening(), NETWORK.reference_price_wei, ())
-    credits = apply_batch(genesis, terms, committee, batch.header, batch.body).credits
+    genesis = genesis_ledger(terms, committee, NETWORK.opening(), NETWORK.reference_price_wei, ())
+    credits = apply_batch(genesis, terms, batch.header, batch.body).credits
     provider = next(iter(credits))
     proof = CreditProof(provider, credits[provider], merkle_proof(credits, provider), batch.header, batch.certificate)
     return json.dumps(jsonable(ProofFile.of(proof, committee, terms.domain)))
@@ -110,9 +110,9 @@ TAMPERED = [
     ("certificate.signatures.0", hex_of(65), "signature"),
     ("network.chain_id", 1, "unknown_member"),
     ("network.contract", hex_of(20), "unknown_member"),
-    ("committee.epoch", 2, "committee: its root is"),
-    ("committee.members.0.stake_wei", 1, "committee: its root is"),
-    ("committee.members.0.address", hex_of(20), "committee: its root is"),
+    ("committee.epoch", 2, "no committee in the file is the one that is trusted"),
+    ("committee.members.0.stake_wei", 1, "no committee in the file is the one that is trusted"),
+    ("committee.members.0.address", hex_of(20), "no committee in the file is the one that is trusted"),
 ]
 
 
@@ -126,10 +126,10 @@ def test_what_was_tampered_with_is_named(tmp_path: Path, document: Document, key
 def test_a_committee_of_the_forgers_own_is_not_trusted(tmp_path: Path, document: Document) -> None:
     """All signatures hold, under a committee that nobody but the file vouches for."""
     path = write(tmp_path, document)
-    with pytest.raises(ProofRejected, match="the one that is trusted 0x0101"):
+    with pytest.raises(ProofRejected, match="no committee in the file is the one that is trusted"):
         check(path, root="01" * 32)
     write_network(tmp_path / "network.toml", replace(NETWORK, members=NETWORK.members[:3]))
-    with pytest.raises(ProofRejected, match="committee: its root is"):
+    with pytest.raises(ProofRejected, match="no committee in the file is the one that is trusted"):
         check(path, network=tmp_path / "network.toml", root=None)
 
 
@@ -196,8 +196,8 @@ def test_what_is_no_proof_names_the_key(tmp_path: Path, document: Document, key:
 NO_JSON: list[tuple[str, str]] = [
     ("", "is not JSON"),
     ("{", "is not JSON"),
-    ("[" * 100_000, "more than 200 brackets"),
-    ("[" * 200, "is not JSON"),
+    ("[" * 100_000, "more than 16 brackets"),
+    ("[" * 16, "is not JSON"),
     ("[]", "is not an object"),
     ("null", "is not an object"),
     ('{"proof": 1, "proof": 2}', "a key is there twice"),

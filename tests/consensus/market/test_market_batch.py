@@ -176,7 +176,7 @@ def test_an_outcome_is_found_by_its_ticket(world: World) -> None:
 
 
 def test_remembered_signatures_are_not_checked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    verified = VerifiedSettlements(world.terms, world.committee)
+    verified = VerifiedSettlements(world.terms)
     pending = [world.settlement() for _ in range(3)]
     for settlement in pending:
         verified(settlement)
@@ -189,7 +189,7 @@ def test_what_another_committee_remembers_does_not_count(world: World) -> None:
     """A pass by somebody who has left the committee is refused, whatever was remembered before."""
     settlement = world.settlement()
     wider = World(member_count=5)
-    verified = VerifiedSettlements(wider.terms, wider.committee)
+    verified = VerifiedSettlements(wider.terms)
     foreign = replace(
         settlement, rfc=world.rfc(access_pass=world.access_pass(issuer=key("member 4"))), ticket=settlement.ticket
     )

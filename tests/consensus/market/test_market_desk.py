@@ -31,7 +31,7 @@ class Counter:
         self.world = World(member_count=member_count)
         if params:
             self.world.terms = make_terms(**params)
-        self.desk = Desk(self.world.terms, self.world.router.address, [m.address for m in self.world.members])
+        self.desk = Desk(self.world.terms, self.world.router.address, lambda _: [m.address for m in self.world.members])
         self.account: DayAccount = account_of(self.world.ledger(), self.world.terms.params, 0)
 
     def grant(self, balance_mor: int = 5, salt: Digest = SALT, accept_rank: int = 0, **request: Any) -> AccessPass:

@@ -21,7 +21,7 @@ def world() -> World:
 
 def test_without_signatures_the_ids_are_the_same(world: World) -> None:
     whole = world.settlement(voucher_tokens=90)
-    assert certified_ids(whole, world.terms, world.committee) == verify_settlement(whole, world.terms, world.committee)
+    assert certified_ids(whole, world.terms) == verify_settlement(whole, world.terms)
 
 
 def forge(world: World, whole: Settlement) -> list[Settlement]:
@@ -43,19 +43,19 @@ def forge(world: World, whole: Settlement) -> list[Settlement]:
 
 def test_every_signature_counts_unless_the_certificate_stands_in_for_it(world: World) -> None:
     whole = world.settlement(voucher_tokens=90)
-    verified = VerifiedSettlements(world.terms, world.committee)
+    verified = VerifiedSettlements(world.terms)
     ids = verified(whole)
     for forged in forge(world, whole):
         with pytest.raises(SettlementInvalid, match=r"^signature: "):
             verified(forged)
-        assert certified_ids(forged, world.terms, world.committee) == ids
+        assert certified_ids(forged, world.terms) == ids
 
 
 def test_what_does_not_belong_together_is_refused_without_signatures_too(world: World) -> None:
     whole, other = world.settlement(), world.settlement()
     for broken in (replace(whole, ticket=other.ticket), replace(whole, report=other.report)):
         with pytest.raises(SettlementInvalid):
-            certified_ids(broken, world.terms, world.committee)
+            certified_ids(broken, world.terms)
 
 
 def test_a_standing_bid_is_checked_once_and_another_signature_again(
@@ -91,10 +91,10 @@ def test_what_stands_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -
 
 def test_noted_settlements_are_bounded_and_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settlements, "MAX_REMEMBERED", 2)
-    verified = VerifiedSettlements(world.terms, world.committee)
+    verified = VerifiedSettlements(world.terms)
     made = [world.settlement() for _ in range(3)]
     for whole in made:
-        verified.note(whole, certified_ids(whole, world.terms, world.committee))
+        verified.note(whole, certified_ids(whole, world.terms))
     assert list(verified._known) == made[1:]
     verified.forget(made[1])
     verified.forget(made[0])

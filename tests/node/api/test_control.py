@@ -53,6 +53,9 @@ class ScriptedSource:
     async def committee(self) -> Any:
         return None
 
+    async def hand_overs(self, from_epoch: int) -> Any:
+        return [{"epoch": from_epoch, "signatures": [TICKET]}]
+
     async def signed(self) -> Any:
         return [{"height": 3, "step": Step.PREVOTE}]
 

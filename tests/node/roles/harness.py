@@ -17,13 +17,14 @@ from msgspec.structs import replace
 from consensus.committee import Committee, Member
 from consensus.market.access import home_routers
 from consensus.market.ledger_state import Ledger, genesis_ledger
+from consensus.membership import Term, verify_hand_over
 from consensus.params import NetworkParams, Terms
 from contracts.errors import ChainUnavailable, TransactionReverted
 from contracts.merkle import merkle_verify
 from contracts.signing import Key
 from contracts.typed_data import Address, Digest, Domain
 from gossip.messages import Signed, Unit, sign
-from gossip.messages.committee import BatchHeader, CommitCertificate, batch_hash
+from gossip.messages.committee import BatchHeader, CommitCertificate, HandOver, HandOverCertificate, batch_hash
 from gossip.messages.market import PassRequest, Rfc
 from gossip.messages.router import Granted, Matched, PassAsk, RfcAsk
 from gossip.network import Network, NetworkConfig, open_network
@@ -32,7 +33,7 @@ from inference.engine import ChatMessage, Engine, Sampling
 from inference.synthetic import SyntheticEngine
 from node.api.backend import ChatRequest
 from node.app import Parts, start_roles
-from node.chain import ChainReader, ClaimPaid
+from node.chain import ChainReader, ClaimPaid, Epoch
 from node.config import ContractAddresses, KeyFiles, ModelOffer, NetworkFile, NodeFile, Role
 from node.context import Node, Topics, now_ms
 from node.roles import link, peers, sync
@@ -104,6 +105,10 @@ class FakeChain:
         """The reason for which claims revert."""
         self.swallows = 0
         """So many claims are mined, and the answer is lost."""
+        self.staked = [(member.address, 1_000 * WEI) for member in MEMBERS]
+        """The registry's candidates."""
+        self.opened = [Epoch(1, tuple(self.staked), is_rescue=False)]
+        """The registry's epochs."""
         self.claims: list[tuple[Address, int]] = []
         self._paid: dict[Address, int] = {}
         self._lock = threading.Lock()
@@ -118,6 +123,37 @@ class FakeChain:
             self.supply,
             [self.balances.get(address, 0) for address in addresses],
         )
+
+    def candidates(self, block: int) -> Sequence[tuple[Address, int]]:  # noqa: ARG002  # the seam's shape
+        self._check()
+        return tuple(self.staked)
+
+    def epoch(self) -> int:
+        self._check()
+        return self.opened[-1].number
+
+    def epochs(self, after: int) -> Sequence[Epoch]:
+        self._check()
+        return [epoch for epoch in self.opened if epoch.number > after]
+
+    def hand_over(
+        self,
+        key: Key,  # noqa: ARG002  # the seam's shape
+        certificate: HandOverCertificate,
+        members: Sequence[tuple[Address, int]],
+    ) -> Digest:
+        """As the registry: the running epoch's members relieve themselves."""
+        self._check()
+        with self._lock:
+            running = self._committee(self.opened[-1])
+            coming = Committee(running.epoch + 1, tuple(Member(address, stake) for address, stake in members))
+            expected = HandOver(running.epoch, certificate.hand_over.day, running.root, coming.root)
+            verify_hand_over(certificate, expected, Term.of(running), DOMAIN)
+            self.opened.append(Epoch(coming.epoch, tuple(members), is_rescue=False))
+        return Digest(bytes(31) + b"\x02")
+
+    def _committee(self, epoch: Epoch) -> Committee:
+        return Committee(epoch.number, tuple(Member(address, stake) for address, stake in epoch.members))
 
     def paid(self, provider: Address) -> int:
         self._check()
@@ -139,6 +175,8 @@ class FakeChain:
                 raise TransactionReverted("compute.claim", self.refuses)
             assert merkle_verify(header.credit_root, provider, cumulative, proof)
             assert certificate.batch_hash == batch_hash(header)
+            if header.committee_root != self._committee(self.opened[-1]).root:
+                raise TransactionReverted("compute.claim", "registry: unknown committee")
             assert key.address == provider
             amount = cumulative - self._paid.get(provider, 0)
             self._paid[provider] = cumulative
@@ -318,7 +356,8 @@ class Lab:
 
     def genesis(self) -> Ledger:
         network = self.network
-        return genesis_ledger(self.terms, network.opening(), network.reference_price_wei, network.commitments)
+        opening, price = network.opening(), network.reference_price_wei
+        return genesis_ledger(self.terms, self.committee, opening, price, network.commitments)
 
     async def _run(self, name: str, config: NodeFile, who: Key, *, task_status: trio.TaskStatus[Running]) -> None:
         gone = trio.Event()
@@ -395,7 +434,6 @@ async def open_node(lab: Lab, config: NodeFile, who: Key) -> AsyncIterator[Node]
         yield Node(
             config=config,
             terms=lab.terms,
-            committee=lab.committee,
             key=who,
             network=host,
             store=store,

@@ -35,7 +35,7 @@ async def test_only_signed_timely_rfcs_with_a_members_pass_are_passed_on(
         with pytest.raises(SignerMismatch):
             demand.check(Signed(replace(good.payload, index=7), good.signature))
         strange = sign(replace(good.payload.access_pass.payload, issuer=key("x").address), key("x"), lab.terms.domain)
-        with pytest.raises(MalformedMessage, match="not a member"):
+        with pytest.raises(MalformedMessage, match="not a router of its day"):
             demand.check(rfc_of(lab, access_pass=strange))
         with pytest.raises(MalformedMessage, match="another session key"):
             demand.check(sign(replace(good.payload, session_key=key("y").address), key("y"), lab.terms.domain))

@@ -20,6 +20,7 @@ from gossip.streams import FrameStream
 from gossip.topics import COMMITTEE
 from node.context import Node, now_ms
 from node.roles.link import CommitteeLink
+from node.roles.public import PublicState
 from tests.consensus.builders import key
 from tests.node.roles.harness import MEMBERS, Lab, open_lab, until
 
@@ -53,7 +54,7 @@ async def open_end(lab: Lab, number: int) -> AsyncIterator[End]:
         async def hear(member: Address, frame: LinkFrame) -> None:
             heard.append((member, frame))
 
-        link = CommitteeLink(node, lambda: record_of(node, node.key), known.get, hear)
+        link = CommitteeLink(node, PublicState(node, lab.genesis()), lambda: record_of(node, node.key), known.get, hear)
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         await nursery.start(link.run)

@@ -41,7 +41,7 @@ def context_of(running: Running, matched: Matched) -> MatchContext:
     day = terms.params.day_of(told.slot)
     return MatchContext(
         terms=terms,
-        committee=running.node.committee,
+        committee=public.ledger.routers(day),
         tip=public.ledger.commitments[day][told.router],
         ceiling_wei=public.ledger.account.ceiling_wei(terms.params),
         beacons=public.beacons,

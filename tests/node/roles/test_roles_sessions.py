@@ -244,7 +244,7 @@ async def test_a_provider_serves_none_but_members(tmp_path: Path, monkeypatch: p
                 _ = [piece async for piece in client.pieces()]
             return client.outcome.tokens
 
-        with pytest.raises(SessionError, match="is not a committee member") as refused:
+        with pytest.raises(SessionError, match="is not a router of day 0") as refused:
             await use(forged)
         assert refused.value.code == "bad_ticket"
         assert await use(true_ticket) == 32
