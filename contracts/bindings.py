@@ -169,6 +169,14 @@ class Registry:
         amount, _ready_s = self.client.call("registry", self.address, "unbonding", member, block=block)
         return int(amount)
 
+    def unbonding_s(self) -> int:
+        """Seconds that unstaked MOR waits."""
+        return int(self.client.call("registry", self.address, "UNBONDING_S"))
+
+    def rescue_notice_s(self) -> int:
+        """Seconds between announcing a rescue and carrying it out."""
+        return int(self.client.call("registry", self.address, "RESCUE_NOTICE_S"))
+
     def latest_day(self, block: int | None = None) -> int:
         """The day that the newest hand-over named; 0 before the first."""
         return int(self.client.call("registry", self.address, "latest_day", block=block))

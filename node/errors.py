@@ -32,6 +32,7 @@
     ├── ProofUnreadable        a file is no proof of a credit; names file and key
     ├── ProofRejected          a proof does not hold, or is of a committee that nobody vouches for
     ├── ReplayFailed           stored batches do not lead to what was certified; names height and field
+    ├── AmountInvalid          an amount of MOR that can't be staked or unstaked
     ├── ChainMismatch          the chain endpoint is another chain than the network's
     ├── NodeUnreachable        no running node answers for a data folder
     └── AddressInUse           a port is taken
@@ -300,6 +301,15 @@ class WalFull(WalError):
         self.size = size
         self.limit = limit
         super().__init__(path, f"{what} would be {size} bytes long, the limit is {limit}")
+
+
+class AmountInvalid(NodeError):
+    """``amount``, as it was given, is no amount of MOR or more than there is."""
+
+    def __init__(self, amount: str, reason: str) -> None:
+        self.amount = amount
+        self.reason = reason
+        super().__init__(f"{amount}: {reason}")
 
 
 class ChainMismatch(NodeError):

@@ -26,7 +26,6 @@ class Epochs:
         self._public = public
         self._chain = chain
         self._seen: Committee | None = None
-        self.poll_s = RESCUE_POLL_S
         self.on_rescue: list[Callable[[Committee], None]] = []
         """Called once with the committee that a rescue has put in the place of the running one."""
 
@@ -38,7 +37,7 @@ class Epochs:
                 await self.look()
             except ChainUnavailable as error:
                 self._node.log.debug("registry can't be read", reason=str(error))
-            await trio.sleep(self.poll_s)
+            await trio.sleep(RESCUE_POLL_S)
 
     async def look(self) -> None:
         """Read the registry once. Raises :class:`~contracts.errors.ChainUnavailable`."""

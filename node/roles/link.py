@@ -75,7 +75,8 @@ class CommitteeLink:
         """Link to whoever has become a member, leave whoever has no part in anything any more."""
         if self._tasks is None:
             return
-        wanted = set(self._public.recent_members()) - {self._node.address}
+        members = set(self._public.recent_members())
+        wanted = members - {self._node.address} if self._node.address in members else set()
         for member in sorted(wanted - self._out.keys()):
             send, receive = trio.open_memory_channel[bytes](QUEUE_FRAMES)
             self._out[member] = send
@@ -177,6 +178,10 @@ class CommitteeLink:
     async def _serve(self, stream: FrameStream) -> None:
         receive = partial(stream.receive, limit=MAX_BATCH_BYTES, timeout=IDLE_S)
         member = self._authenticate(stream.remote_peer, await receive())
+        if member not in self._public.recent_members():
+            # no fault of its own: it may have heard before this node that it was drawn
+            await stream.fail("not_a_member", f"0x{member.hex()} is not a member")
+            return
         while (data := await receive()) is not None:
             try:
                 await self._on_frame(member, decode_link_frame(data))
@@ -185,13 +190,11 @@ class CommitteeLink:
                 self._node.network.penalise(stream.remote_peer, 10, str(error))
 
     def _authenticate(self, peer: str, data: bytes | None) -> Address:
-        """The member that dialled. Raises :class:`GossipError` for anybody else."""
+        """The address that dialled, which may be no member's. Raises :class:`GossipError` for a forged hello."""
         frame = decode_link_frame(data or b"")
         if not isinstance(frame, HelloFrame):
             raise MalformedMessage("HelloFrame", type(frame).__name__)
         address = frame.record.signer(self._node.terms.domain)
         if frame.record.payload.peer_id != peer:
             raise MalformedMessage("HelloFrame", f"names peer {frame.record.payload.peer_id}, dialled by {peer}")
-        if address not in self._public.recent_members():
-            raise MalformedMessage("HelloFrame", f"0x{address.hex()} is not a member")
         return address

@@ -67,6 +67,8 @@ class NodeStatus:
             "budget_wei": account.budget_wei,
             "credited_today_wei": account.credited_wei,
             "max_t": account.max_t,
+            "epoch": ledger.running.epoch,
+            "members": [member.address for member in ledger.committee.members],
             "committee": None if self.member is None else self.member.standing,
             "linked": 0 if self.link is None else len(self.link.linked),
             "network": node.network.statistics(),

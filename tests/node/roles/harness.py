@@ -36,7 +36,7 @@ from node.app import Parts, start_roles
 from node.chain import ChainReader, ClaimPaid, Epoch
 from node.config import ContractAddresses, KeyFiles, ModelOffer, NetworkFile, NodeFile, Role
 from node.context import Node, Topics, now_ms
-from node.roles import link, peers, sync
+from node.roles import epochs, link, peers, sync
 from node.roles.access import ask_router
 from node.roles.secrets import SlotSecrets
 from node.roles.user import UserAnswer
@@ -427,7 +427,6 @@ async def open_node(lab: Lab, config: NodeFile, who: Key) -> AsyncIterator[Node]
     """What :mod:`node.app` opens, less the keys' files and the real chain."""
     config.data_dir.mkdir(parents=True, exist_ok=True)
     seed = sha256(b"node key " + str(config.data_dir).encode()).digest()
-    on_chain = {"member", "provider"} & set(config.roles)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(config.data_dir / "node.sqlite"))
         host = await stack.enter_async_context(open_network(lab.hosts, seed))
@@ -437,7 +436,7 @@ async def open_node(lab: Lab, config: NodeFile, who: Key) -> AsyncIterator[Node]
             key=who,
             network=host,
             store=store,
-            chain=ChainReader(lab.chain, URL, timeout_s=20) if on_chain else None,
+            chain=ChainReader(lab.chain, URL, timeout_s=20),
             topics=Topics.of(lab.terms.domain),
             log=log_of(config.data_dir.name),
         )
@@ -449,6 +448,7 @@ async def open_lab(folder: Path, monkeypatch: pytest.MonkeyPatch, params: Networ
     monkeypatch.setattr(peers, "DIAL_EVERY_S", 0.2)
     monkeypatch.setattr(sync, "RECONCILE_S", 0.5)
     monkeypatch.setattr(link, "BACKOFF_S", (0.05, 0.1, 0.2))
+    monkeypatch.setattr(epochs, "RESCUE_POLL_S", 0.2)
     async with trio.open_nursery() as nursery:
         lab = Lab(folder, params, nursery)
 

@@ -101,12 +101,13 @@ async def test_only_a_member_on_its_own_peer_is_let_in(lab: Lab) -> None:
                 await stream.send(encode(HelloFrame(record)))
                 with pytest.raises(RemoteError, match=complaint) as refused:
                     await stream.receive(limit=100, timeout=10)
-                assert refused.value.code == "bad_message"
+                # a stranger may be a member that this one has not heard of yet
+                assert refused.value.code == ("not_a_member" if "member" in complaint else "bad_message")
         async with dial(caller.network, end) as stream:
             await stream.send(encode(StatusFrame(1, 0)))
             with pytest.raises(RemoteError, match="not a HelloFrame"):
                 await stream.receive(limit=100, timeout=10)
-        assert end.node.network.statistics().drops["bad_message"] == 4
+        assert end.node.network.statistics().drops["bad_message"] == 3
         assert not end.heard
 
 
