@@ -145,9 +145,17 @@ class Network:
 
     # Gossip
 
-    async def publish(self, topic: str, data: bytes) -> None:
-        """Gossip ``data``; it isn't delivered to this node's own subscription."""
-        await self._engine.publish(topic, data)
+    async def publish(self, topic: str, data: bytes) -> int:
+        """Gossip ``data``; it isn't delivered to this node's own subscription.
+
+        Returns for how many peers it was queued. Where that is none, nobody is known to be subscribed: it is counted
+        as ``published_to_nobody``, and those that turn out to be within half a minute get it then.
+        """
+        return self._engine.publish(topic, data)
+
+    def subscribers(self, topic: str) -> tuple[str, ...]:
+        """Connected peers that said that they are in ``topic``."""
+        return self._engine.subscribers(topic)
 
     async def subscribe(
         self, topic: str, validate: Callable[[bytes, str], Verdict], *, max_bytes: int

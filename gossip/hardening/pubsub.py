@@ -3,8 +3,10 @@
 Faults of the stock class: a frame that isn't protobuf, a key that isn't one, or an exception in a validator ends the
 process; a verdict is yes or no, so that dropping a message always blames who passed it on; a task per message loses
 their order; queues hold 32 messages and drop the rest silently; message numbers start at the second of the start, so
-that a restarted node's first messages look old; a thread per instance sweeps the list of seen messages. May go when
-the stock class survives tests/gossip/test_hostile_peers.py.
+that a restarted node's first messages look old; a thread per instance sweeps the list of seen messages; a peer's subscriptions are forgotten when the stream
+*to* it ends, though it told them on the stream *from* it and won't repeat them: after two hosts dialled each other and
+one of the connections closed, one of them never sends to the other again. May go when the stock class survives
+tests/gossip/test_hostile_peers.py and tests/gossip/test_subscriptions.py.
 """
 
 import logging
@@ -101,6 +103,8 @@ class GuardedPubsub(Pubsub):
         self._count = count
         self._subscriptions: dict[str, Subscription] = {}
         self._keys: OrderedDict[bytes, PublicKey] = OrderedDict()
+        self._speaking: dict[ID, INetStream] = {}
+        """The stream on which a peer last said what it is subscribed to."""
         self._me = host.get_id().to_base58()
 
     async def run(self) -> None:
@@ -124,14 +128,17 @@ class GuardedPubsub(Pubsub):
         if self._subscriptions.pop(topic, None) is not None:
             await self.unsubscribe(topic)
 
-    async def send_message(self, topic: str, data: bytes) -> None:
-        """Sign and publish; our own subscription doesn't get it back."""
+    def send_message(self, topic: str, data: bytes) -> int:
+        """Sign and publish; our own subscription doesn't get it back. For how many peers it was queued."""
         message = rpc_pb2.Message(data=data, topicIDs=[topic], from_id=self.my_id.to_bytes(), seqno=self._next_seqno())
         message.signature = self.host.get_private_key().sign(_signed_bytes(message))
         message.key = self.host.get_public_key().serialize()
         self._mark_msg_seen(message)
         self._count("messages_out", 1)
-        await self._mesh.publish(self.my_id, message)
+        queued = self._mesh.spread(self.my_id, message)
+        if not queued:
+            self._count("published_to_nobody", 1)
+        return queued
 
     def get_hello_packet(self) -> rpc_pb2.RPC:
         """Our subscriptions, without a signed record."""
@@ -193,6 +200,34 @@ class GuardedPubsub(Pubsub):
                 if stream is None or muxed_of(stream).muxed_conn.is_closed:
                     self._handle_dead_peer(peer_id)
 
+    def _handle_dead_peer(self, peer_id: ID) -> None:
+        """The stream to a peer ended; on the next one it gets what it may have missed."""
+        self._replayed_recent_topics.pop(peer_id, None)
+        super()._handle_dead_peer(peer_id)
+
+    def _forget_all_subscriptions(self, peer_id: ID) -> None:
+        """Unless the stream that told them is still there."""
+        if peer_id not in self._speaking:
+            super()._forget_all_subscriptions(peer_id)
+
+    def _begin_speaking(self, peer_id: ID, stream: INetStream) -> None:
+        """The first frame of a stream holds all the peer's subscriptions: what an older stream told is void."""
+        if self._speaking.get(peer_id) is not stream:
+            super()._forget_all_subscriptions(peer_id)
+            self._speaking[peer_id] = stream
+
+    def _end_speaking(self, peer_id: ID, stream: INetStream) -> None:
+        if self._speaking.get(peer_id) is stream:
+            del self._speaking[peer_id]
+            super()._forget_all_subscriptions(peer_id)
+
+    def _enqueue_or_retry_announce(
+        self, peer_id: ID, queue: RpcQueue, rpc_msg: rpc_pb2.RPC, announce: rpc_pb2.RPC.SubOpts | None
+    ) -> None:
+        """Before the GRAFT that follows, and before messages: those are what an announcement is about."""
+        if not queue.push(rpc_msg, priority=True) and announce is not None:
+            self._schedule_announce_retry(peer_id, announce)
+
     @property
     def outbox_drops(self) -> int:
         """Frames dropped so far on streams that are still open."""
@@ -210,6 +245,7 @@ class GuardedPubsub(Pubsub):
             self._count("malformed_rpc", 1)
             self._on_fault(peer_id, f"malformed RPC: {error}")
         finally:
+            self._end_speaking(peer_id, stream)
             await stream.reset()
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
@@ -217,12 +253,17 @@ class GuardedPubsub(Pubsub):
         peer_id = stream.muxed_conn.peer_id
         wire = muxed_of(stream)
         buffer = bytearray()
+        spoke = False
         while True:
             buffer += await wire.read()
             start = 0
             while (found := _find_frame(buffer, start, self.max_inbound_rpc_size)) is not None:
                 begin, start = found
-                await self._on_rpc(peer_id, rpc_pb2.RPC.FromString(bytes(buffer[begin:start])))
+                rpc = rpc_pb2.RPC.FromString(bytes(buffer[begin:start]))
+                if not spoke:
+                    self._begin_speaking(peer_id, stream)
+                    spoke = True
+                await self._on_rpc(peer_id, rpc)
                 self._count("bytes_in", start - begin)
                 await trio.lowlevel.checkpoint()
             del buffer[:start]
@@ -265,7 +306,7 @@ class GuardedPubsub(Pubsub):
             self._count("ignored", 1)
         else:
             self._deliver(subscription, GossipMessage(message.data, origin, forwarder.to_base58()))
-            await self._mesh.publish(forwarder, message)
+            self._mesh.spread(forwarder, message)
 
     def _find_fault(self, message: rpc_pb2.Message, subscription: Subscription) -> tuple[str, str] | None:
         if len(message.data) > subscription.max_bytes:
