@@ -3,10 +3,10 @@
 Faults of the stock class: a frame that isn't protobuf, a key that isn't one, or an exception in a validator ends the
 process; a verdict is yes or no, so that dropping a message always blames who passed it on; a task per message loses
 their order; queues hold 32 messages and drop the rest silently; message numbers start at the second of the start, so
-that a restarted node's first messages look old; a thread per instance sweeps the list of seen messages; a peer's subscriptions are forgotten when the stream
-*to* it ends, though it told them on the stream *from* it and won't repeat them: after two hosts dialled each other and
-one of the connections closed, one of them never sends to the other again. May go when the stock class survives
-tests/gossip/test_hostile_peers.py and tests/gossip/test_subscriptions.py.
+that a restarted node's first messages look old; a thread per instance sweeps the list of seen messages; a peer's
+subscriptions are forgotten when the stream *to* it ends, though it told them on the stream *from* it and won't repeat
+them: after two hosts dialled each other and one of the connections closed, one of them never sends to the other again.
+May go when the stock class survives tests/gossip/test_hostile_peers.py and tests/gossip/test_subscriptions.py.
 """
 
 import logging

@@ -67,8 +67,8 @@ async def test_subscriptions_outlive_one_of_two_connections() -> None:
         async with open_nets(2) as (one, other):
             readers = await subscribe(one, other)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(lambda: one.connect(other.multiaddrs, timeout=5))  # noqa: B023  # run at once
-                nursery.start_soon(lambda: other.connect(one.multiaddrs, timeout=5))  # noqa: B023  # run at once
+                nursery.start_soon(lambda: one.connect(other.multiaddrs, timeout=5))  # run at once
+                nursery.start_soon(lambda: other.connect(one.multiaddrs, timeout=5))  # run at once
             connections = one._engine.swarm.connections[parse_peer(other.peer_id)]
             await until(lambda: know_each_other(one, other))
             if len(connections) == 2:
@@ -77,7 +77,7 @@ async def test_subscriptions_outlive_one_of_two_connections() -> None:
             for net, peer in ((one, other), (other, one)):
                 streams = net._engine.pubsub.peers
                 await until(
-                    lambda: (  # noqa: B023  # run at once
+                    lambda: (  # run at once
                         (stream := streams.get(parse_peer(peer.peer_id))) is not None  # noqa: B023
                         and not muxed_of(stream).muxed_conn.is_closed
                     )
