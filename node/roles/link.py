@@ -19,6 +19,7 @@ from gossip.messages.records import NodeRecord
 from gossip.streams import FrameStream
 from gossip.topics import COMMITTEE
 from node.context import Node
+from node.roles.strangers import PER_PEER, Strangers
 
 QUEUE_FRAMES = 4_096
 """Frames waiting for one member; past that the newest is dropped, rebroadcast and pull make up for it.
@@ -28,6 +29,10 @@ While a member is away only passes wait for it: all else is said again to a memb
 
 IDLE_S = 10.0
 """A link that says nothing for so long is dead: every member says its status each second."""
+
+HELLO_S = 3.0
+HELLO_BYTES = 8_192
+"""What a peer that isn't known to be a member yet has for its first frame."""
 
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -51,12 +56,14 @@ class CommitteeLink:
         self._out: dict[Address, trio.MemorySendChannel[bytes]] = {}
         self.dropped = 0
         """Frames that found a full queue."""
+        self._strangers = Strangers(node, find_record)
         self.linked: set[Address] = set()
         """Members that this node has an open outgoing stream to."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve incoming links and keep one outgoing link to each other member, for ever."""
-        self._node.network.serve(COMMITTEE, self._serve, max_concurrent=2 * len(self._node.committee.members))
+        room = self._strangers.max_concurrent
+        self._node.network.serve(COMMITTEE, self._serve, max_concurrent=room, max_per_peer=PER_PEER)
         async with trio.open_nursery() as nursery:
             for member in self._node.committee.members:
                 if member.address == self._node.address:
@@ -150,8 +157,10 @@ class CommitteeLink:
         return stream
 
     async def _serve(self, stream: FrameStream) -> None:
+        with self._strangers.place(stream.remote_peer):
+            hello = await stream.receive(limit=HELLO_BYTES, timeout=HELLO_S)
+        member = self._authenticate(stream.remote_peer, hello)
         receive = partial(stream.receive, limit=MAX_BATCH_BYTES, timeout=IDLE_S)
-        member = self._authenticate(stream.remote_peer, await receive())
         while (data := await receive()) is not None:
             try:
                 await self._on_frame(member, decode_link_frame(data))
