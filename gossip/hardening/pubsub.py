@@ -26,12 +26,14 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 
 from gossip.hardening.host import LIBRARY_ERRORS, GuardedHost, muxed_of
 from gossip.hardening.negotiation import NegotiationFailed
 from gossip.hardening.outbox import Outbox, frame
 from gossip.hardening.router import GuardedRouter
 from gossip.hardening.supervisor import Supervisor
+from gossip.hardening.yamux_stream import YamuxStream
 from gossip.validation import GossipMessage, Verdict
 
 _log = logging.getLogger(__name__)
@@ -176,7 +178,21 @@ class GuardedPubsub(Pubsub):
         """Write to one peer for as long as it reads."""
         wire = muxed_of(stream)
         try:
-            while isinstance(queue, Outbox) and (data := await queue.pop()) is not None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_until_reset, wire, nursery.cancel_scope)
+                if isinstance(queue, Outbox):
+                    await self._write_frames(peer_id, wire, queue)
+                nursery.cancel_scope.cancel()
+        finally:
+            if isinstance(queue, Outbox):
+                self._count("outbox_full", queue.dropped)
+            wire.abort()
+            if self.peers.get(peer_id) is stream:
+                self._handle_dead_peer(peer_id)
+
+    async def _write_frames(self, peer_id: ID, wire: YamuxStream, queue: Outbox) -> None:
+        try:
+            while (data := await queue.pop()) is not None:
                 with trio.fail_after(_WRITE_DEADLINE):
                     await wire.write(data)
                 self._count("bytes_out", len(data))
@@ -184,12 +200,6 @@ class GuardedPubsub(Pubsub):
             self._on_fault(peer_id, "reads no gossip")
         except LIBRARY_ERRORS as error:
             _log.debug("pubsub stream to %s: %r", peer_id, error)
-        finally:
-            if isinstance(queue, Outbox):
-                self._count("outbox_full", queue.dropped)
-            wire.abort()
-            if self.peers.get(peer_id) is stream:
-                self._handle_dead_peer(peer_id)
 
     async def handle_dead_peer_queue(self) -> None:
         """A connection ended: forget its peer, or find it again on another connection."""
@@ -210,11 +220,14 @@ class GuardedPubsub(Pubsub):
         if peer_id not in self._speaking:
             super()._forget_all_subscriptions(peer_id)
 
-    def _begin_speaking(self, peer_id: ID, stream: INetStream) -> None:
-        """The first frame of a stream holds all the peer's subscriptions: what an older stream told is void."""
-        if self._speaking.get(peer_id) is not stream:
+    def _begin_speaking(self, peer_id: ID, stream: INetStream, hello: rpc_pb2.RPC) -> None:
+        """The first frame of a stream holds all the peer's subscriptions: what an older stream told is void.
+
+        Unless it holds none: some implementations say them once, and move on to another stream without a word.
+        """
+        if hello.subscriptions:
             super()._forget_all_subscriptions(peer_id)
-            self._speaking[peer_id] = stream
+        self._speaking[peer_id] = stream
 
     def _end_speaking(self, peer_id: ID, stream: INetStream) -> None:
         if self._speaking.get(peer_id) is stream:
@@ -261,7 +274,7 @@ class GuardedPubsub(Pubsub):
                 begin, start = found
                 rpc = rpc_pb2.RPC.FromString(bytes(buffer[begin:start]))
                 if not spoke:
-                    self._begin_speaking(peer_id, stream)
+                    self._begin_speaking(peer_id, stream, rpc)
                     spoke = True
                 await self._on_rpc(peer_id, rpc)
                 self._count("bytes_in", start - begin)
@@ -356,6 +369,16 @@ class GuardedPubsub(Pubsub):
             if len(self._keys) > _KEYS_CACHED:
                 self._keys.popitem(last=False)
         return key
+
+
+async def _until_reset(wire: YamuxStream, writing: trio.CancelScope) -> None:
+    """Notice that a peer has let go of the stream that we write to, though there may be nothing to write."""
+    try:
+        await wire.read()  # nobody answers on it: an end, or what is said all the same, means nothing
+    except MuxedStreamEOF:
+        return
+    except LIBRARY_ERRORS:
+        writing.cancel()
 
 
 def _signed_bytes(message: rpc_pb2.Message) -> bytes:

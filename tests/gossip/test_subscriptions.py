@@ -8,9 +8,11 @@ from libp2p.pubsub.pubsub import Pubsub
 from gossip.hardening import recent
 from gossip.hardening.engine import parse_peer
 from gossip.hardening.host import muxed_of
+from gossip.hardening.outbox import frame
 from gossip.hardening.pubsub import GuardedPubsub
 from gossip.hardening.recent import OwnMessages
-from gossip.network import GossipMessage, Network
+from gossip.hardening.router import MESHSUB
+from gossip.network import GossipMessage, Network, NetworkConfig
 from tests.gossip.nets import accept_all, open_nets, open_pair, until
 
 TOPIC = "t"
@@ -97,6 +99,34 @@ async def test_a_new_stream_replaces_what_an_older_one_told() -> None:
         await end_stream_to(one, other)
         await until(lambda: not other.subscribers("left"))
         await until(lambda: know_each_other(one, other))
+
+
+async def test_a_new_stream_that_begins_without_subscriptions_takes_the_older_ones_over() -> None:
+    async with open_pair() as (one, other):
+        await subscribe(one, other)
+        await until(lambda: know_each_other(one, other))
+        pubsub, peer_id = other._engine.pubsub, parse_peer(one.peer_id)
+        first = pubsub._speaking[peer_id]
+        second = await one._engine.open_stream(other.peer_id, str(MESHSUB))
+        await second.write(frame(rpc_pb2.RPC(control=rpc_pb2.ControlMessage())))
+        await until(lambda: pubsub._speaking[peer_id] is not first)
+        later = pubsub._speaking[peer_id]
+        assert know_each_other(one, other)
+        second.abort()
+        await until(lambda: pubsub._speaking.get(peer_id) is not later)
+        assert not other.subscribers(TOPIC)
+
+
+async def test_a_stream_that_the_reader_lets_go_is_replaced_though_nothing_is_written() -> None:
+    async with open_pair(NetworkConfig(heartbeat=1_000)) as (one, other):
+        readers = await subscribe(one, other)
+        await until(lambda: know_each_other(one, other))
+        pubsub, peer_id = other._engine.pubsub, parse_peer(one.peer_id)
+        first = pubsub._speaking[peer_id]
+        muxed_of(first).abort()
+        await until(lambda: pubsub._speaking.get(peer_id) not in (None, first))
+        await until(lambda: know_each_other(one, other))
+        await reaches(other, readers[0], b"to one")
 
 
 async def test_subscriptions_of_a_peer_that_left_are_forgotten() -> None:
