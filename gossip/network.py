@@ -5,6 +5,7 @@ below it is :mod:`gossip.hardening`'s affair.
 """
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -145,9 +146,17 @@ class Network:
 
     # Gossip
 
-    async def publish(self, topic: str, data: bytes) -> None:
-        """Gossip ``data``; it isn't delivered to this node's own subscription."""
-        await self._engine.publish(topic, data)
+    async def publish(self, topic: str, data: bytes) -> int:
+        """Gossip ``data``; it isn't delivered to this node's own subscription.
+
+        Returns for how many peers it was queued. Where that is none, nobody is known to be subscribed: it is counted
+        as ``published_to_nobody``, and those that turn out to be within half a minute get it then.
+        """
+        return self._engine.publish(topic, data)
+
+    def subscribers(self, topic: str) -> tuple[str, ...]:
+        """Connected peers that said that they are in ``topic``."""
+        return self._engine.subscribers(topic)
 
     async def subscribe(
         self, topic: str, validate: Callable[[bytes, str], Verdict], *, max_bytes: int
@@ -177,28 +186,40 @@ class Network:
     # Streams
 
     def serve(
-        self, protocol: str, handler: Callable[[FrameStream], Awaitable[None]], *, max_concurrent: int = 128
+        self,
+        protocol: str,
+        handler: Callable[[FrameStream], Awaitable[None]],
+        *,
+        max_concurrent: int = 128,
+        max_per_peer: int | None = None,
     ) -> None:
         """Answer streams of ``protocol``; at most ``max_concurrent`` at once, the next are told ``busy``.
+
+        One peer may hold ``max_per_peer`` of them, where that is given.
 
         An exception in ``handler`` fails its stream alone, with ``bad_message`` and a score where a message was at
         fault, else with ``internal_error``. The stream is closed when ``handler`` returns.
         """
-        slots = trio.CapacityLimiter(max_concurrent)
+        held: Counter[str] = Counter()
 
         async def accept(pipe: Pipe, peer_id: str) -> None:
             stream = FrameStream(pipe, peer_id)
-            try:
-                slots.acquire_on_behalf_of_nowait(stream)
-            except trio.WouldBlock:
+            full = held.total() >= max_concurrent
+            if full or (max_per_peer is not None and held[peer_id] >= max_per_peer):
                 self._count("busy", 1)
-                await stream.fail("busy", f"{max_concurrent} streams of {protocol} are open")
+                whose = "" if full else " by you"
+                await stream.fail(
+                    "busy", f"{held.total() if full else held[peer_id]} streams of {protocol} are open{whose}"
+                )
                 stream.close_nowait()
                 return
+            held[peer_id] += 1
             try:
                 await self._run_handler(protocol, handler, stream)
             finally:
-                slots.release_on_behalf_of(stream)
+                held[peer_id] -= 1
+                if not held[peer_id]:
+                    del held[peer_id]
                 stream.close_nowait()
 
         self._engine.serve(protocol, accept)

@@ -54,4 +54,13 @@ def reveals(network: str) -> str:
 
 def rfc(network: str, model_id: Digest) -> str:
     """RFCs of the shard that ``model_id`` falls into (S22): its first byte modulo :data:`RFC_SHARDS`."""
-    return f"{_ROOT}/{network}/rfc/{model_id[0] % RFC_SHARDS}"
+    return _rfc_shard(network, model_id[0] % RFC_SHARDS)
+
+
+def rfc_shards(network: str) -> tuple[str, ...]:
+    """Every topic that :func:`rfc` may name."""
+    return tuple(_rfc_shard(network, number) for number in range(RFC_SHARDS))
+
+
+def _rfc_shard(network: str, number: int) -> str:
+    return f"{_ROOT}/{network}/rfc/{number}"

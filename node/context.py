@@ -49,6 +49,10 @@ class Topics:
         """The topic of RFCs for one model."""
         return topics.rfc(self.network, model_id)
 
+    def rfc_shards(self) -> tuple[str, ...]:
+        """The topics of all RFCs."""
+        return topics.rfc_shards(self.network)
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

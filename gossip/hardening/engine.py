@@ -127,9 +127,13 @@ class Engine:
 
     # Gossip
 
-    async def publish(self, topic: str, data: bytes) -> None:
-        """Sign and send to others."""
-        await self.pubsub.send_message(topic, data)
+    def publish(self, topic: str, data: bytes) -> int:
+        """Sign and send to others; for how many peers it was queued."""
+        return self.pubsub.send_message(topic, data)
+
+    def subscribers(self, topic: str) -> tuple[str, ...]:
+        """Peers that said that they are in ``topic``."""
+        return tuple(peer_id.to_base58() for peer_id in self.pubsub.peer_topics.get(topic, ()))
 
     async def subscribe(
         self,

@@ -18,10 +18,12 @@ import trio
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.mcache import default_msg_id_fn
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 
 from gossip.hardening.outbox import Outbox, frame
+from gossip.hardening.recent import OwnMessages
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class GuardedRouter(GossipSub):
         self._beat = heartbeat
         self._on_fault = on_fault
         self._mesh_changed = trio.Event()
+        self._own = OwnMessages()
 
     # The mesh
 
@@ -104,16 +107,24 @@ class GuardedRouter(GossipSub):
     # Sending
 
     async def publish(self, msg_forwarder: ID, pubsub_msg: rpc_pb2.Message) -> None:
-        """Forward a valid message, serialised once, to whom it concerns."""
+        """Forward a valid message."""
+        self.spread(msg_forwarder, pubsub_msg)
+
+    def spread(self, msg_forwarder: ID, pubsub_msg: rpc_pb2.Message) -> int:
+        """Queue a valid message, serialised once, for whom it concerns; for how many peers."""
         self.mcache.put(pubsub_msg)
         if pubsub_msg.topicIDs[0] not in self.mesh:
             self.time_since_last_publish[pubsub_msg.topicIDs[0]] = int(time.time())  # keeps the fanout alive
         origin = ID(pubsub_msg.from_id)
+        if msg_forwarder == origin:
+            self._own.add(pubsub_msg)
         data = frame(rpc_pb2.RPC(publish=[pubsub_msg]))
+        queued = 0
         for peer_id in self._receivers(pubsub_msg.topicIDs[0], msg_forwarder, origin):
             outbox = self._outbox(peer_id)
             if outbox is not None:
-                outbox.push_frame(data)
+                queued += outbox.push_frame(data)
+        return queued
 
     def _receivers(self, topic: str, forwarder: ID, origin: ID) -> Iterable[ID]:
         """The mesh; for our own messages filled up with others while it is thin."""
@@ -150,11 +161,14 @@ class GuardedRouter(GossipSub):
             await self.emit_control_message(control, peer_id)
 
     async def send_recent_messages(self, peer_id: ID, topic: str) -> None:
-        """Give a new subscriber what the message cache still has."""
+        """Give a new subscriber what the message cache still has, and what we said ourselves lately."""
         outbox = self._outbox(peer_id)
-        for message_id in self.mcache.window(topic) if outbox is not None else ():
-            message = self.mcache.get(message_id)
-            if message is not None and outbox is not None and ID(message.from_id) != peer_id:
+        if outbox is None:
+            return
+        recent = {message_id: self.mcache.get(message_id) for message_id in self.mcache.window(topic)}
+        recent |= {default_msg_id_fn(message): message for message in self._own.of(topic)}
+        for message in recent.values():
+            if message is not None and ID(message.from_id) != peer_id:
                 outbox.push(rpc_pb2.RPC(publish=[message]))
 
     async def flush_pending_messages(self, peer_id: ID) -> None:

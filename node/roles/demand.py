@@ -1,7 +1,8 @@
 """Demand as it is gossiped: RFCs of the models that this node routes or serves (S22).
 
 A router is asked directly; what comes by gossip shows everybody what is in demand, and exposes a session key that uses
-one index twice.
+one index twice. A committee member has to hear all of it: it is in every shard from its start, since a user may ask for
+a model as soon as it hears the bid. Others follow the models in their book, and may miss a new model's first RFCs.
 """
 
 from collections import OrderedDict
@@ -28,7 +29,7 @@ LOOK_EVERY_S = 1.0
 
 
 class Demand:
-    """Subscribes to the shards of the models in the book."""
+    """Subscribes to RFCs: a member to every shard, others to the shards of the models in the book."""
 
     def __init__(self, node: Node, public: PublicState) -> None:
         self._node = node
@@ -39,16 +40,24 @@ class Demand:
         """Two RFCs of one session key with one index: a double spend of its allowance."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Follow the book's models for ever."""
-        followed: set[str] = set()
+        """Subscribe and consume for ever."""
         async with trio.open_nursery() as nursery:
-            task_status.started()
-            while True:
-                topics = {self._node.topics.rfc(listing.model_id) for listing in self._public.book.models(now_ms())}
-                for topic in sorted(topics - followed):
-                    followed.add(topic)
+            if "member" in self._node.config.roles:
+                for topic in self._node.topics.rfc_shards():
                     await nursery.start(self._consume, topic)
-                await trio.sleep(LOOK_EVERY_S)
+                task_status.started()
+            else:
+                task_status.started()
+                await self._follow_book(nursery)
+
+    async def _follow_book(self, nursery: trio.Nursery) -> None:
+        followed: set[str] = set()
+        while True:
+            topics = {self._node.topics.rfc(listing.model_id) for listing in self._public.book.models(now_ms())}
+            for topic in sorted(topics - followed):
+                followed.add(topic)
+                await nursery.start(self._consume, topic)
+            await trio.sleep(LOOK_EVERY_S)
 
     async def _consume(self, topic: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         def judge(data: bytes, _: str) -> Verdict:

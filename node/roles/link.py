@@ -14,12 +14,13 @@ import trio
 from contracts.typed_data import Address
 from gossip.errors import GossipError, MalformedMessage, MessageError, StreamBroken, TransportError
 from gossip.messages import Signed, encode
-from gossip.messages.committee import MAX_BATCH_BYTES, MAX_MEMBERS, HelloFrame, LinkFrame, PassFrame, decode_link_frame
+from gossip.messages.committee import MAX_BATCH_BYTES, HelloFrame, LinkFrame, PassFrame, decode_link_frame
 from gossip.messages.records import NodeRecord
 from gossip.streams import FrameStream
 from gossip.topics import COMMITTEE
 from node.context import Node
 from node.roles.public import PublicState
+from node.roles.strangers import MAX_STREAMS, PER_PEER, Strangers
 
 QUEUE_FRAMES = 4_096
 """Frames waiting for one member; past that the newest is dropped, rebroadcast and pull make up for it.
@@ -30,8 +31,9 @@ While a member is away only passes wait for it: all else is said again to a memb
 IDLE_S = 10.0
 """A link that says nothing for so long is dead: every member says its status each second."""
 
-STREAMS = 4 * MAX_MEMBERS
-"""Incoming links at once: two of each member of two committees."""
+HELLO_S = 3.0
+HELLO_BYTES = 8_192
+"""What a peer that isn't known to be a member yet has for its first frame."""
 
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -59,12 +61,13 @@ class CommitteeLink:
         self._tasks: trio.Nursery | None = None
         self.dropped = 0
         """Frames that found a full queue."""
+        self._strangers = Strangers(public, find_record)
         self.linked: set[Address] = set()
         """Members that this node has an open outgoing stream to."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve incoming links and keep one outgoing link to each other member, for ever."""
-        self._node.network.serve(COMMITTEE, self._serve, max_concurrent=STREAMS)
+        self._node.network.serve(COMMITTEE, self._serve, max_concurrent=MAX_STREAMS, max_per_peer=PER_PEER)
         async with trio.open_nursery() as self._tasks:
             self.follow_members()
             self._public.on_batch.append(lambda _: self.follow_members())
@@ -176,8 +179,10 @@ class CommitteeLink:
         return stream
 
     async def _serve(self, stream: FrameStream) -> None:
+        with self._strangers.place(stream.remote_peer):
+            hello = await stream.receive(limit=HELLO_BYTES, timeout=HELLO_S)
+        member = self._authenticate(stream.remote_peer, hello)
         receive = partial(stream.receive, limit=MAX_BATCH_BYTES, timeout=IDLE_S)
-        member = self._authenticate(stream.remote_peer, await receive())
         if member not in self._public.recent_members():
             # no fault of its own: it may have heard before this node that it was drawn
             await stream.fail("not_a_member", f"0x{member.hex()} is not a member")

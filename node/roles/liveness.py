@@ -3,7 +3,7 @@
 import trio
 
 from contracts.typed_data import Digest
-from gossip.errors import GossipError, TransportError
+from gossip.errors import GossipError, StreamBroken, TransportError
 from gossip.messages import Signed, decode, encode, sign
 from gossip.messages.market import LivenessAnswer, LivenessQuery
 from gossip.messages.records import NodeRecord
@@ -60,21 +60,32 @@ class Liveness:
 
     async def _exchange(self, provider: Signed[NodeRecord], question: bytes) -> Signed[LivenessAnswer]:
         line = self._line(provider)
-        deadline_s = self._node.terms.params.liveness_ms / 1_000
         async with line.lock:
-            finished = False
-            try:
-                if line.stream is None:
-                    line.stream = await self._open(provider, timeout=deadline_s)
-                await line.stream.send(question, timeout=deadline_s)
-                data = await line.stream.receive(limit=1_024, timeout=deadline_s)
-                finished = data is not None
-            finally:
-                # A question without its answer would make the next answer the wrong one.
-                if not finished and line.stream is not None:
-                    stream, line.stream = line.stream, None
-                    await stream.aclose()
-            return decode(Signed[LivenessAnswer], data or b"")
+            if line.stream is not None:
+                try:
+                    return await self._put(line, line.stream, question)
+                except StreamBroken as error:  # by a provider that restarted, or that let go of a silent stream
+                    self._node.log.debug("warm stream was gone", reason=str(error))
+            line.stream = await self._open(provider, timeout=self._deadline_s)
+            return await self._put(line, line.stream, question)
+
+    async def _put(self, line: _Line, stream: FrameStream, question: bytes) -> Signed[LivenessAnswer]:
+        """Ask on the line's stream, which is given up where no answer came."""
+        finished = False
+        try:
+            await stream.send(question, timeout=self._deadline_s)
+            data = await stream.receive(limit=1_024, timeout=self._deadline_s)
+            finished = data is not None
+        finally:
+            # A question without its answer would make the next answer the wrong one.
+            if not finished:
+                line.stream = None
+                await stream.aclose()
+        return decode(Signed[LivenessAnswer], data or b"")
+
+    @property
+    def _deadline_s(self) -> float:
+        return self._node.terms.params.liveness_ms / 1_000
 
     async def _open(self, provider: Signed[NodeRecord], timeout: float) -> FrameStream:  # passed on
         record = provider.payload

@@ -24,9 +24,13 @@ from node.config import ModelOffer
 from node.context import Node, now_ms
 from node.engines import open_engine
 from node.roles.public import PublicState
+from node.roles.strangers import MAX_STREAMS, PER_PEER, Strangers
 
 BID_LIFE_MS = 120_000
 """A bid is valid for so long and renewed at half of it: a dead provider leaves the book by itself."""
+
+WARM_S, STRANGER_S = 3_600.0, 10.0
+"""How long a liveness stream may be silent: a member's, and one of anybody else."""
 
 FILE_EVERY_S = 2.0
 
@@ -55,6 +59,7 @@ class Provider:
         self._offers: dict[Digest, Offer] = {}
         self._own_bids: OrderedDict[Digest, Digest] = OrderedDict()
         self._active: set[Digest] = set()
+        self._strangers = Strangers(public, lambda member: public.book.record(member, now_ms()))
         self._file_now = trio.Event()
         self._server = SessionServer(
             engine_for=self._engine_for,
@@ -73,7 +78,8 @@ class Provider:
                 engine = await stack.enter_async_context(open_engine(config, self._node.config.data_dir))
                 self._offers[engine.model_id] = Offer(config, engine)
             slots = sum(offer.config.slots for offer in self._offers.values())
-            self._node.network.serve(LIVENESS, self._answer_liveness, max_concurrent=64)
+            answer = self._answer_liveness
+            self._node.network.serve(LIVENESS, answer, max_concurrent=MAX_STREAMS, max_per_peer=PER_PEER)
             self._node.network.serve(SESSION, self._serve_session, max_concurrent=slots + 8)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._announce)
@@ -117,15 +123,26 @@ class Provider:
 
     async def _answer_liveness(self, stream: FrameStream) -> None:
         """One warm stream of a router: question, answer, question, …"""
+        with self._strangers.place(stream.remote_peer):
+            while (data := await stream.receive(limit=1_024, timeout=self._patience(stream))) is not None:
+                if not await self._answer_question(stream, data):
+                    return
+
+    def _patience(self, stream: FrameStream) -> float:
+        """Seconds to wait for a question: it may be a member's whose record isn't here yet, but has to come soon."""
+        return WARM_S if self._strangers.is_member(stream.remote_peer) else STRANGER_S
+
+    async def _answer_question(self, stream: FrameStream, data: bytes) -> bool:
+        """Whether it was a member's."""
         domain = self._node.terms.domain
-        while (data := await stream.receive(limit=1_024, timeout=3_600)) is not None:
-            query = decode(Signed[LivenessQuery], data)
-            router = query.signer(domain)
-            if router not in self._public.recent_members():
-                await stream.fail("not_a_router", f"0x{router.hex()} is not a committee member")
-                return
-            answer = LivenessAnswer(query.id(domain), self._node.address, await self._free_slots(query.payload.bid_id))
-            await stream.send(encode(sign(answer, self._node.key, domain)))
+        query = decode(Signed[LivenessQuery], data)
+        router = query.signer(domain)
+        if router not in self._public.recent_members():
+            await stream.fail("not_a_router", f"0x{router.hex()} is not a committee member")
+            return False
+        answer = LivenessAnswer(query.id(domain), self._node.address, await self._free_slots(query.payload.bid_id))
+        await stream.send(encode(sign(answer, self._node.key, domain)))
+        return True
 
     async def _free_slots(self, bid_id: Digest) -> int:
         offer = self._offers.get(self._own_bids.get(bid_id, ZERO_DIGEST))

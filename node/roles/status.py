@@ -18,6 +18,7 @@ from node.context import Node, now_ms
 from node.proof_file import CommitteeEntry, HandOverEntry, ProofFile
 from node.roles.link import CommitteeLink
 from node.roles.member import CommitteeMember
+from node.roles.network_metrics import NetworkMetrics
 from node.roles.public import PublicState
 from node.roles.sessions import SessionLog
 
@@ -35,6 +36,7 @@ class NodeStatus:
         self.member: CommitteeMember | None = None
         self.link: CommitteeLink | None = None
         self._metrics = CollectorRegistry()
+        self._metrics.register(NetworkMetrics(node.network.statistics))
         self._gauges = {
             name: Gauge(f"yellowstone_{name}", text, registry=self._metrics)
             for name, text in (

@@ -1,4 +1,4 @@
-"""``python -m testnet.bench match|ttft|memory|replay``."""
+"""``python -m testnet.bench match|ttft|memory|replay|gossip``."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +12,7 @@ from rich.table import Table
 from node.replay import Checks
 from testnet.bench.figures import Figures
 from testnet.bench.runs import measure_match, measure_memory, measure_ttft, rows
+from testnet.errors import TestnetError
 from testnet.files import CACHE
 from testnet.launch import EXPECTED, leaves
 from testnet.plan import TestnetOptions
@@ -72,6 +73,31 @@ def replay(
         row = (f"{run.batches}", f"{run.settlements}", f"{run.seconds:.1f}", f"{run.cpu_seconds:.1f}", f"{speed:.1f}")
         table.add_row(*row, f"{run.settlements / run.seconds:.0f}", f"{DAY / speed:.0f} s")
     Console().print(table)
+
+
+@app.command()
+def gossip(
+    nodes: Annotated[int, typer.Option(help="Hosts, each connected to six others.")] = 20,
+    rate: Annotated[int, typer.Option(min=1, help="Bids a second, of all hosts together.")] = 20,
+    seconds: Annotated[int, typer.Option(min=1, help="For how long.")] = 30,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that the hosts share.")] = 2,
+) -> None:
+    """Share of bids that reach every host, and the time they take. Fails where one is lost."""
+    from testnet.bench.gossip import Load, measure_gossip  # noqa: PLC0415  # loads what only this command needs
+
+    load = Load(nodes, rate, seconds, processes)
+    try:
+        outcome = measure_gossip(load, Progress(Console(stderr=True)))
+    except TestnetError as error:
+        typer.secho(f"bench failed: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
+    _print_figures({"publish to delivery (ms)": outcome.latencies()})
+    each = outcome.cpu_seconds * 1_000 / len(outcome.received)
+    share = 100 * len(outcome.received) / load.deliveries
+    print(f"delivered {len(outcome.received)} of {load.deliveries} ({share:.2f} %), {each:.2f} ms of CPU a delivery")
+    print(f"dropped: {outcome.drops}")
+    if len(outcome.received) < load.deliveries:
+        raise typer.Exit(1)
 
 
 def short_command(command: str) -> str:

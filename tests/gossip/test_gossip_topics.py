@@ -21,6 +21,7 @@ def test_the_network_id_is_eight_hex_digits_of_the_domain() -> None:
 def test_rfcs_are_sharded_by_the_models_first_byte() -> None:
     assert topics.rfc("n", Digest(b"\x21" + bytes(31))) == topics.rfc("n", Digest(b"\x01" + b"\xff" * 31))
     assert topics.rfc("n", Digest(b"\x21" + bytes(31))) != topics.rfc("n", Digest(b"\x22" + bytes(31)))
+    assert {topics.rfc("n", Digest(bytes([first]) * 32)) for first in range(256)} == set(topics.rfc_shards("n"))
 
 
 def test_protocols_differ() -> None:

@@ -237,6 +237,22 @@ async def test_streams_beyond_the_limit_are_told_so() -> None:
         assert await says(one, other.peer_id) == b"hello"
 
 
+async def test_one_peer_cannot_hold_every_stream() -> None:
+    async with open_nets(3) as (one, other, third):
+        other.serve(ECHO, echo, max_concurrent=3, max_per_peer=2)
+        for net in (one, third):
+            await net.connect(other.multiaddrs, timeout=5)
+        held = [await one.open_stream(other.peer_id, ECHO, timeout=5) for _ in range(2)]
+        refused = await one.open_stream(other.peer_id, ECHO, timeout=5)
+        with pytest.raises(RemoteError, match="are open by you"):
+            await refused.receive(limit=10, timeout=5)
+        assert await says(third, other.peer_id) == b"hello"
+        for stream in (refused, held[0]):
+            await stream.aclose()
+        await until(lambda: other.statistics().streams <= 5)  # two for gossip with each, one held
+        assert await says(one, other.peer_id) == b"hello"
+
+
 async def test_a_stalled_reader_blocks_nobody_else() -> None:
     stalled = trio.Event()
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from rich.console import Console
 from node.replay import Checks
 from testnet.bench.__main__ import short_command
 from testnet.bench.figures import Figures, percentile
+from testnet.bench.gossip import Load, measure_gossip
 from testnet.bench.memory import read_groups, read_resident
 from testnet.bench.replay import measure_replay
+from testnet.errors import OptionInvalid
 from testnet.progress import Progress
 
 
@@ -73,3 +76,19 @@ def test_a_made_up_log_is_replayed_at_two_sizes_and_removed(tmp_path: Path) -> N
     assert [(run.batches, run.settlements) for run in (half, whole)] == [(2, 6), (4, 12)]
     assert min(half.seconds, whole.seconds) > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_bid_reaches_twenty_hosts() -> None:
+    """20 bids a second; how long they take is measured by ``python -m testnet.bench gossip``."""
+    load = Load(seconds=2)
+    outcome = measure_gossip(load, Progress(Console(file=io.StringIO())))
+    assert (load.hosts, load.bids, load.deliveries) == (20, 40, 40 * 19)
+    assert set(outcome.published) == set(range(40))
+    assert Counter(bid for bid, _ in outcome.received) == dict.fromkeys(range(40), 19)
+    assert set(outcome.drops) == {"duplicate"}
+    assert outcome.latencies().count == load.deliveries
+
+
+def test_too_few_hosts_for_the_ring_are_refused() -> None:
+    with pytest.raises(OptionInvalid, match="--nodes 10"):
+        measure_gossip(Load(hosts=10), Progress(Console(file=io.StringIO())))

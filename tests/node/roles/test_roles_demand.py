@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import trio
 from msgspec.structs import replace
 
 from gossip.errors import MalformedMessage, MessageExpired, SignerMismatch
@@ -12,7 +13,7 @@ from node.context import now_ms
 from node.roles.demand import MAX_WAIT_MS, Demand
 from node.roles.public import PublicState
 from tests.consensus.builders import key
-from tests.node.roles.harness import Lab, open_lab
+from tests.node.roles.harness import WEI, Lab, Running, ask, open_lab, until
 
 
 def rfc_of(lab: Lab, **changes: object) -> Signed[Rfc]:
@@ -54,3 +55,31 @@ async def test_one_index_twice_is_noticed_and_a_repetition_is_not(
         other = rfc_of(lab, token_max=first.payload.token_max - 1)
         demand.take(other)
         assert demand.doubles == [(first, other)]
+
+
+async def test_every_rfc_of_a_user_reaches_every_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first, sent as soon as the user sees a bid, on."""
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        await lab.start_committee()
+        await lab.start_provider("provider", slots=16)
+        user = await lab.start_user("user", 100 * WEI)
+        await lab.market(providers=1)
+        asked = {(await ask(user))[0].rfc_id}
+
+        async def one() -> None:
+            asked.add((await ask(user))[0].rfc_id)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(12):
+                nursery.start_soon(one)
+        assert len(asked) == 13
+
+        def heard(member: Running) -> set[object]:
+            assert member.parts.demand is not None
+            return {rfc.id(lab.terms.domain) for rfc in member.parts.demand.seen.values()}
+
+        await until(lambda: all(heard(member) == asked for member in lab.members), "every RFC at every member")
+        for member in lab.members:
+            assert member.parts.demand is not None
+            assert not member.parts.demand.doubles
+        assert not user.node.network.statistics().drops.get("outbox_full")
