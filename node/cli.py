@@ -67,6 +67,20 @@ def claims(config: Config = Path("node.toml"), overrides: Overrides = None) -> N
     _print_control(config, overrides, "/claims")
 
 
+@app.command()
+def evidence(
+    config: Config = Path("node.toml"),
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON, the evidence itself included.")] = False,
+) -> None:
+    """Print who was caught signing two things that exclude each other, and whether it cost stake."""
+    from node.cli_evidence import lines_of  # noqa: PLC0415  # loads what only this command needs
+
+    found = _ask_control(config, overrides, "/evidence")
+    for line in [json.dumps(found, indent=2)] if as_json else lines_of(found):
+        typer.echo(line)
+
+
 committee_app = typer.Typer(no_args_is_help=True, help="What a committee member does, and what it signed.")
 app.add_typer(committee_app, name="committee")
 

@@ -31,6 +31,7 @@ class Topics:
     proofs: str
     batches: str
     reveals: str
+    evidence: str
     network: str
 
     @classmethod
@@ -43,6 +44,7 @@ class Topics:
             proofs=topics.proofs(network),
             batches=topics.batches(network),
             reveals=topics.reveals(network),
+            evidence=topics.evidence(network),
             network=network,
         )
 

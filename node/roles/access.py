@@ -64,6 +64,11 @@ class _Day:
     keys_used: int = 0
 
 
+RUN_INDEXES = 1 << 20
+"""RFC indexes of one run of an agent. A later run begins above them: it can't know which index an earlier one gossiped
+last, and one index twice is fraud to everybody else."""
+
+
 class Access:
     """Keeps a usable pass at hand."""
 
@@ -72,6 +77,7 @@ class Access:
         self._public = public
         self._lock = trio.Lock()
         self._day = _Day(-1)
+        self._first_index = -1
 
     async def reserve(self, tokens: int) -> tuple[Wallet, int]:
         """A wallet for an RFC of ``tokens`` T and the index to use. Raises :class:`AccessRefused`, GossipError.
@@ -120,8 +126,14 @@ class Access:
             left = granted.access_pass.payload.allowance - granted.used
             # A pass that an earlier run of this agent used up is passed over.
             if granted.used == 0 or left >= tokens:
-                return Wallet(key, granted.access_pass, left, granted.next_index)
+                first = max(granted.next_index, await self._first_of_run())
+                return Wallet(key, granted.access_pass, left, first)
         raise AccessRefused("allowance_used", f"{MAX_KEYS} passes were used up today", 0)
+
+    async def _first_of_run(self) -> int:
+        if self._first_index < 0:
+            self._first_index = RUN_INDEXES * await self._node.store.count("agent-runs")
+        return self._first_index
 
     def _session_key(self, day: int, counter: int) -> Key:
         seed = b"yellowstone session" + self._node.key.reveal() + day.to_bytes(8, "big") + counter.to_bytes(8, "big")

@@ -1,19 +1,17 @@
 """Demand as it is gossiped: RFCs of the models that this node routes or serves (S22).
 
 A router is asked directly; what comes by gossip shows everybody what is in demand, and exposes a session key that uses
-one index twice.
+one index twice, or a router that gave one session key two passes.
 """
-
-from collections import OrderedDict
 
 import trio
 
-from contracts.typed_data import Address
 from gossip.errors import MalformedMessage, MessageError, MessageExpired
 from gossip.messages import Signed, check_expiry, decode
 from gossip.messages.market import Rfc
 from gossip.network import Verdict
 from node.context import Node, now_ms
+from node.roles.evidence import EvidencePool
 from node.roles.public import PublicState
 
 MAX_RFC_BYTES = 4_224
@@ -21,22 +19,16 @@ MAX_RFC_BYTES = 4_224
 MAX_WAIT_MS = 600_000
 """An RFC may wait at most so long."""
 
-KEPT = 20_000
-"""RFCs remembered; the oldest go first."""
-
 LOOK_EVERY_S = 1.0
 
 
 class Demand:
     """Subscribes to the shards of the models in the book."""
 
-    def __init__(self, node: Node, public: PublicState) -> None:
+    def __init__(self, node: Node, public: PublicState, evidence: EvidencePool) -> None:
         self._node = node
         self._public = public
-        self.seen: OrderedDict[tuple[Address, int], Signed[Rfc]] = OrderedDict()
-        """By session key and index."""
-        self.doubles: list[tuple[Signed[Rfc], Signed[Rfc]]] = []
-        """Two RFCs of one session key with one index: a double spend of its allowance."""
+        self._evidence = evidence
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow the book's models for ever."""
@@ -81,10 +73,4 @@ class Demand:
 
     def take(self, rfc: Signed[Rfc]) -> None:
         """Remember an RFC that was checked."""
-        place = rfc.payload.session_key, rfc.payload.index
-        held = self.seen.setdefault(place, rfc)
-        if held.payload != rfc.payload:
-            self.doubles = [*self.doubles, (held, rfc)][-KEPT:]
-            self._node.log.warning("double RFC index", session_key=place[0].hex(), index=place[1])
-        while len(self.seen) > KEPT:
-            self.seen.popitem(last=False)
+        self._evidence.note_rfc(rfc)

@@ -23,6 +23,7 @@ from inference.session.stream import Code
 from node.config import ModelOffer
 from node.context import Node, now_ms
 from node.engines import open_engine
+from node.roles.evidence import EvidencePool
 from node.roles.public import PublicState
 
 BID_LIFE_MS = 120_000
@@ -49,9 +50,10 @@ OWN_BIDS = 256
 class Provider:
     """Sells the models of its configuration."""
 
-    def __init__(self, node: Node, public: PublicState) -> None:
+    def __init__(self, node: Node, public: PublicState, evidence: EvidencePool) -> None:
         self._node = node
         self._public = public
+        self._evidence = evidence
         self._offers: dict[Digest, Offer] = {}
         self._own_bids: OrderedDict[Digest, Digest] = OrderedDict()
         self._active: set[Digest] = set()
@@ -124,8 +126,14 @@ class Provider:
             if self._node.committee.weight(router) == 0:
                 await stream.fail("not_a_router", f"0x{router.hex()} is not a committee member")
                 return
+            if self._evidence.has_issued_twice(router, self._today()):
+                await stream.fail("double_pass", f"0x{router.hex()} gave one session key two passes today")
+                return
             answer = LivenessAnswer(query.id(domain), self._node.address, await self._free_slots(query.payload.bid_id))
             await stream.send(encode(sign(answer, self._node.key, domain)))
+
+    def _today(self) -> int:
+        return self._node.terms.params.day_of(self._node.slot())
 
     async def _free_slots(self, bid_id: Digest) -> int:
         offer = self._offers.get(self._own_bids.get(bid_id, ZERO_DIGEST))
@@ -157,6 +165,8 @@ class Provider:
         """Only tickets of committee members, each once. Raises SessionError."""
         if self._node.committee.weight(ticket.payload.router) == 0:
             raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} is not a committee member")
+        if self._evidence.has_issued_twice(ticket.payload.router, self._node.terms.params.day_of(ticket.payload.slot)):
+            raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} gave one session key two passes")
         ticket_id = ticket.id(self._node.terms.domain)
         await self._node.store.accept_ticket(ticket_id, ticket)
         self._active.add(ticket_id)

@@ -50,6 +50,9 @@ class ScriptedSource:
     async def claims(self) -> Any:
         return ()
 
+    async def evidence(self) -> Any:
+        return [{"offender": PROVIDER.address}]
+
     async def committee(self) -> Any:
         return None
 

@@ -15,6 +15,7 @@ import trio
 from msgspec.structs import replace
 
 from consensus.committee import Committee, Member
+from consensus.evidence import Equivocation, examine
 from consensus.market.access import home_routers
 from consensus.market.ledger_state import Ledger, genesis_ledger
 from consensus.params import NetworkParams, Terms
@@ -32,8 +33,8 @@ from inference.engine import ChatMessage, Engine, Sampling
 from inference.synthetic import SyntheticEngine
 from node.api.backend import ChatRequest
 from node.app import Parts, start_roles
-from node.chain import ChainReader, ClaimPaid
-from node.config import ContractAddresses, KeyFiles, ModelOffer, NetworkFile, NodeFile, Role
+from node.chain import ChainReader, ClaimPaid, Slashing
+from node.config import ChainAccess, ContractAddresses, KeyFiles, ModelOffer, NetworkFile, NodeFile, Role
 from node.context import Node, Topics, now_ms
 from node.roles import link, peers, sync
 from node.roles.access import ask_router
@@ -105,6 +106,10 @@ class FakeChain:
         self.swallows = 0
         """So many claims are mined, and the answer is lost."""
         self.claims: list[tuple[Address, int]] = []
+        self.slashings: list[tuple[Address, Address, Digest]] = []
+        """(finder, member, offence)."""
+        self.slash_refusals: list[str] = []
+        """The reasons for which the next slashings revert, one each."""
         self._paid: dict[Address, int] = {}
         self._lock = threading.Lock()
 
@@ -147,6 +152,27 @@ class FakeChain:
                 self.swallows -= 1
                 raise ChainUnavailable(URL, "the answer was lost")
         return ClaimPaid(amount, Digest(bytes(31) + b"\x01"), 147_000)
+
+    def is_slashed(self, member: Address) -> bool:
+        self._check()
+        return any(member == slashed for _, slashed, _ in self.slashings)
+
+    def slash(self, key: Key, member: Address, evidence: Equivocation) -> Slashing:
+        self._check()
+        with self._lock:
+            if self.slash_refusals:
+                raise TransactionReverted("registry.slash", self.slash_refusals.pop(0))
+            offence = examine(evidence, DOMAIN)
+            assert offence.offender == member
+            if any(offence.id == punished for _, _, punished in self.slashings):
+                raise TransactionReverted("registry.slash", "registry: already punished")
+            if any(member == slashed for _, slashed, _ in self.slashings):
+                raise TransactionReverted("registry.slash", "registry: nothing to slash")
+            self.slashings.append((key.address, member, offence.id))
+            if self.swallows:
+                self.swallows -= 1
+                raise ChainUnavailable(URL, "the answer was lost")
+        return Slashing(50, Digest(bytes(31) + b"\x02"), 90_000)
 
     def _check(self) -> None:
         if self.down:
@@ -287,15 +313,25 @@ class Lab:
         self.engines[self.folder / name] = engine or SyntheticEngine(MODEL, slots=model.slots)
         return await self.start(name, ("provider",), models=(model,))
 
+    async def start_finder(self, name: str) -> Running:
+        """A plain full node that opted in."""
+        return await self.start(name, ("full",), finder=True)
+
     async def start_user(self, name: str, balance_wei: int) -> Running:
         self.chain.balances[key(name).address] = balance_wei
         return await self.start(name, ("user",))
 
     async def start(
-        self, name: str, roles: tuple[Role, ...], who: Key | None = None, *, models: tuple[ModelOffer, ...] = ()
+        self,
+        name: str,
+        roles: tuple[Role, ...],
+        who: Key | None = None,
+        *,
+        models: tuple[ModelOffer, ...] = (),
+        finder: bool | None = None,
     ) -> Running:
         """A node on its own folder under ``name``; one that ran before finds its store there again."""
-        config = self.config(name, roles, models)
+        config = replace(self.config(name, roles, models), finder=finder)
         running: Running = await self._nursery.start(self._run, name, config, who or key(name))
         self.running[name] = running
         return running
@@ -306,6 +342,7 @@ class Lab:
             data_dir=self.folder / name,
             keys=KeyFiles(Path("mor.json"), Path("node.json")),
             roles=roles,
+            chain=ChainAccess(URL),
             bootstrap=tuple(found.node.network.multiaddrs[0] for found in self.running.values()),
             models=models,
         )
@@ -399,7 +436,7 @@ async def open_node(lab: Lab, config: NodeFile, who: Key) -> AsyncIterator[Node]
             key=who,
             network=host,
             store=store,
-            chain=ChainReader(lab.chain, URL, timeout_s=20) if on_chain else None,
+            chain=ChainReader(lab.chain, URL, timeout_s=20) if on_chain or config.is_finder else None,
             topics=Topics.of(lab.terms.domain),
             log=log_of(config.data_dir.name),
         )
