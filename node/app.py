@@ -167,7 +167,7 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
     if node.chain is not None:
         await nursery.start(Finder(node, evidence, node.chain, submits=node.config.is_finder).run)
     if "user" in node.config.roles:
-        parts.agent = UserAgent(node, public, sessions)
+        parts.agent = UserAgent(node, public, sessions, evidence)
         await nursery.start(parts.agent.run)
     return parts
 

@@ -18,6 +18,7 @@ from gossip.messages.router import Granted, PassAsk, Refused, RouterAnswer, Rout
 from gossip.streams import FrameStream
 from gossip.topics import ROUTER
 from node.context import Node, now_ms
+from node.roles.evidence import EvidencePool
 from node.roles.public import PublicState
 
 MIN_PASS_T = 1 << 15
@@ -72,9 +73,10 @@ last, and one index twice is fraud to everybody else."""
 class Access:
     """Keeps a usable pass at hand."""
 
-    def __init__(self, node: Node, public: PublicState) -> None:
+    def __init__(self, node: Node, public: PublicState, evidence: EvidencePool) -> None:
         self._node = node
         self._public = public
+        self._evidence = evidence
         self._lock = trio.Lock()
         self._day = _Day(-1)
         self._first_index = -1
@@ -89,7 +91,7 @@ class Access:
             day = self._node.terms.params.day_of(self._node.slot())
             if day != self._day.number:
                 self._day = _Day(day)
-            wallet = next((held for held in self._day.wallets if held.left >= tokens), None)
+            wallet = next((held for held in self._day.wallets if held.left >= tokens and self._is_good(held)), None)
             if wallet is None:
                 wallet = await self._grant(day, tokens)
                 self._day.wallets.append(wallet)
@@ -130,6 +132,11 @@ class Access:
                 return Wallet(key, granted.access_pass, left, first)
         raise AccessRefused("allowance_used", f"{MAX_KEYS} passes were used up today", 0)
 
+    def _is_good(self, wallet: Wallet) -> bool:
+        """Providers refuse the tickets of a router that was caught issuing twice."""
+        granted = wallet.granted.payload
+        return not self._evidence.has_issued_twice(granted.issuer, granted.day)
+
     async def _first_of_run(self) -> int:
         if self._first_index < 0:
             self._first_index = RUN_INDEXES * await self._node.store.count("agent-runs")
@@ -145,6 +152,9 @@ class Access:
         ask = PassAsk(sign(request, self._node.key, self._node.terms.domain))
         failure: GossipError = _NobodyAsked("no router is known yet")
         for router in home_routers(self._node.address, day, tuple(m.address for m in self._node.committee.members)):
+            if self._evidence.has_issued_twice(router, day):
+                failure = TransportError(f"router 0x{router.hex()} gave one session key two passes")
+                continue
             try:
                 answer = await ask_router(self._node, self._public, router, ask, timeout=ASK_S)
             except GossipError as error:

@@ -137,10 +137,16 @@ class HomeRouter:
         return account_of(self._public.ledger, params, params.day_of(self._node.slot()))
 
     def _accept_rank(self, user: Address, day: int) -> int:
-        """How far down a user's ranking this router may stand: those before it must be out of its reach."""
+        """How far down a user's ranking this router may stand: those before it must be out of its reach, or were
+        caught giving one session key two passes that day."""
         ranking = home_routers(user, day, self._members)
         before = ranking[: ranking.index(self._node.address)]
-        return len(before) if all(router not in self._link.linked for router in before) else 0
+        serving = [
+            router
+            for router in before
+            if router in self._link.linked and not self._evidence.has_issued_twice(router, day)
+        ]
+        return 0 if serving else len(before)
 
     async def _tell_committee(self, issued: PassIssued) -> None:
         signed = sign(issued, self._node.key, self._node.terms.domain)
