@@ -136,10 +136,12 @@ class EvidencePool:
         """What the chain made of an offence, as far as this node knows."""
         return self._fates.get(offence_id, Fate())
 
-    async def settle(self, offence_id: Digest, fate: Fate) -> None:
-        """What the chain made of an offence."""
-        self._fates[offence_id] = fate
+    async def settle(self, case: Case, fate: Fate) -> None:
+        """What the chain made of an offence; known once it is on the disk."""
+        offence_id = case.offence.id
+        await self._node.store.put_evidence(offence_id, encode(case.evidence), case.first_seen_ms)
         await self._node.store.put_fate(offence_id, fate)
+        self._fates[offence_id] = fate
 
     def report(self) -> list[dict[str, Any]]:
         """Every case for the control API: who, what, where, since when, and whether it cost stake."""
@@ -216,8 +218,6 @@ class EvidencePool:
         async for case, own in self._new_out:
             data = encode(case.evidence)
             await self._node.store.put_evidence(case.offence.id, data, case.first_seen_ms)
-            if (fate := self._fates.get(case.offence.id)) is not None:
-                await self._node.store.put_fate(case.offence.id, fate)
             if own:
                 await self._node.network.publish(self._node.topics.evidence, data)
 

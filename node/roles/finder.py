@@ -88,7 +88,7 @@ class Finder:
                 fate = self._failed(task, error)
             if fate is not None:
                 del self._tasks[offence_id]
-                await self._pool.settle(offence_id, fate)
+                await self._pool.settle(task.case, fate)
                 self._tell(task, fate)
         return answered
 

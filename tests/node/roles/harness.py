@@ -33,7 +33,7 @@ from inference.engine import ChatMessage, Engine, Sampling
 from inference.synthetic import SyntheticEngine
 from node.api.backend import ChatRequest
 from node.app import Parts, start_roles
-from node.chain import ChainReader, ClaimPaid, Slashing
+from node.chain import ChainCalls, ChainReader, ClaimPaid, Slashing
 from node.config import ChainAccess, ContractAddresses, KeyFiles, ModelOffer, NetworkFile, NodeFile, Role
 from node.context import Node, Topics, now_ms
 from node.roles import link, peers, sync
@@ -259,22 +259,31 @@ class Wire:
 class Lab:
     """A network under test; see :func:`open_lab`."""
 
-    def __init__(self, folder: Path, params: NetworkParams, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        params: NetworkParams,
+        nursery: trio.Nursery,
+        domain: Domain = DOMAIN,
+        calls: ChainCalls | None = None,
+    ) -> None:
         self.folder = folder
         self.chain = FakeChain()
+        self.calls = calls or self.chain
+        """What nodes ask: the chain in memory, unless a test brings a real one."""
         self.running: dict[str, Running] = {}
         self.engines: dict[Path, Engine] = {}
         self.hosts = NetworkConfig(heartbeat=0.1)
         self._nursery = nursery
         self.genesis_ms = now_ms() - 2 * params.slot_ms
-        self.terms = Terms(DOMAIN, self.genesis_ms, params)
+        self.terms = Terms(domain, self.genesis_ms, params)
         self.committee = Committee.of(1, [Member(member.address, 1_000 * WEI) for member in MEMBERS])
-        secrets = [SlotSecrets(member, params, DOMAIN) for member in MEMBERS]
+        secrets = [SlotSecrets(member, params, domain) for member in MEMBERS]
         self.network = NetworkFile(
             name="lab",
             genesis_ms=self.genesis_ms,
-            chain_id=DOMAIN.chain_id,
-            contracts=ContractAddresses(Address(b"\x01" * 20), Address(b"\x02" * 20), DOMAIN.contract),
+            chain_id=domain.chain_id,
+            contracts=ContractAddresses(Address(b"\x01" * 20), Address(b"\x02" * 20), domain.contract),
             epoch=1,
             members=self.committee.members,
             params=params,
@@ -436,20 +445,26 @@ async def open_node(lab: Lab, config: NodeFile, who: Key) -> AsyncIterator[Node]
             key=who,
             network=host,
             store=store,
-            chain=ChainReader(lab.chain, URL, timeout_s=20) if on_chain or config.is_finder else None,
+            chain=ChainReader(lab.calls, URL, timeout_s=20) if on_chain or config.is_finder else None,
             topics=Topics.of(lab.terms.domain),
             log=log_of(config.data_dir.name),
         )
 
 
 @asynccontextmanager
-async def open_lab(folder: Path, monkeypatch: pytest.MonkeyPatch, params: NetworkParams = SHORT) -> AsyncIterator[Lab]:
+async def open_lab(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    params: NetworkParams = SHORT,
+    domain: Domain = DOMAIN,
+    calls: ChainCalls | None = None,
+) -> AsyncIterator[Lab]:
     """A network with nobody in it yet; leaving stops every node. What waits for seconds waits for less here."""
     monkeypatch.setattr(peers, "DIAL_EVERY_S", 0.2)
     monkeypatch.setattr(sync, "RECONCILE_S", 0.5)
     monkeypatch.setattr(link, "BACKOFF_S", (0.05, 0.1, 0.2))
     async with trio.open_nursery() as nursery:
-        lab = Lab(folder, params, nursery)
+        lab = Lab(folder, params, nursery, domain, calls)
 
         @asynccontextmanager
         async def engine_of(_: ModelOffer, data_dir: Path) -> AsyncIterator[Engine]:

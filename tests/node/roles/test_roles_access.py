@@ -77,7 +77,7 @@ def name_of_same_home(lab: Lab, user: Key, prefix: str) -> str:
 
 
 async def rfcs(lab: Lab, asker: Running, user: Key) -> None:
-    """What an RFC is refused for, and that a refusal costs nothing (S36)."""
+    """What an RFC is refused for, and that a refusal costs nothing but its index (S36)."""
     home, other = lab.home_of(user.address), lab.home_of(user.address, 1)
     session = key("s4")
     granted = await ask_pass(asker, home, user, session, tokens=1_000)
@@ -86,26 +86,27 @@ async def rfcs(lab: Lab, asker: Running, user: Key) -> None:
         await ask_match(asker, home, make_rfc(session, granted, token_max=allowance + 1))
     assert caught[0].allowance_left == allowance
     async with refuses("unknown_model") as caught:
-        await ask_match(asker, home, make_rfc(session, granted, model_id=bytes(32)))
+        await ask_match(asker, home, make_rfc(session, granted, index=1, model_id=bytes(32)))
     assert caught[0].allowance_left == allowance
     async with refuses("prompt_over_limit") as caught:
-        await ask_match(asker, home, make_rfc(session, granted, index=1, prompt_bound=100_000))
+        await ask_match(asker, home, make_rfc(session, granted, index=2, prompt_bound=100_000))
     assert caught[0].allowance_left == allowance
     async with refuses("unit_unsupported"):
-        await ask_match(asker, home, make_rfc(session, granted, index=2, unit=Unit.AUDIO_SAMPLE))
+        await ask_match(asker, home, make_rfc(session, granted, index=3, unit=Unit.AUDIO_SAMPLE))
     async with refuses("expired"):
-        await ask_match(asker, home, make_rfc(session, granted, index=2, deadline_ms=now_ms() - 1))
+        await ask_match(asker, home, make_rfc(session, granted, index=4, deadline_ms=now_ms() - 1))
     async with refuses("wrong_router"):
-        await ask_match(asker, other, make_rfc(session, granted, index=2))
-    rfc = make_rfc(session, granted, index=2, token_max=allowance)
+        await ask_match(asker, other, make_rfc(session, granted, index=5))
+    rfc = make_rfc(session, granted, index=6, token_max=allowance)
     matched = await ask_match(asker, home, rfc)
     assert matched.ticket.payload.session_key == session.address
     assert await ask_match(asker, home, rfc) == matched, "the same RFC gets the same answer"
-    async with refuses("index_used") as caught:
-        await ask_match(asker, home, make_rfc(session, granted, index=2, token_max=1))
-    assert caught[0].allowance_left == 0
     async with refuses("token_max_over_allowance"):
-        await ask_match(asker, home, make_rfc(session, granted, index=3, token_max=1))
+        await ask_match(asker, home, make_rfc(session, granted, index=7, token_max=1))
+    for index in (6, 8):
+        async with refuses("index_used") as caught:
+            await ask_match(asker, home, make_rfc(session, granted, index=index, token_max=2))
+        assert caught[0].allowance_left == 0
 
 
 async def outage(lab: Lab, asker: Running, user: Key) -> None:

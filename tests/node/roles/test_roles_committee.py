@@ -146,7 +146,7 @@ async def test_a_restarted_member_remembers_what_it_said(tmp_path: Path, monkeyp
         assert {record["height"] for record in signed} == {1}
         standing = await restarted.status.committee()
         assert standing is not None
-        assert (standing["height"], standing["evidence"]) == (1, [])
+        assert (standing["height"], standing["equivocators"]) == (1, ())
         assert standing["stake_wei"] * 4 == standing["total_stake_wei"]
         assert len(again.pool) == 1
 
