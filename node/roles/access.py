@@ -4,6 +4,7 @@ Session keys are derived from the MOR key, the day and a counter, so that a rest
 """
 
 import hashlib
+import secrets as randomness
 from dataclasses import dataclass, field
 
 import trio
@@ -65,9 +66,10 @@ class _Day:
     keys_used: int = 0
 
 
-RUN_INDEXES = 1 << 20
+RUN_INDEXES = 1 << 44
 """RFC indexes of one run of an agent. A later run begins above them: it can't know which index an earlier one gossiped
-last, and one index twice is fraud to everybody else."""
+last, and one index twice is fraud to everybody else. Where in its range a run begins is random, so that two agents
+that share a MOR key get in one another's way without ending one another's passes."""
 
 
 class Access:
@@ -139,7 +141,8 @@ class Access:
 
     async def _first_of_run(self) -> int:
         if self._first_index < 0:
-            self._first_index = RUN_INDEXES * await self._node.store.count("agent-runs")
+            run = await self._node.store.count("agent-runs")
+            self._first_index = run * RUN_INDEXES + randomness.randbelow(RUN_INDEXES >> 1)
         return self._first_index
 
     def _session_key(self, day: int, counter: int) -> Key:

@@ -13,7 +13,9 @@ from gossip.messages import Unit
 from gossip.messages.router import Matched
 from node.api.backend import BackendError
 from node.context import now_ms
-from node.roles.access import AccessRefused
+from node.roles.access import RUN_INDEXES, Access, AccessRefused
+from node.roles.evidence import EvidencePool
+from node.roles.public import PublicState
 from node.roles.user import UserAnswer
 from tests.consensus.builders import key
 from tests.node.roles.harness import (
@@ -202,3 +204,20 @@ async def test_a_users_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         for agent in (user, late):
             answer, _ = await ask(agent)
             assert answer._ticket.router == first.address
+        assert not any(one.parts.evidence.report() for one in lab.running.values()), "nobody has cheated"
+
+
+async def test_a_later_run_of_an_agent_begins_above_the_indexes_of_the_earlier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it gossiped just before a crash its router may never have seen."""
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        firsts = []
+        for _ in range(3):
+            async with lab.bare("user", ("user",)) as node:
+                access = Access(node, PublicState(node, lab.genesis()), EvidencePool(node))
+                firsts.append(await access._first_of_run())
+                assert await access._first_of_run() == firsts[-1]
+        assert [first // RUN_INDEXES for first in firsts] == [0, 1, 2]
+        assert all(RUN_INDEXES - first % RUN_INDEXES >= RUN_INDEXES // 2 for first in firsts), "room for more"
+        assert len({first % RUN_INDEXES for first in firsts}) == 3
