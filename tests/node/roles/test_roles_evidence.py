@@ -18,10 +18,12 @@ from gossip.messages.committee import PassFrame, Prevote, PrevoteFrame
 from gossip.messages.evidence import DoublePrevote
 from gossip.messages.market import AccessPass, PassIssued, PassRequest
 from gossip.network import Network, Verdict
+from inference.errors import SessionError
 from node.context import now_ms
 from node.roles.access import AccessRefused
 from node.roles.evidence import EvidencePool
 from node.roles.feed import Feed
+from node.roles.provider import _ACCEPTED, Provider
 from node.roles.public import PublicState
 from node.roles.sync import Sync
 from tests.consensus.builders import SALT, key
@@ -179,7 +181,7 @@ async def test_an_index_used_twice_ends_the_pass_and_a_router_that_issues_twice_
 ) -> None:
     async with open_lab(tmp_path, monkeypatch) as lab:
         await lab.start_committee()
-        await lab.start_provider("provider")
+        await lab.start_provider("provider", slots=16)
         user = await lab.start_user("user", 100 * WEI)
         await lab.market(providers=1)
         home = lab.home_of(key("user").address)
@@ -204,12 +206,28 @@ async def test_an_index_used_twice_ends_the_pass_and_a_router_that_issues_twice_
         with pytest.raises(AccessRefused, match="its pass has ended"):
             await ask_match(user, home, make_rfc(cheat, granted, index=10))
 
+        answer, _ = await ask(user)
+        assert answer._ticket.router == home.address
         home.parts.evidence.found(double_pass(MEMBERS[restarted]))
         await everybody_knows(lab, OffenceKind.ACCESS_PASS)
         with pytest.raises(AccessRefused, match="expired"):
             await ask_match(user, home, make_rfc(honest, others, index=1, deadline_ms=now_ms() + 1_000))
-        _, text = await ask(user)
-        assert text, "the agent goes to the next in rank, who takes over"
+        answer, _ = await ask(user)
+        assert answer._ticket.router == lab.rank_of(user.address, 1), "which takes over"
+
+
+async def test_a_provider_takes_no_ticket_of_a_router_that_issued_twice_that_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_lab(tmp_path, monkeypatch) as lab, lab.bare("provider", ("provider",)) as node:
+        pool = EvidencePool(node)
+        provider, world = Provider(node, PublicState(node, lab.genesis()), pool), lab.world()
+        pool.found(double_pass(MEMBERS[1]))
+        with pytest.raises(SessionError, match="two passes"):
+            await provider._accept(world.ticket(world.rfc(), router=MEMBERS[1]))
+        _ACCEPTED.set([])
+        await provider._accept(world.ticket(world.rfc(), router=MEMBERS[0]))
+        await provider._accept(world.ticket(world.rfc(), router=MEMBERS[1], slot=SHORT.day_slots))
 
 
 async def test_members_see_a_router_that_issues_more_than_usermax_and_two_passes_for_one_key(
