@@ -4,24 +4,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus.cases import KEPT_ABUSES_PER_ISSUER, KEPT_PER_MEMBER, Case, Cases
-from consensus.evidence import DoublePass, Evidence, Offence, OffenceKind, accuse_pass
-from contracts.typed_data import Address, Digest
-from gossip.messages.base import sign
-from tests.consensus.builders import World
-
-WORLD = World()
+from consensus.evidence import DoublePass, Evidence, Offence, OffenceKind
+from contracts.typed_data import Address, Digest, Signature
+from gossip.messages.base import Signed
+from gossip.messages.market import AccessPass
 
 
-def some_evidence(number: int) -> Evidence:
-    made = WORLD.access_pass().payload
-    one, two = (
-        sign(type(made)(made.session_key, number, allowance, 1, WORLD.members[0].address, made.commitment), who, domain)
-        for allowance, who, domain in ((1, WORLD.members[0], WORLD.domain), (2, WORLD.members[0], WORLD.domain))
+def evidence_of(offence_id: Digest) -> Evidence:
+    """Of one offence alone; cases are not examined again, so nobody has signed it."""
+    address = Address(bytes(20))
+    first, second = (
+        Signed(AccessPass(address, 0, tokens, 1, address, offence_id), Signature(bytes(65))) for tokens in (1, 2)
     )
-    return accuse_pass(one, two, WORLD.domain)
-
-
-EVIDENCE = [some_evidence(number) for number in range(12)]
+    return DoublePass(first, second)
 
 
 def case(number: int, kind: OffenceKind = OffenceKind.PREVOTE, member: int = 1, day: int = 5) -> Case:
@@ -29,7 +24,7 @@ def case(number: int, kind: OffenceKind = OffenceKind.PREVOTE, member: int = 1, 
     offence = Offence(
         Digest(bytes([kind, member]) + number.to_bytes(30, "big")), kind, address, address, height=number, day=day
     )
-    return Case(EVIDENCE[number % len(EVIDENCE)], offence, number)
+    return Case(evidence_of(offence.id), offence, number)
 
 
 def test_one_offence_is_one_case() -> None:
@@ -37,8 +32,8 @@ def test_one_offence_is_one_case() -> None:
     assert cases.add(case(1), day=5)
     assert not cases.add(case(1), day=5)
     assert [one.offence.height for one in cases.all()] == [1]
-    assert cases.holds(EVIDENCE[1])
-    assert not cases.holds(EVIDENCE[2])
+    assert cases.holds(case(1).evidence)
+    assert not cases.holds(case(2).evidence)
     assert cases.get(case(1).offence.id) == case(1)
 
 
@@ -60,6 +55,7 @@ def test_abused_passes_count_on_their_day_and_leave_with_it() -> None:
         case(5, OffenceKind.RFC_INDEX, day=5).offence.id,
     )
     assert len(cases) == 2
+    assert not cases.holds(case(4, OffenceKind.RFC_INDEX, day=4).evidence)
     assert cases.forget_abuses_before(6) == ()
 
 
