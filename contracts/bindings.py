@@ -17,6 +17,7 @@ from contracts.signing import Key
 from contracts.typed_data import ZERO_DIGEST, Address, Digest
 
 _CLAIMED = keccak(b"Claimed(address,uint64,uint256)")
+_SLASHED = keccak(b"Slashed(address,address,uint8,uint64,uint64,uint256,uint256)")
 _KINDS = {"Proposal": 1, "Prevote": 2, "Precommit": 3}
 
 RESCUE_DELAY_S = 259_200
@@ -147,6 +148,13 @@ class Registry:
         Raises :class:`EvidenceMismatch` where they are not of one kind, height, round and committee.
         """
         return self.client.transact(key, "registry", self.address, "slash", *evidence(member, first, second))
+
+    def reward_of(self, receipt: Receipt) -> int:
+        """Wei that a mined :meth:`slash` paid to its finder."""
+        for log in receipt.logs:
+            if log.address == self.address and log.topics[0] == _SLASHED:
+                return int.from_bytes(log.data[-32:], "big")
+        raise TransactionReverted("registry.slash", f"transaction 0x{receipt.tx_hash.hex()} slashed nobody")
 
     def announce_rescue(self, key: Key) -> Receipt:
         """Say that the committee is lost; anybody may, after the rescue delay without a batch or a hand-over."""

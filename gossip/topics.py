@@ -52,6 +52,11 @@ def reveals(network: str) -> str:
     return f"{_ROOT}/{network}/reveals"
 
 
+def evidence(network: str) -> str:
+    """Evidence of messages that exclude each other."""
+    return f"{_ROOT}/{network}/evidence"
+
+
 def rfc(network: str, model_id: Digest) -> str:
     """RFCs of the shard that ``model_id`` falls into (S22): its first byte modulo :data:`RFC_SHARDS`."""
     return _rfc_shard(network, model_id[0] % RFC_SHARDS)

@@ -33,7 +33,9 @@ from node.roles.balances import Balances
 from node.roles.claims import Claims
 from node.roles.demand import Demand
 from node.roles.epochs import Epochs
+from node.roles.evidence import EvidencePool
 from node.roles.feed import Feed
+from node.roles.finder import Finder
 from node.roles.journal import DeskJournal
 from node.roles.link import CommitteeLink
 from node.roles.matching import Matcher
@@ -61,6 +63,7 @@ class Parts:
     peers: Peers
     sync: Sync
     sessions: SessionLog
+    evidence: EvidencePool
     status: NodeStatus
     epochs: Epochs | None = None
     member: CommitteeMember | None = None
@@ -142,25 +145,31 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
     await public.replay()
     feed, sessions = Feed(node, public), SessionLog(node.terms.domain)
     peers = Peers(node, public, node.config.roles, (*network.bootstrap, *node.config.bootstrap))
-    parts = Parts(node, public, feed, peers, Sync(node, public, feed), sessions, NodeStatus(node, public, sessions))
+    evidence = EvidencePool(node, public)
+    await evidence.load()
+    sync, status = Sync(node, public, feed, evidence), NodeStatus(node, public, sessions, evidence)
+    parts = Parts(node, public, feed, peers, sync, sessions, evidence, status)
     if node.chain is not None:
         parts.epochs = Epochs(node, public, node.chain)
         await nursery.start(parts.epochs.run)
     await nursery.start(feed.run)
+    await nursery.start(evidence.run)
     await nursery.start(peers.run)
     await nursery.start(parts.sync.run)
     if {"member", "provider"} & set(node.config.roles):
-        parts.demand = Demand(node, public)
+        parts.demand = Demand(node, public, evidence)
         await nursery.start(parts.demand.run)
     if "member" in node.config.roles:
         await _start_member(parts, nursery)
     if "provider" in node.config.roles:
-        parts.provider = Provider(node, public)
+        parts.provider = Provider(node, public, evidence)
         await nursery.start(parts.provider.run)
         if node.chain is not None and parts.epochs is not None:
             await nursery.start(Claims(node, public, node.chain, parts.epochs).run)
+    if node.chain is not None:
+        await nursery.start(Finder(node, evidence, node.chain, submits=node.config.is_finder).run)
     if "user" in node.config.roles:
-        parts.agent = UserAgent(node, public, sessions)
+        parts.agent = UserAgent(node, public, sessions, evidence)
         await nursery.start(parts.agent.run)
     return parts
 
@@ -192,7 +201,10 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
         balances=balances,
         file_settlement=member.file,
         link=link,
+        evidence=parts.evidence,
     )
+    member.on_accused = parts.evidence.found
+    parts.status.over_issued = router.over_issued
     member.on_pass, member.on_drop, member.on_behind = router.note_pass, router.dropped, parts.sync.hurry
     parts.member, parts.link, parts.router, parts.core = member, link, router, core
     parts.status.member, parts.status.link = member, link

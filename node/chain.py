@@ -17,6 +17,7 @@ from contracts.errors import ChainUnavailable
 from contracts.signing import Key
 from contracts.typed_data import Address, Digest
 from gossip.messages.committee import BatchHeader, CommitCertificate, HandOverCertificate
+from gossip.messages.evidence import Equivocation
 from node.errors import ChainMismatch
 from node.recursion import kept_recursion_limit
 
@@ -56,6 +57,15 @@ class Epoch:
     is_rescue: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Slashing:
+    """A mined slashing: ``reward_wei`` went to the finder."""
+
+    reward_wei: int
+    tx_hash: Digest
+    gas_used: int
+
+
 class ChainCalls(Protocol):
     """The blocking calls that a reader makes; :class:`ContractCalls` makes them by web3."""
 
@@ -91,6 +101,12 @@ class ChainCalls(Protocol):
         proof: Sequence[Digest],
     ) -> ClaimPaid:
         """Submit a certificate and claim on it in one transaction; returns when it is mined."""
+
+    def is_slashed(self, member: Address) -> bool:
+        """Whether the registry has ever slashed ``member``."""
+
+    def slash(self, key: Key, member: Address, evidence: Equivocation) -> Slashing:
+        """Have ``member`` punished, the finder's share going to ``key``; returns when it is mined."""
 
 
 class ContractCalls:
@@ -158,6 +174,15 @@ class ContractCalls:
             proof=proof,
         )
         return ClaimPaid(payment.amount, payment.receipt.tx_hash, payment.receipt.gas_used)
+
+    def is_slashed(self, member: Address) -> bool:
+        """As :meth:`ChainCalls.is_slashed`."""
+        return self._registry.is_slashed(member)
+
+    def slash(self, key: Key, member: Address, evidence: Equivocation) -> Slashing:
+        """As :meth:`ChainCalls.slash`."""
+        receipt = self._registry.slash(key, member, evidence.first, evidence.second)
+        return Slashing(self._registry.reward_of(receipt), receipt.tx_hash, receipt.gas_used)
 
 
 class ChainReader:
@@ -252,6 +277,17 @@ class ChainReader:
             self._calls.claim, key, header, certificate, provider=provider, cumulative=cumulative, proof=proof
         )
         return await self._ask(call, TRANSACTION_S, self._sending)
+
+    async def is_slashed(self, member: Address) -> bool:
+        """Whether the registry has ever slashed ``member``."""
+        return await self._ask(partial(self._calls.is_slashed, member))
+
+    async def slash(self, key: Key, member: Address, evidence: Equivocation) -> Slashing:
+        """Submit evidence against ``member``; returns when it is mined.
+
+        After :class:`ChainUnavailable` it may still be mined: a second one is then refused as already punished.
+        """
+        return await self._ask(partial(self._calls.slash, key, member, evidence), TRANSACTION_S, self._sending)
 
     async def _fetch(self, block: int) -> None:
         """Ask for all that is wanted of ``block``; the caller holds the lock."""

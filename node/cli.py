@@ -3,6 +3,7 @@
 Heavy modules load inside the command that needs them.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -60,6 +61,20 @@ def sessions(config: Config = Path("node.toml"), overrides: Overrides = None) ->
 def claims(config: Config = Path("node.toml"), overrides: Overrides = None) -> None:
     """Print a provider's claims and their transactions."""
     print_control(config, overrides, "/claims")
+
+
+@app.command()
+def evidence(
+    config: Config = Path("node.toml"),
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON, the evidence itself included.")] = False,
+) -> None:
+    """Print who was caught signing two things that exclude each other, and whether it cost stake."""
+    from node.cli_evidence import lines_of  # noqa: PLC0415  # loads what only this command needs
+
+    found = ask_control(config, overrides, "/evidence")
+    for line in [json.dumps(found, indent=2)] if as_json else lines_of(found):
+        typer.echo(line)
 
 
 @app.command()

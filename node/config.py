@@ -114,11 +114,21 @@ class NodeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Multiaddrs beyond those of network.toml."""
     models: tuple[ModelOffer, ...] = ()
     user: UserAgent = UserAgent()
+    finder: bool | None = None
+    """Whether to submit evidence of equivocation to the registry, for the finder's share: a transaction of the MOR
+    key. Left out, a provider with a chain does and nobody else; a member never may (S12)."""
     log_level: LogLevel = "info"
 
     def has_role(self, role: Role) -> bool:
         """Whether this node takes part as ``role``; every node is a full node."""
         return role == "full" or role in self.roles
+
+    @property
+    def is_finder(self) -> bool:
+        """Whether this node submits evidence to the registry."""
+        if self.finder is None:
+            return bool(self.chain.rpc_url) and "provider" in self.roles and "member" not in self.roles
+        return self.finder
 
 
 def load_node(path: Path, overrides: Mapping[str, str] | None = None) -> NodeFile:
@@ -194,6 +204,10 @@ def _check(path: Path, config: NodeFile) -> None:
     if config.user.token_max > config.user.token_limit:
         raise ConfigInvalid(path, "user.token_max", f"{config.user.token_max} is above user.token_limit")
     _check_url(path, "chain.rpc_url", config.chain.rpc_url, required=False)
+    if config.finder and "member" in config.roles:
+        raise ConfigInvalid(path, "finder", "is true, but a member never sends a transaction (S12)")
+    if config.finder and not config.chain.rpc_url:
+        raise ConfigInvalid(path, "finder", "is true, but there is no chain.rpc_url to submit evidence to")
     for key, address in (("listen.p2p", config.listen.p2p), *(("bootstrap", item) for item in config.bootstrap)):
         if not address.startswith("/"):
             raise ConfigInvalid(path, key, f"{address!r} is not a multiaddr, such as /ip4/127.0.0.1/tcp/4001")

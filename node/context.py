@@ -30,6 +30,7 @@ class Topics:
     proofs: str
     batches: str
     reveals: str
+    evidence: str
     network: str
 
     @classmethod
@@ -42,6 +43,7 @@ class Topics:
             proofs=topics.proofs(network),
             batches=topics.batches(network),
             reveals=topics.reveals(network),
+            evidence=topics.evidence(network),
             network=network,
         )
 

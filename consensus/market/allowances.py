@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from consensus.market import access
+from consensus.market.doubles import Issuance
 from consensus.market.errors import PassRefused, RfcRefused
 from consensus.market.ledger_state import DayAccount
 from contracts.typed_data import Address, Digest
@@ -43,6 +44,9 @@ class Allowances:
         self._sessions: dict[Address, _Session] = {}
         self._issued: dict[tuple[int, Address], dict[Address, int]] = {}
         """(day, user) to session key to T of allowance, whoever issued it."""
+        self._issuance = Issuance()
+        self._ended: dict[Address, int] = {}
+        """Session keys whose passes have ended before their day, and that day."""
 
     def grant(
         self,
@@ -98,7 +102,7 @@ class Allowances:
         """Take note of a pass whose signatures hold, another member's or, after a restart, this router's own.
 
         ``used`` and ``next_index`` matter for own passes only. Returns the T issued to the user on that day by all
-        routers together, for the caller to compare with UserMax: more is provable fraud by the issuer. Raises
+        routers together; what one router may not exceed is told by :meth:`issued_by`. Raises
         :class:`PassRefused` where the parts do not belong together.
         """
         access_pass, request = issued.access_pass.payload, issued.request.payload
@@ -110,6 +114,7 @@ class Allowances:
             raise PassRefused("wrong_day", "pass and request differ in session key or day")
         of_user = self._issued.setdefault((access_pass.day, request.user), {})
         of_user[access_pass.session_key] = max(access_pass.allowance, of_user.get(access_pass.session_key, 0))
+        self._issuance.note(issued)
         if issued.issuer == self._router and access_pass.session_key not in self._sessions:
             self._sessions[access_pass.session_key] = _Session(access_pass, 0, used, next_index)
         return sum(of_user.values())
@@ -119,6 +124,8 @@ class Allowances:
         session = self._sessions.get(rfc.session_key)
         if session is None or session.access_pass != rfc.access_pass.payload:
             raise RfcRefused("wrong_router", "the pass is not one that this router has issued")
+        if rfc.session_key in self._ended:
+            raise RfcRefused("index_used", "the session key has used an index twice: its pass has ended", 0)
         if rfc.index < session.next_index:
             detail = f"index {rfc.index} is below {session.next_index}, the lowest unused one"
             raise RfcRefused("index_used", detail, session.left)
@@ -127,6 +134,14 @@ class Allowances:
             raise RfcRefused("token_max_over_allowance", detail, session.left)
         session.reserved += rfc.token_max
         session.next_index = rfc.index + 1
+
+    def end(self, session_key: Address, day: int) -> None:
+        """The session key used one index twice: its pass of ``day`` is worth nothing any more."""
+        self._ended[session_key] = day
+
+    def issued_by(self, issuer: Address, user: Address, day: int) -> int:
+        """T that another router has issued to a user on a day, as far as its messages say."""
+        return self._issuance.total(issuer, user, day)
 
     def restore(self, rfc: Rfc, reserved: int) -> None:
         """After a restart: an RFC had been admitted, and ``reserved`` T are still set aside for it."""
@@ -165,3 +180,5 @@ class Allowances:
         """Drop the passes of earlier days; unused access does not accrue (S40)."""
         self._sessions = {key: held for key, held in self._sessions.items() if held.access_pass.day >= day}
         self._issued = {key: held for key, held in self._issued.items() if key[0] >= day}
+        self._ended = {key: ended for key, ended in self._ended.items() if ended >= day}
+        self._issuance.forget_before(day)

@@ -7,7 +7,7 @@ play them again after a crash. Every signature in an input was checked before: s
 import msgspec
 
 from consensus.membership import Term
-from consensus.tendermint.evidence import Evidence
+from consensus.tendermint.evidence import Equivocation
 from consensus.tendermint.types import Step
 from contracts.typed_data import Address, Digest
 from gossip.messages.base import Signed
@@ -261,7 +261,7 @@ class Refused(msgspec.Struct, frozen=True):
 class Accused(msgspec.Struct, frozen=True):
     """A member signed two different messages for one place; the evidence convinces anybody."""
 
-    evidence: Evidence
+    evidence: Equivocation
 
 
 Effect = (

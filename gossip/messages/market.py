@@ -61,7 +61,8 @@ class Rfc(Payload, frozen=True):
     access_pass: Signed[AccessPass]
     session_key: Address
     index: U64
-    """Counts up from 0 for a session key; two RFCs with one index prove a double spend."""
+    """Counts up for a session key, with gaps at will. Signing spends it, whatever becomes of the RFC: two RFCs with one
+    index prove a double spend."""
     model_id: Digest
     unit: Unit
     token_max: U64

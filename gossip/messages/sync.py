@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 
 from gossip.messages.base import U64, Signed, decode_union
+from gossip.messages.evidence import Evidence
 from gossip.messages.records import Bid, ModelProof, NodeRecord, SlotReveal
 
 MAX_SYNC_BATCHES = 256
@@ -19,7 +20,7 @@ class SyncRequest(msgspec.Struct, frozen=True, array_like=True, tag=40, forbid_u
 
 
 class BookRequest(msgspec.Struct, frozen=True, array_like=True, tag=41, forbid_unknown_fields=True):
-    """Ask any node for the live node records, bids, model proofs and reveals that it holds."""
+    """Ask any node for the live node records, bids, model proofs, reveals and evidence that it holds."""
 
 
 class RecordItem(msgspec.Struct, frozen=True, array_like=True, tag=42, forbid_unknown_fields=True):
@@ -46,8 +47,14 @@ class RevealItem(msgspec.Struct, frozen=True, array_like=True, tag=45, forbid_un
     message: Signed[SlotReveal]
 
 
+class EvidenceItem(msgspec.Struct, frozen=True, array_like=True, tag=46, forbid_unknown_fields=True):
+    """One proven offence of the answer."""
+
+    message: Evidence
+
+
 SyncAsk = SyncRequest | BookRequest
-BookItem = RecordItem | BidItem | ProofItem | RevealItem
+BookItem = RecordItem | BidItem | ProofItem | RevealItem | EvidenceItem
 
 
 def decode_sync_ask(data: bytes) -> SyncAsk:

@@ -49,6 +49,9 @@ class StatusSource(Protocol):
     async def claims(self) -> Any:
         """The provider's claims."""
 
+    async def evidence(self) -> Any:
+        """Every offence that this node has evidence of."""
+
     async def committee(self) -> Any:
         """Where a committee member and the others stand; None for a node that is no member."""
 
@@ -98,6 +101,7 @@ def build_control(source: StatusSource, token: str) -> ASGIApp:
         answer("/sessions", lambda _: source.sessions()),
         answer("/sessions/{rfc_id}", lambda r: source.session(Digest(_hex(r, "rfc_id", 32)))),
         answer("/claims", lambda _: source.claims()),
+        answer("/evidence", lambda _: source.evidence()),
         answer("/committee", lambda _: source.committee()),
         answer("/committee/log", lambda _: source.signed()),
         answer("/committee/hand-overs/{epoch}", lambda r: source.hand_overs(_number(r, "epoch"))),

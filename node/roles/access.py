@@ -4,6 +4,7 @@ Session keys are derived from the MOR key, the day and a counter, so that a rest
 """
 
 import hashlib
+import secrets as randomness
 from dataclasses import dataclass, field
 
 import trio
@@ -18,6 +19,7 @@ from gossip.messages.router import Granted, PassAsk, Refused, RouterAnswer, Rout
 from gossip.streams import FrameStream
 from gossip.topics import ROUTER
 from node.context import Node, now_ms
+from node.roles.evidence import EvidencePool
 from node.roles.public import PublicState
 
 MIN_PASS_T = 1 << 15
@@ -64,14 +66,22 @@ class _Day:
     keys_used: int = 0
 
 
+RUN_INDEXES = 1 << 44
+"""RFC indexes of one run of an agent. A later run begins above them: it can't know which index an earlier one gossiped
+last, and one index twice is fraud to everybody else. Where in its range a run begins is random, so that two agents
+that share a MOR key get in one another's way without ending one another's passes."""
+
+
 class Access:
     """Keeps a usable pass at hand."""
 
-    def __init__(self, node: Node, public: PublicState) -> None:
+    def __init__(self, node: Node, public: PublicState, evidence: EvidencePool) -> None:
         self._node = node
         self._public = public
+        self._evidence = evidence
         self._lock = trio.Lock()
         self._day = _Day(-1)
+        self._first_index = -1
 
     async def reserve(self, tokens: int) -> tuple[Wallet, int]:
         """A wallet for an RFC of ``tokens`` T and the index to use. Raises :class:`AccessRefused`, GossipError.
@@ -83,7 +93,7 @@ class Access:
             day = self._node.terms.params.day_of(self._node.slot())
             if day != self._day.number:
                 self._day = _Day(day)
-            wallet = next((held for held in self._day.wallets if held.left >= tokens), None)
+            wallet = next((held for held in self._day.wallets if held.left >= tokens and self._is_good(held)), None)
             if wallet is None:
                 wallet = await self._grant(day, tokens)
                 self._day.wallets.append(wallet)
@@ -120,8 +130,20 @@ class Access:
             left = granted.access_pass.payload.allowance - granted.used
             # A pass that an earlier run of this agent used up is passed over.
             if granted.used == 0 or left >= tokens:
-                return Wallet(key, granted.access_pass, left, granted.next_index)
+                first = max(granted.next_index, await self._first_of_run())
+                return Wallet(key, granted.access_pass, left, first)
         raise AccessRefused("allowance_used", f"{MAX_KEYS} passes were used up today", 0)
+
+    def _is_good(self, wallet: Wallet) -> bool:
+        """Providers refuse the tickets of a router that was caught issuing twice."""
+        granted = wallet.granted.payload
+        return not self._evidence.has_issued_twice(granted.issuer, granted.day)
+
+    async def _first_of_run(self) -> int:
+        if self._first_index < 0:
+            run = await self._node.store.count("agent-runs")
+            self._first_index = run * RUN_INDEXES + randomness.randbelow(RUN_INDEXES >> 1)
+        return self._first_index
 
     def _session_key(self, day: int, counter: int) -> Key:
         seed = b"yellowstone session" + self._node.key.reveal() + day.to_bytes(8, "big") + counter.to_bytes(8, "big")
@@ -133,6 +155,9 @@ class Access:
         ask = PassAsk(sign(request, self._node.key, self._node.terms.domain))
         failure: GossipError = _NobodyAsked("no router is known yet")
         for router in home_routers(self._node.address, day, self._public.routers(day)):
+            if self._evidence.has_issued_twice(router, day):
+                failure = TransportError(f"router 0x{router.hex()} gave one session key two passes")
+                continue
             try:
                 answer = await ask_router(self._node, self._public, router, ask, timeout=ASK_S)
             except GossipError as error:

@@ -1,20 +1,19 @@
 """Demand as it is gossiped: RFCs of the models that this node routes or serves (S22).
 
 A router is asked directly; what comes by gossip shows everybody what is in demand, and exposes a session key that uses
-one index twice. A committee member has to hear all of it: it is in every shard from its start, since a user may ask for
-a model as soon as it hears the bid. Others follow the models in their book, and may miss a new model's first RFCs.
+one index twice, or a router that gave one session key two passes. A committee member has to hear all of it: it is in
+every shard from its start, since a user may ask for a model as soon as it hears the bid. Others follow the models in
+their book, and may miss a new model's first RFCs.
 """
-
-from collections import OrderedDict
 
 import trio
 
-from contracts.typed_data import Address
 from gossip.errors import MalformedMessage, MessageError, MessageExpired
 from gossip.messages import Signed, check_expiry, decode
 from gossip.messages.market import Rfc
 from gossip.network import Verdict
 from node.context import Node, now_ms
+from node.roles.evidence import EvidencePool
 from node.roles.public import PublicState
 
 MAX_RFC_BYTES = 4_224
@@ -22,22 +21,16 @@ MAX_RFC_BYTES = 4_224
 MAX_WAIT_MS = 600_000
 """An RFC may wait at most so long."""
 
-KEPT = 20_000
-"""RFCs remembered; the oldest go first."""
-
 LOOK_EVERY_S = 1.0
 
 
 class Demand:
     """Subscribes to RFCs: a member to every shard, others to the shards of the models in the book."""
 
-    def __init__(self, node: Node, public: PublicState) -> None:
+    def __init__(self, node: Node, public: PublicState, evidence: EvidencePool) -> None:
         self._node = node
         self._public = public
-        self.seen: OrderedDict[tuple[Address, int], Signed[Rfc]] = OrderedDict()
-        """By session key and index."""
-        self.doubles: list[tuple[Signed[Rfc], Signed[Rfc]]] = []
-        """Two RFCs of one session key with one index: a double spend of its allowance."""
+        self._evidence = evidence
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Subscribe and consume for ever."""
@@ -90,10 +83,4 @@ class Demand:
 
     def take(self, rfc: Signed[Rfc]) -> None:
         """Remember an RFC that was checked."""
-        place = rfc.payload.session_key, rfc.payload.index
-        held = self.seen.setdefault(place, rfc)
-        if held.payload != rfc.payload:
-            self.doubles = [*self.doubles, (held, rfc)][-KEPT:]
-            self._node.log.warning("double RFC index", session_key=place[0].hex(), index=place[1])
-        while len(self.seen) > KEPT:
-            self.seen.popitem(last=False)
+        self._evidence.note_rfc(rfc)

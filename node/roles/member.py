@@ -16,7 +16,7 @@ from consensus.member.admission import admit, height_of
 from consensus.member.core import MemberCore
 from consensus.member.events import Effect, Input
 from consensus.membership import Term
-from consensus.tendermint.evidence import Evidence
+from consensus.tendermint.evidence import Equivocation
 from contracts.typed_data import ZERO_DIGEST, Address, Digest
 from gossip.errors import MessageError
 from gossip.messages import Signed, encode, sign
@@ -90,8 +90,8 @@ class CommitteeMember:
         """Called when others are ahead."""
         self.others: dict[Address, Standing] = {}
         """Where the other members were when they were last heard."""
-        self.evidence: list[Evidence] = []
-        """Equivocation that this member saw."""
+        self.on_accused: Callable[[Equivocation], None] | None = None
+        """Called with equivocation that this member saw."""
 
     async def run(self, link: CommitteeLink, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part for ever."""
@@ -272,7 +272,8 @@ class CommitteeMember:
                 log.warning("proposal refused", batch=value.hex(), reason=reason)
             case events.Accused(evidence):
                 log.error("equivocation", evidence=type(evidence).__name__, first=encode(evidence.first).hex())
-                self.evidence.append(evidence)
+                if self.on_accused is not None:
+                    self.on_accused(evidence)
 
     async def _sign(self, wanted: events.SignProposal | events.SignPrevote | events.SignPrecommit) -> Input | None:
         """Sign where the guard allows: what is refused is left unsaid."""

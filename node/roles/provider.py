@@ -23,6 +23,7 @@ from inference.session.stream import Code
 from node.config import ModelOffer
 from node.context import Node, now_ms
 from node.engines import open_engine
+from node.roles.evidence import EvidencePool
 from node.roles.public import PublicState
 from node.roles.strangers import MAX_STREAMS, PER_PEER, Strangers
 
@@ -53,9 +54,10 @@ OWN_BIDS = 256
 class Provider:
     """Sells the models of its configuration."""
 
-    def __init__(self, node: Node, public: PublicState) -> None:
+    def __init__(self, node: Node, public: PublicState, evidence: EvidencePool) -> None:
         self._node = node
         self._public = public
+        self._evidence = evidence
         self._offers: dict[Digest, Offer] = {}
         self._own_bids: OrderedDict[Digest, Digest] = OrderedDict()
         self._active: set[Digest] = set()
@@ -140,9 +142,15 @@ class Provider:
         if router not in self._public.recent_members():
             await stream.fail("not_a_router", f"0x{router.hex()} is not a committee member")
             return False
+        if self._evidence.has_issued_twice(router, self._today()):
+            await stream.fail("double_pass", f"0x{router.hex()} gave one session key two passes today")
+            return False
         answer = LivenessAnswer(query.id(domain), self._node.address, await self._free_slots(query.payload.bid_id))
         await stream.send(encode(sign(answer, self._node.key, domain)))
         return True
+
+    def _today(self) -> int:
+        return self._node.terms.params.day_of(self._node.slot())
 
     async def _free_slots(self, bid_id: Digest) -> int:
         offer = self._offers.get(self._own_bids.get(bid_id, ZERO_DIGEST))
@@ -175,6 +183,8 @@ class Provider:
         day = self._node.terms.params.day_of(ticket.payload.slot)
         if not self._public.is_router(ticket.payload.router, day):
             raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} is not a router of day {day}")
+        if self._evidence.has_issued_twice(ticket.payload.router, day):
+            raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} gave one session key two passes")
         ticket_id = ticket.id(self._node.terms.domain)
         await self._node.store.accept_ticket(ticket_id, ticket)
         self._active.add(ticket_id)

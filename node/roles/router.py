@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import trio
 
-from consensus.market.access import home_routers, pass_commitment
+from consensus.cases import Case
+from consensus.evidence import OffenceKind
+from consensus.market.access import home_routers, pass_commitment, user_max
 from consensus.market.desk import Desk
 from consensus.market.errors import MarketError, PassRefused, RfcRefused, SettlementInvalid
 from consensus.market.ledger_state import DayAccount, account_of
@@ -34,6 +36,7 @@ from gossip.streams import FrameStream
 from gossip.topics import ROUTER
 from node.context import Node, now_ms
 from node.roles.balances import Balances
+from node.roles.evidence import EvidencePool
 from node.roles.journal import DeskJournal
 from node.roles.link import CommitteeLink
 from node.roles.matching import Matcher
@@ -59,6 +62,7 @@ class HomeRouter:
         balances: Balances,
         file_settlement: Callable[[Settlement], None],
         link: CommitteeLink,
+        evidence: EvidencePool,
     ) -> None:
         self._node = node
         self._public = public
@@ -68,6 +72,9 @@ class HomeRouter:
         self._balances = balances
         self._file_settlement = file_settlement
         self._link = link
+        self._evidence = evidence
+        self.over_issued: dict[tuple[Address, int], int] = {}
+        """By router and day: T that it has issued to one user above UserMax. Known among members only (S34)."""
         self._new_passes_in, self._new_passes_out = trio.open_memory_channel[Signed[PassIssued]](4_096)
         public.on_batch.append(self._settled)
 
@@ -75,6 +82,7 @@ class HomeRouter:
         """Take up where an earlier run stopped, then answer for ever."""
         for settlement in await self._journal.restore(self._desk, self._public.ledger, self._node.slot()):
             self._hand_over(settlement)
+        self._evidence.watch(self._end_pass)
         self._node.network.serve(ROUTER, self._serve, max_concurrent=STREAMS)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._matcher.run)
@@ -128,12 +136,18 @@ class HomeRouter:
         return account_of(self._public.ledger, params, params.day_of(self._node.slot()))
 
     def _accept_rank(self, user: Address, day: int) -> int:
-        """How far down a user's ranking this router may stand: those before it must be out of its reach."""
+        """How far down a user's ranking this router may stand: those before it must be out of its reach, or were
+        caught giving one session key two passes that day."""
         ranking = home_routers(user, day, self._public.routers(day))
         if self._node.address not in ranking:
             return 0
         before = ranking[: ranking.index(self._node.address)]
-        return len(before) if all(router not in self._link.linked for router in before) else 0
+        serving = [
+            router
+            for router in before
+            if router in self._link.linked and not self._evidence.has_issued_twice(router, day)
+        ]
+        return 0 if serving else len(before)
 
     async def _tell_committee(self, issued: PassIssued) -> None:
         signed = sign(issued, self._node.key, self._node.terms.domain)
@@ -146,6 +160,7 @@ class HomeRouter:
         issued.payload.access_pass.signer(self._node.terms.domain)
         issued.payload.request.signer(self._node.terms.domain)
         self._desk.allowances.note_issued(issued.payload)
+        self._evidence.note_pass(issued.payload.access_pass)
         try:
             self._new_passes_in.send_nowait(issued)
         except trio.WouldBlock:
@@ -155,6 +170,27 @@ class HomeRouter:
         """Other routers' passes go to disk too: this member may have to take over."""
         async for issued in self._new_passes_out:
             await self._journal.note_pass(issued, own=False)
+            await self._compare(issued.payload)
+
+    async def _compare(self, issued: PassIssued) -> None:
+        """One router's passes for a user must stay within UserMax; members see it, and nobody else can.
+
+        What the day runs on is only final once a batch has opened it: before that nobody is blamed.
+        """
+        day, user = issued.access_pass.payload.day, issued.request.payload.user
+        account = self._public.ledger.days.get(day)
+        if account is None:
+            return
+        try:
+            balance_wei = await self._balances.of(user, account.snapshot_block)
+        except ChainUnavailable as error:
+            self._node.log.info("pass not compared with UserMax", reason=str(error))
+            return
+        most = user_max(account.max_t, account.supply_wei, balance_wei)
+        over = self._desk.allowances.issued_by(issued.issuer, user, day) - most
+        if over > 0:
+            self._node.log.error("router issued more than UserMax", router=issued.issuer.hex(), day=day, over=over)
+            self.over_issued[issued.issuer, day] = max(over, self.over_issued.get((issued.issuer, day), 0))
 
     # RFCs (S22, S26).
 
@@ -163,6 +199,8 @@ class HomeRouter:
         rfc.signer(domain)
         rfc.payload.access_pass.signer(domain)
         rfc_id = rfc.id(domain)
+        if rfc.payload.access_pass.payload.issuer == self._node.address:
+            self._evidence.note_rfc(rfc)
         try:
             left = self._account().budget_left_wei
             self._desk.admit(rfc, rfc_id, now_ms=now_ms(), slot=self._node.slot(), budget_left_wei=left)
@@ -177,6 +215,11 @@ class HomeRouter:
     def _refuse(self, request_id: Digest, code: str, detail: str, left: int = 0) -> Refused:
         refusal = Refusal(request_id, code, detail[:256], left, self._node.address)
         return Refused(sign(refusal, self._node.key, self._node.terms.domain))
+
+    def _end_pass(self, case: Case) -> None:
+        """A session key that used an index twice gets nothing more on its pass."""
+        if case.offence.kind is OffenceKind.RFC_INDEX:
+            self._desk.allowances.end(case.offence.offender, case.offence.day)
 
     # Filings (S30).
 
@@ -215,6 +258,8 @@ class HomeRouter:
                 self._hand_over(settlement)
             if day_of(slot) > day_of(before):
                 self._desk.allowances.forget_before(day_of(slot))
+                for place in [one for one in self.over_issued if one[1] < day_of(before)]:
+                    del self.over_issued[place]
                 await self._journal.begin_day()
 
     def _settled(self, _: CertifiedBatch) -> None:

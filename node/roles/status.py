@@ -1,5 +1,6 @@
 """What a node tells its operator: the source behind the control API."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
@@ -12,10 +13,10 @@ from consensus.tendermint.certificate import signers_of
 from contracts.errors import MerkleError
 from contracts.merkle import merkle_proof
 from contracts.typed_data import Address, Digest, Uint256
-from gossip.messages import encode
 from gossip.messages.committee import CertifiedBatch, HandOverCertificate, batch_hash
 from node.context import Node, now_ms
 from node.proof_file import CommitteeEntry, HandOverEntry, ProofFile
+from node.roles.evidence import EvidencePool
 from node.roles.link import CommitteeLink
 from node.roles.member import CommitteeMember
 from node.roles.network_metrics import NetworkMetrics
@@ -29,10 +30,13 @@ SIGNED_SHOWN = 200
 class NodeStatus:
     """Answers from what the roles hold; changes nothing."""
 
-    def __init__(self, node: Node, public: PublicState, sessions: SessionLog) -> None:
+    def __init__(self, node: Node, public: PublicState, sessions: SessionLog, evidence: EvidencePool) -> None:
         self._node = node
         self._public = public
         self._sessions = sessions
+        self._evidence = evidence
+        self.over_issued: Mapping[tuple[Address, int], int] = {}
+        """By router and day: T above a user's UserMax, as this member's own books have it."""
         self.member: CommitteeMember | None = None
         self.link: CommitteeLink | None = None
         self._metrics = CollectorRegistry()
@@ -73,6 +77,7 @@ class NodeStatus:
             "members": [member.address for member in ledger.committee.members],
             "committee": None if self.member is None else self.member.standing,
             "linked": 0 if self.link is None else len(self.link.linked),
+            "equivocators": self._evidence.equivocators(),
             "network": node.network.statistics(),
         }
 
@@ -131,6 +136,10 @@ class NodeStatus:
         secret = reveal.payload.secret if reveal is not None else None
         return entry | {"explanation": explain_match(matched.match, matched.ticket, rfc, secret, context)}
 
+    async def evidence(self) -> list[dict[str, Any]]:
+        """Every offence that this node has evidence of."""
+        return self._evidence.report()
+
     async def claims(self) -> Any:
         """The provider's claims."""
         return await self._node.store.claims()
@@ -149,7 +158,10 @@ class NodeStatus:
             "stake_wei": committee.weight(self._node.address),
             "total_stake_wei": committee.total,
             "members": [self._standing_of(one.address, one.stake) for one in committee.members],
-            "evidence": [{"kind": type(found).__name__, "bytes": encode(found)} for found in member.evidence],
+            "equivocators": self._evidence.equivocators(),
+            "over_issued": [
+                {"router": router, "day": day, "tokens": tokens} for (router, day), tokens in self.over_issued.items()
+            ],
         }
 
     def _standing_of(self, address: Address, stake: int) -> dict[str, Any]:

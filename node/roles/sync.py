@@ -10,12 +10,13 @@ from consensus.errors import ConsensusError
 from consensus.market.errors import MarketError
 from gossip.errors import GossipError, MessageError, TransportError
 from gossip.messages import encode
-from gossip.messages.base import Signed, decode
+from gossip.messages.base import decode
 from gossip.messages.committee import MAX_BATCH_BYTES, CertifiedBatch
 from gossip.messages.sync import (
     MAX_SYNC_BATCHES,
     BidItem,
     BookRequest,
+    EvidenceItem,
     ProofItem,
     RecordItem,
     RevealItem,
@@ -27,6 +28,7 @@ from gossip.network import Verdict
 from gossip.streams import FrameStream
 from gossip.topics import SYNC
 from node.context import Node, now_ms
+from node.roles.evidence import EvidencePool
 from node.roles.feed import Feed
 from node.roles.public import PublicState
 
@@ -40,10 +42,11 @@ MAX_BOOK_ITEMS = 100_000
 class Sync:
     """Answers range requests and keeps this node from falling behind."""
 
-    def __init__(self, node: Node, public: PublicState, feed: Feed) -> None:
+    def __init__(self, node: Node, public: PublicState, feed: Feed, evidence: EvidencePool) -> None:
         self._node = node
         self._public = public
         self._feed = feed
+        self._evidence = evidence
         self._behind = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -138,12 +141,13 @@ class Sync:
 
     def _take_item(self, peer: str, data: bytes) -> None:
         item = decode_book_item(data)
-        message: Signed[Any] = item.message
-        verdict = self._feed.judge(message)
+        keeper: Feed | EvidencePool = self._evidence if isinstance(item, EvidenceItem) else self._feed
+        message: Any = item.message
+        verdict = keeper.judge(message)
         if verdict is Verdict.REJECT:
             self._node.network.penalise(peer, 10, "forged item in a book answer")
         if verdict is Verdict.ACCEPT:
-            self._feed.take(message)
+            keeper.take(message)
 
     async def _serve(self, stream: FrameStream) -> None:
         data = await stream.receive(limit=64, timeout=5)
@@ -159,6 +163,7 @@ class Sync:
                     map(ProofItem, live.proofs),
                     map(BidItem, live.bids),
                     map(RevealItem, reveals),
+                    map(EvidenceItem, self._evidence.offered()),
                 )
                 for item in list(items):
                     await stream.send(encode(item))

@@ -23,6 +23,7 @@ from node.api.backend import BackendError, ChatRequest, ModelCard
 from node.context import Node, now_ms
 from node.roles import refusals
 from node.roles.access import ASK_S, Access, AccessRefused, Wallet, ask_router, send_ask, take_answer
+from node.roles.evidence import EvidencePool
 from node.roles.public import PublicState
 from node.roles.sessions import SessionLog
 
@@ -111,10 +112,10 @@ class UserAnswer:
 class UserAgent:
     """One user's queries. Owns the filing of their reports."""
 
-    def __init__(self, node: Node, public: PublicState, sessions: SessionLog) -> None:
+    def __init__(self, node: Node, public: PublicState, sessions: SessionLog, evidence: EvidencePool) -> None:
         self._node = node
         self._public = public
-        self._access = Access(node, public)
+        self._access = Access(node, public, evidence)
         self._sessions = sessions
         self._in_order = trio.Lock()
         self._report_in, self._report_out = trio.open_memory_channel[tuple[Address, ReportFiling]](1_024)

@@ -7,7 +7,18 @@ rest may lose its last moments in a power cut, never in a crash of the process, 
 from node.store.batches import Outcome
 from node.store.claims import Claim
 from node.store.delivery import Delivery
+from node.store.evidence import Fate, FateWord, StoredEvidence
 from node.store.journal import JournalEvent
 from node.store.store import Store, open_store
 
-__all__ = ["Claim", "Delivery", "JournalEvent", "Outcome", "Store", "open_store"]
+__all__ = [
+    "Claim",
+    "Delivery",
+    "Fate",
+    "FateWord",
+    "JournalEvent",
+    "Outcome",
+    "Store",
+    "StoredEvidence",
+    "open_store",
+]

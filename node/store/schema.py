@@ -45,6 +45,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, data BLOB NOT NULL
         )""",
     ),
+    (
+        # Proven offences, in the order in which they came, and what the chain made of them.
+        """CREATE TABLE evidence (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT, offence_id BLOB NOT NULL UNIQUE, data BLOB NOT NULL,
+            first_seen_ms INTEGER NOT NULL, fate TEXT NOT NULL, detail TEXT NOT NULL,
+            tx_hash BLOB, reward_wei TEXT NOT NULL
+        )""",
+    ),
 )
 
 VERSION = len(MIGRATIONS)

@@ -9,12 +9,13 @@ import trio
 from node.store.batches import BatchRoom
 from node.store.claims import ClaimRoom
 from node.store.delivery import DeliveryRoom
+from node.store.evidence import EvidenceRoom
 from node.store.journal import JournalRoom
 from node.store.rooms import MarketRoom, SessionRoom, SettingRoom
 from node.store.worker import Worker
 
 
-class Store(BatchRoom, MarketRoom, DeliveryRoom, ClaimRoom, SessionRoom, SettingRoom, JournalRoom):
+class Store(BatchRoom, MarketRoom, DeliveryRoom, ClaimRoom, SessionRoom, SettingRoom, JournalRoom, EvidenceRoom):
     """A node's memory. Every method raises :class:`~node.errors.StoreError` where the database fails."""
 
     def __init__(self, worker: Worker) -> None:

@@ -12,7 +12,7 @@ from consensus.market.errors import BatchInvalid
 from consensus.market.ledger_state import Ledger, state_root
 from consensus.market.settlement import VerifiedSettlements
 from consensus.tendermint.certificate import verify_certificate
-from consensus.tendermint.evidence import Evidence, verify_evidence
+from consensus.tendermint.evidence import Equivocation, verify_evidence
 from contracts.typed_data import Address, Digest, Signature
 from gossip.messages.committee import CertifiedBatch, Precommit, Prevote, Proposal, batch_hash
 from testnet.simulator.errors import Violation
@@ -99,7 +99,7 @@ class Oracle:
         """An honest node gave a settlement up."""
         self.dropped.add(ticket_id)
 
-    def on_accused(self, node: int, evidence: Evidence) -> None:
+    def on_accused(self, node: int, evidence: Equivocation) -> None:
         """Evidence holds, and convicts nobody honest."""
         try:
             culprit = verify_evidence(evidence, self.setting.committee, self.setting.terms.domain)

@@ -7,10 +7,10 @@ from gossip import topics
 def test_networks_share_no_topic() -> None:
     here, there = (topics.network_id(Domain(chain, Address(b"\1" * 20))) for chain in (1, 2))
     assert here != there
-    names = [topics.records, topics.bids, topics.proofs, topics.batches, topics.reveals]
+    names = [topics.records, topics.bids, topics.proofs, topics.batches, topics.reveals, topics.evidence]
     all_names = [name(network) for network in (here, there) for name in names]
     all_names += [topics.rfc(network, Digest(bytes([shard]) * 32)) for network in (here, there) for shard in range(16)]
-    assert len(set(all_names)) == len(all_names) == 42
+    assert len(set(all_names)) == len(all_names) == 44
 
 
 def test_the_network_id_is_eight_hex_digits_of_the_domain() -> None:

@@ -13,7 +13,8 @@ from contracts.errors import ChainUnavailable, TransactionReverted
 from contracts.signing import Key
 from contracts.typed_data import Address, Digest
 from gossip.messages.committee import BatchHeader, CommitCertificate, HandOverCertificate
-from node.chain import BLOCKS_KEPT, ChainReader, ClaimPaid, Epoch, until_available
+from gossip.messages.evidence import Equivocation
+from node.chain import BLOCKS_KEPT, ChainReader, ClaimPaid, Epoch, Slashing, until_available
 from node.errors import ChainMismatch
 from tests.node.builders import PROVIDER, batch
 
@@ -79,6 +80,16 @@ class ScriptedChain:
         if cumulative == 0:
             raise TransactionReverted("compute.claim", "compute: nothing to claim")
         return ClaimPaid(cumulative - 5, Digest(bytes(32)), 147_000)
+
+    def is_slashed(self, member: Address) -> bool:
+        if self.down:
+            raise ChainUnavailable(URL, "refused")
+        return member == address(13)
+
+    def slash(self, key: Key, member: Address, evidence: Equivocation) -> Slashing:  # noqa: ARG002  # the seam's shape
+        if member == address(13):
+            raise TransactionReverted("registry.slash", "registry: already punished")
+        return Slashing(50, Digest(bytes(32)), 90_000)
 
 
 @pytest.fixture

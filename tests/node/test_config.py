@@ -234,6 +234,9 @@ def test_unknown_node_key_is_named(tmp_path: Path, extra: str, before: str, key:
         ('[[models]]\nmodel = "m"\nprice_wei = 1\nengine = "openai"', 'roles = ["provider"]', "models[0].url"),
         ('[[models]]\nmodel = "m"\nprice_wei = 1\nprompt_max = 1024', 'roles = ["provider"]', "models[0].prompt_max"),
         ("[user]\ntoken_max = 10\ntoken_limit = 9", "", "user.token_max"),
+        ("", "finder = true", "finder"),
+        ('[chain]\nrpc_url = "http://127.0.0.1:8545"', 'finder = true\nroles = ["member"]', "finder"),
+        ("", "finder = 1", "finder"),
     ],
 )
 def test_bad_node_value_is_named(tmp_path: Path, extra: str, before: str, key: str) -> None:
@@ -280,6 +283,23 @@ def test_overrides(tmp_path: Path) -> None:
 )
 def test_bad_override_is_named(tmp_path: Path, dotted: str, value: str, key: str) -> None:
     assert refuse_node(write_minimal(tmp_path), {dotted: value}).key == key
+
+
+@pytest.mark.parametrize(
+    ("before", "chain", "is_finder"),
+    [
+        ("", "http://127.0.0.1:8545", False),
+        ("finder = true", "http://127.0.0.1:8545", True),
+        ('roles = ["provider"]', "http://127.0.0.1:8545", True),
+        ('roles = ["provider"]', "", False),
+        ('roles = ["provider"]\nfinder = false', "http://127.0.0.1:8545", False),
+        ('roles = ["provider", "member"]', "http://127.0.0.1:8545", False),
+    ],
+)
+def test_who_submits_evidence_unless_told_otherwise(tmp_path: Path, before: str, chain: str, is_finder: bool) -> None:
+    models = '[[models]]\nmodel = "m"\nprice_wei = 1\n' if "provider" in before else ""
+    path = write_minimal(tmp_path, f'[chain]\nrpc_url = "{chain}"\n{models}', before + "\n")
+    assert load_node(path).is_finder is is_finder
 
 
 def test_written_node_with_fractions(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_credits_from_nowhere_are_seen() -> None:
 def test_an_accused_innocent_is_seen() -> None:
     domain, culprit = SETTING.terms.domain, SETTING.keys[1]
     votes = [sign(Prevote(1, 0, 0, value), culprit, domain) for value in (OTHER, Digest(bytes(32)))]
-    evidence = DoublePrevote(votes[0], votes[1])
+    evidence = DoublePrevote(*sorted(votes, key=lambda vote: vote.id(domain)))
     oracle = fresh(frozenset({culprit.address}))
     oracle.on_accused(0, evidence)
     assert oracle.accused == {culprit.address}

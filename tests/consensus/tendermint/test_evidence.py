@@ -4,7 +4,14 @@ import pytest
 
 from consensus.committee import Committee, Member
 from consensus.errors import EvidenceInvalid
-from consensus.tendermint.evidence import DoublePrecommit, DoublePrevote, DoubleProposal, accuse, verify_evidence
+from consensus.tendermint.evidence import (
+    DoublePrecommit,
+    DoublePrevote,
+    DoubleProposal,
+    accuse,
+    equivocator,
+    verify_evidence,
+)
 from contracts.signing import Key
 from contracts.typed_data import Address, Digest, Domain
 from gossip.messages.base import Payload, Signed, decode, encode, sign
@@ -34,9 +41,8 @@ def proposal(value: Digest = A, valid_round: int = 0, key: Key = KEY) -> Signed[
         (precommit(A), precommit(B), DoublePrecommit),
         (precommit(A), precommit(Digest(bytes(32))), DoublePrecommit),
         (prevote(A), prevote(B), DoublePrevote),
-        (prevote(A, 0), prevote(A, 1), DoublePrevote),
+        (prevote(A, 0), prevote(B, 1), DoublePrevote),
         (proposal(A), proposal(B), DoubleProposal),
-        (proposal(A, 0), proposal(A, 1), DoubleProposal),
     ],
     ids=str,
 )
@@ -55,6 +61,10 @@ def test_two_things_for_one_place_convict(
     [
         (precommit(A), precommit(A), "the same message twice"),
         (precommit(A), precommit(A, OTHER), "the same message twice"),
+        (prevote(A, 0), prevote(A, 1), "the same batch twice"),
+        (proposal(A, 0), proposal(A, 1), "the same batch twice"),
+        (precommit(A), sign(Precommit(1, 0, A, B), KEY, DOMAIN), "the same batch twice"),
+        (precommit(A), sign(Precommit(1, 0, B, B), KEY, DOMAIN), "two committee roots"),
         (precommit(A), precommit(B, height=2), "two heights"),
         (precommit(A), precommit(B, round_=1), "two rounds"),
         (precommit(A), precommit(B, OTHER), "two signers"),
@@ -74,6 +84,13 @@ def test_evidence_of_another_network_accuses_nobody() -> None:
     evidence = accuse(precommit(A), precommit(B), COMMITTEE, DOMAIN)
     with pytest.raises(EvidenceInvalid):
         verify_evidence(evidence, COMMITTEE, Domain(1, DOMAIN.contract))
+
+
+def test_halves_have_one_order() -> None:
+    evidence = accuse(precommit(A), precommit(B), COMMITTEE, DOMAIN)
+    assert isinstance(evidence, DoublePrecommit)
+    with pytest.raises(EvidenceInvalid, match="out of order"):
+        equivocator(DoublePrecommit(evidence.second, evidence.first), DOMAIN)
 
 
 def test_a_payload_class_is_what_is_signed() -> None:

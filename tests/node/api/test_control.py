@@ -50,6 +50,9 @@ class ScriptedSource:
     async def claims(self) -> Any:
         return ()
 
+    async def evidence(self) -> Any:
+        return [{"offender": PROVIDER.address}]
+
     async def committee(self) -> Any:
         return None
 
@@ -82,6 +85,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         ("/status", {"height": 3, "address": "0x" + PROVIDER.address.hex(), "big": 2**100}),
         ("/book", []),
         ("/claims", []),
+        ("/evidence", [{"offender": "0x" + PROVIDER.address.hex()}]),
         ("/committee/log", [{"height": 3, "step": "prevote"}]),
         ("/sessions", [{"rfc_id": "0x" + TICKET.hex()}]),
         (f"/sessions/0x{TICKET.hex()}", {"rfc_id": "0x" + TICKET.hex()}),

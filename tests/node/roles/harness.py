@@ -15,6 +15,7 @@ import trio
 from msgspec.structs import replace
 
 from consensus.committee import Committee, Member
+from consensus.evidence import Equivocation, examine
 from consensus.market.access import home_routers
 from consensus.market.ledger_state import Ledger, genesis_ledger
 from consensus.membership import Term, verify_hand_over
@@ -33,8 +34,8 @@ from inference.engine import ChatMessage, Engine, Sampling
 from inference.synthetic import SyntheticEngine
 from node.api.backend import ChatRequest
 from node.app import Parts, start_roles
-from node.chain import ChainReader, ClaimPaid, Epoch
-from node.config import ContractAddresses, KeyFiles, ModelOffer, NetworkFile, NodeFile, Role
+from node.chain import ChainCalls, ChainReader, ClaimPaid, Epoch, Slashing
+from node.config import ChainAccess, ContractAddresses, KeyFiles, ModelOffer, NetworkFile, NodeFile, Role
 from node.context import Node, Topics, now_ms
 from node.roles import epochs, link, peers, sync
 from node.roles.access import ask_router
@@ -110,6 +111,10 @@ class FakeChain:
         self.opened = [Epoch(1, tuple(self.staked), is_rescue=False)]
         """The registry's epochs."""
         self.claims: list[tuple[Address, int]] = []
+        self.slashings: list[tuple[Address, Address, Digest]] = []
+        """(finder, member, offence)."""
+        self.slash_refusals: list[str] = []
+        """The reasons for which the next slashings revert, one each."""
         self._paid: dict[Address, int] = {}
         self._lock = threading.Lock()
 
@@ -185,6 +190,27 @@ class FakeChain:
                 self.swallows -= 1
                 raise ChainUnavailable(URL, "the answer was lost")
         return ClaimPaid(amount, Digest(bytes(31) + b"\x01"), 147_000)
+
+    def is_slashed(self, member: Address) -> bool:
+        self._check()
+        return any(member == slashed for _, slashed, _ in self.slashings)
+
+    def slash(self, key: Key, member: Address, evidence: Equivocation) -> Slashing:
+        self._check()
+        with self._lock:
+            if self.slash_refusals:
+                raise TransactionReverted("registry.slash", self.slash_refusals.pop(0))
+            offence = examine(evidence, DOMAIN)
+            assert offence.offender == member
+            if any(offence.id == punished for _, _, punished in self.slashings):
+                raise TransactionReverted("registry.slash", "registry: already punished")
+            if any(member == slashed for _, slashed, _ in self.slashings):
+                raise TransactionReverted("registry.slash", "registry: nothing to slash")
+            self.slashings.append((key.address, member, offence.id))
+            if self.swallows:
+                self.swallows -= 1
+                raise ChainUnavailable(URL, "the answer was lost")
+        return Slashing(50, Digest(bytes(31) + b"\x02"), 90_000)
 
     def _check(self) -> None:
         if self.down:
@@ -271,22 +297,31 @@ class Wire:
 class Lab:
     """A network under test; see :func:`open_lab`."""
 
-    def __init__(self, folder: Path, params: NetworkParams, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        params: NetworkParams,
+        nursery: trio.Nursery,
+        domain: Domain = DOMAIN,
+        calls: ChainCalls | None = None,
+    ) -> None:
         self.folder = folder
         self.chain = FakeChain()
+        self.calls = calls or self.chain
+        """What nodes ask: the chain in memory, unless a test brings a real one."""
         self.running: dict[str, Running] = {}
         self.engines: dict[Path, Engine] = {}
         self.hosts = NetworkConfig(heartbeat=0.1)
         self._nursery = nursery
         self.genesis_ms = now_ms() - 2 * params.slot_ms
-        self.terms = Terms(DOMAIN, self.genesis_ms, params)
+        self.terms = Terms(domain, self.genesis_ms, params)
         self.committee = Committee.of(1, [Member(member.address, 1_000 * WEI) for member in MEMBERS])
-        secrets = [SlotSecrets(member, params, DOMAIN) for member in MEMBERS]
+        secrets = [SlotSecrets(member, params, domain) for member in MEMBERS]
         self.network = NetworkFile(
             name="lab",
             genesis_ms=self.genesis_ms,
-            chain_id=DOMAIN.chain_id,
-            contracts=ContractAddresses(Address(b"\x01" * 20), Address(b"\x02" * 20), DOMAIN.contract),
+            chain_id=domain.chain_id,
+            contracts=ContractAddresses(Address(b"\x01" * 20), Address(b"\x02" * 20), domain.contract),
             epoch=1,
             members=self.committee.members,
             params=params,
@@ -325,15 +360,25 @@ class Lab:
         self.engines[self.folder / name] = engine or SyntheticEngine(MODEL, slots=model.slots)
         return await self.start(name, ("provider",), models=(model,))
 
+    async def start_finder(self, name: str) -> Running:
+        """A plain full node that opted in."""
+        return await self.start(name, ("full",), finder=True)
+
     async def start_user(self, name: str, balance_wei: int) -> Running:
         self.chain.balances[key(name).address] = balance_wei
         return await self.start(name, ("user",))
 
     async def start(
-        self, name: str, roles: tuple[Role, ...], who: Key | None = None, *, models: tuple[ModelOffer, ...] = ()
+        self,
+        name: str,
+        roles: tuple[Role, ...],
+        who: Key | None = None,
+        *,
+        models: tuple[ModelOffer, ...] = (),
+        finder: bool | None = None,
     ) -> Running:
         """A node on its own folder under ``name``; one that ran before finds its store there again."""
-        config = self.config(name, roles, models)
+        config = replace(self.config(name, roles, models), finder=finder)
         running: Running = await self._nursery.start(self._run, name, config, who or key(name))
         self.running[name] = running
         return running
@@ -344,6 +389,7 @@ class Lab:
             data_dir=self.folder / name,
             keys=KeyFiles(Path("mor.json"), Path("node.json")),
             roles=roles,
+            chain=ChainAccess(URL),
             bootstrap=tuple(found.node.network.multiaddrs[0] for found in self.running.values()),
             models=models,
         )
@@ -436,21 +482,27 @@ async def open_node(lab: Lab, config: NodeFile, who: Key) -> AsyncIterator[Node]
             key=who,
             network=host,
             store=store,
-            chain=ChainReader(lab.chain, URL, timeout_s=20),
+            chain=ChainReader(lab.calls, URL, timeout_s=20),
             topics=Topics.of(lab.terms.domain),
             log=log_of(config.data_dir.name),
         )
 
 
 @asynccontextmanager
-async def open_lab(folder: Path, monkeypatch: pytest.MonkeyPatch, params: NetworkParams = SHORT) -> AsyncIterator[Lab]:
+async def open_lab(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    params: NetworkParams = SHORT,
+    domain: Domain = DOMAIN,
+    calls: ChainCalls | None = None,
+) -> AsyncIterator[Lab]:
     """A network with nobody in it yet; leaving stops every node. What waits for seconds waits for less here."""
     monkeypatch.setattr(peers, "DIAL_EVERY_S", 0.2)
     monkeypatch.setattr(sync, "RECONCILE_S", 0.5)
     monkeypatch.setattr(link, "BACKOFF_S", (0.05, 0.1, 0.2))
     monkeypatch.setattr(epochs, "RESCUE_POLL_S", 0.2)
     async with trio.open_nursery() as nursery:
-        lab = Lab(folder, params, nursery)
+        lab = Lab(folder, params, nursery, domain, calls)
 
         @asynccontextmanager
         async def engine_of(_: ModelOffer, data_dir: Path) -> AsyncIterator[Engine]:

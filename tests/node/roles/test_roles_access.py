@@ -13,7 +13,9 @@ from gossip.messages import Unit
 from gossip.messages.router import Matched
 from node.api.backend import BackendError
 from node.context import now_ms
-from node.roles.access import AccessRefused
+from node.roles.access import RUN_INDEXES, Access, AccessRefused
+from node.roles.evidence import EvidencePool
+from node.roles.public import PublicState
 from node.roles.user import UserAnswer
 from tests.consensus.builders import key
 from tests.node.roles.harness import (
@@ -77,7 +79,7 @@ def name_of_same_home(lab: Lab, user: Key, prefix: str) -> str:
 
 
 async def rfcs(lab: Lab, asker: Running, user: Key) -> None:
-    """What an RFC is refused for, and that a refusal costs nothing (S36)."""
+    """What an RFC is refused for, and that a refusal costs nothing but its index (S36)."""
     home, other = lab.home_of(user.address), lab.home_of(user.address, 1)
     session = key("s4")
     granted = await ask_pass(asker, home, user, session, tokens=1_000)
@@ -86,26 +88,27 @@ async def rfcs(lab: Lab, asker: Running, user: Key) -> None:
         await ask_match(asker, home, make_rfc(session, granted, token_max=allowance + 1))
     assert caught[0].allowance_left == allowance
     async with refuses("unknown_model") as caught:
-        await ask_match(asker, home, make_rfc(session, granted, model_id=bytes(32)))
+        await ask_match(asker, home, make_rfc(session, granted, index=1, model_id=bytes(32)))
     assert caught[0].allowance_left == allowance
     async with refuses("prompt_over_limit") as caught:
-        await ask_match(asker, home, make_rfc(session, granted, index=1, prompt_bound=100_000))
+        await ask_match(asker, home, make_rfc(session, granted, index=2, prompt_bound=100_000))
     assert caught[0].allowance_left == allowance
     async with refuses("unit_unsupported"):
-        await ask_match(asker, home, make_rfc(session, granted, index=2, unit=Unit.AUDIO_SAMPLE))
+        await ask_match(asker, home, make_rfc(session, granted, index=3, unit=Unit.AUDIO_SAMPLE))
     async with refuses("expired"):
-        await ask_match(asker, home, make_rfc(session, granted, index=2, deadline_ms=now_ms() - 1))
+        await ask_match(asker, home, make_rfc(session, granted, index=4, deadline_ms=now_ms() - 1))
     async with refuses("wrong_router"):
-        await ask_match(asker, other, make_rfc(session, granted, index=2))
-    rfc = make_rfc(session, granted, index=2, token_max=allowance)
+        await ask_match(asker, other, make_rfc(session, granted, index=5))
+    rfc = make_rfc(session, granted, index=6, token_max=allowance)
     matched = await ask_match(asker, home, rfc)
     assert matched.ticket.payload.session_key == session.address
     assert await ask_match(asker, home, rfc) == matched, "the same RFC gets the same answer"
-    async with refuses("index_used") as caught:
-        await ask_match(asker, home, make_rfc(session, granted, index=2, token_max=1))
-    assert caught[0].allowance_left == 0
     async with refuses("token_max_over_allowance"):
-        await ask_match(asker, home, make_rfc(session, granted, index=3, token_max=1))
+        await ask_match(asker, home, make_rfc(session, granted, index=7, token_max=1))
+    for index in (6, 8):
+        async with refuses("index_used") as caught:
+            await ask_match(asker, home, make_rfc(session, granted, index=index, token_max=2))
+        assert caught[0].allowance_left == 0
 
 
 async def outage(lab: Lab, asker: Running, user: Key) -> None:
@@ -201,3 +204,21 @@ async def test_a_users_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         for agent in (user, late):
             answer, _ = await ask(agent)
             assert answer._ticket.router == first.address
+        assert not any(one.parts.evidence.report() for one in lab.running.values()), "nobody has cheated"
+
+
+async def test_a_later_run_of_an_agent_begins_above_the_indexes_of_the_earlier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it gossiped just before a crash its router may never have seen."""
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        firsts = []
+        for _ in range(3):
+            async with lab.bare("user", ("user",)) as node:
+                public = PublicState(node, lab.genesis())
+                access = Access(node, public, EvidencePool(node, public))
+                firsts.append(await access._first_of_run())
+                assert await access._first_of_run() == firsts[-1]
+        assert [first // RUN_INDEXES for first in firsts] == [0, 1, 2]
+        assert all(RUN_INDEXES - first % RUN_INDEXES >= RUN_INDEXES // 2 for first in firsts), "room for more"
+        assert len({first % RUN_INDEXES for first in firsts}) == 3

@@ -13,6 +13,7 @@ from gossip.errors import MessageError
 from gossip.messages.committee import CertifiedBatch, PrecommitFrame, PrevoteFrame, ProposalFrame, decode_link_frame
 from gossip.messages.session import Settlement
 from node.context import now_ms
+from node.roles.evidence import EvidencePool
 from node.roles.feed import Feed
 from node.roles.member import GUARD_FILE
 from node.roles.public import PublicState
@@ -97,7 +98,7 @@ async def late_node(lab: Lab, peer: Running) -> None:
     """A node that comes late learns by asking: the batches, and the book."""
     async with lab.bare("late") as node:
         public = PublicState(node, lab.genesis())
-        sync = Sync(node, public, Feed(node, public))
+        sync = Sync(node, public, Feed(node, public), EvidencePool(node, public))
         await node.network.connect(peer.node.network.multiaddrs, timeout=5)
         assert await sync.pull_batches(peer.node.network.peer_id) == peer.height == 3
         assert await sync.pull_batches(peer.node.network.peer_id) == 0
@@ -146,7 +147,7 @@ async def test_a_restarted_member_remembers_what_it_said(tmp_path: Path, monkeyp
         assert {record["height"] for record in signed} == {1}
         standing = await restarted.status.committee()
         assert standing is not None
-        assert (standing["height"], standing["evidence"]) == (1, [])
+        assert (standing["height"], standing["equivocators"]) == (1, ())
         assert standing["stake_wei"] * 4 == standing["total_stake_wei"]
         assert len(again.pool) == 1
 

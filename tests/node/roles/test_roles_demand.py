@@ -6,14 +6,17 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from consensus.evidence import OffenceKind
+from contracts.typed_data import Digest
 from gossip.errors import MalformedMessage, MessageExpired, SignerMismatch
 from gossip.messages import Signed, sign
 from gossip.messages.market import Rfc
 from node.context import now_ms
 from node.roles.demand import MAX_WAIT_MS, Demand
+from node.roles.evidence import EvidencePool
 from node.roles.public import PublicState
 from tests.consensus.builders import key
-from tests.node.roles.harness import WEI, Lab, Running, ask, open_lab, until
+from tests.node.roles.harness import DOMAIN, WEI, Lab, ask, open_lab, until
 
 
 def rfc_of(lab: Lab, **changes: object) -> Signed[Rfc]:
@@ -26,7 +29,8 @@ async def test_only_signed_timely_rfcs_with_a_members_pass_are_passed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_lab(tmp_path, monkeypatch) as lab, lab.bare("node", ("full",)) as running:
-        demand = Demand(running, PublicState(running, lab.genesis()))
+        public = PublicState(running, lab.genesis())
+        demand = Demand(running, public, EvidencePool(running, public))
         good = rfc_of(lab)
         demand.check(good)
         with pytest.raises(MessageExpired):
@@ -46,19 +50,30 @@ async def test_one_index_twice_is_noticed_and_a_repetition_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_lab(tmp_path, monkeypatch) as lab, lab.bare("node", ("full",)) as running:
-        demand = Demand(running, PublicState(running, lab.genesis()))
+        pool = EvidencePool(running, PublicState(running, lab.genesis()))
+        demand = Demand(running, PublicState(running, lab.genesis()), pool)
         first = rfc_of(lab)
         demand.take(first)
         demand.take(first)
         demand.take(rfc_of(lab, index=first.payload.index + 1))
-        assert not demand.doubles
+        assert not pool.report()
         other = rfc_of(lab, token_max=first.payload.token_max - 1)
         demand.take(other)
-        assert demand.doubles == [(first, other)]
+        assert [(case["kind"], case["offender"]) for case in pool.report()] == [
+            (OffenceKind.RFC_INDEX, key("session").address)
+        ]
 
 
 async def test_every_rfc_of_a_user_reaches_every_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first, sent as soon as the user sees a bid, on."""
+    taken: dict[Demand | None, set[Digest]] = {}
+    take = Demand.take
+
+    def note(demand: Demand, rfc: Signed[Rfc]) -> None:
+        taken.setdefault(demand, set()).add(rfc.id(DOMAIN))
+        take(demand, rfc)
+
+    monkeypatch.setattr(Demand, "take", note)
     async with open_lab(tmp_path, monkeypatch) as lab:
         await lab.start_committee()
         await lab.start_provider("provider", slots=16)
@@ -74,12 +89,8 @@ async def test_every_rfc_of_a_user_reaches_every_member(tmp_path: Path, monkeypa
                 nursery.start_soon(one)
         assert len(asked) == 13
 
-        def heard(member: Running) -> set[object]:
-            assert member.parts.demand is not None
-            return {rfc.id(lab.terms.domain) for rfc in member.parts.demand.seen.values()}
-
-        await until(lambda: all(heard(member) == asked for member in lab.members), "every RFC at every member")
-        for member in lab.members:
-            assert member.parts.demand is not None
-            assert not member.parts.demand.doubles
+        await until(
+            lambda: all(taken.get(member.parts.demand) == asked for member in lab.members), "every RFC at every member"
+        )
+        assert not any(member.parts.evidence.report() for member in lab.members)
         assert not user.node.network.statistics().drops.get("outbox_full")

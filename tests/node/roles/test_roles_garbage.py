@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from consensus.evidence import accuse_index
 from contracts.typed_data import ZERO_DIGEST, Digest, Signature
 from gossip import topics
 from gossip.errors import GossipError, MessageError
@@ -198,6 +199,7 @@ async def gossip_garbage(lab: Lab, attacker: Network, chance: random.Random) -> 
         names.proofs: world.proof(expires_ms=now_ms() + 60_000),
         names.reveals: world.record(),
         names.batches: world.settlement(),
+        names.evidence: accuse_index(world.rfc(), world.rfc(token_max=1), DOMAIN),
     }
     before = {member.name: penalties(member) for member in lab.members}
 
