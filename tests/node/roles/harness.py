@@ -37,7 +37,7 @@ from node.app import Parts, start_roles
 from node.chain import ChainCalls, ChainReader, ClaimPaid, Epoch, Slashing
 from node.config import ChainAccess, ContractAddresses, KeyFiles, ModelOffer, NetworkFile, NodeFile, Role
 from node.context import Node, Topics, now_ms
-from node.roles import epochs, link, peers, sync
+from node.roles import epochs, finder, link, peers, sync
 from node.roles.access import ask_router
 from node.roles.secrets import SlotSecrets
 from node.roles.user import UserAnswer
@@ -501,6 +501,7 @@ async def open_lab(
     monkeypatch.setattr(sync, "RECONCILE_S", 0.5)
     monkeypatch.setattr(link, "BACKOFF_S", (0.05, 0.1, 0.2))
     monkeypatch.setattr(epochs, "RESCUE_POLL_S", 0.2)
+    monkeypatch.setattr(finder, "LOOK_S", 0.2)
     async with trio.open_nursery() as nursery:
         lab = Lab(folder, params, nursery, domain, calls)
 
