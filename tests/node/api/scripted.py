@@ -7,7 +7,7 @@ import trio
 from starlette.types import ASGIApp
 
 from contracts.typed_data import Address, Digest
-from node.api.backend import BackendError, ChatRequest, ModelCard
+from node.api.backend import Allowance, BackendError, ChatRequest, ModelCard
 from node.api.serve import Served, serve
 
 RFC = Digest(b"\xab" * 32)
@@ -53,12 +53,16 @@ class ScriptedBackend:
         self.break_after: int | None = None
         self.hang = False
         self.hang_on_entry = False
+        self.allowed = Allowance(3, 600, 10_000, 9_000)
         self.requests: list[ChatRequest] = []
         self.entered = trio.Event()
         self.left = trio.Event()
 
     async def models(self) -> tuple[ModelCard, ...]:
         return MODEL, OTHER
+
+    async def allowance(self) -> Allowance:
+        return self.allowed
 
     @asynccontextmanager
     async def chat(self, request: ChatRequest) -> AsyncIterator[ScriptedAnswer]:
