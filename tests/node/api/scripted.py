@@ -55,6 +55,7 @@ class ScriptedBackend:
         self.hang_on_entry = False
         self.allowed = Allowance(3, 600, 10_000, 9_000)
         self.requests: list[ChatRequest] = []
+        self.answers: list[ScriptedAnswer] = []
         self.entered = trio.Event()
         self.left = trio.Event()
 
@@ -75,7 +76,8 @@ class ScriptedBackend:
                 raise self.refusal
             async with trio.open_nursery() as nursery:  # a real backend has one: leaving must be in the same task
                 nursery.start_soon(trio.sleep_forever)
-                yield ScriptedAnswer(self)
+                self.answers.append(ScriptedAnswer(self))
+                yield self.answers[-1]
                 nursery.cancel_scope.cancel()
             if self.farewell is not None:
                 raise self.farewell
