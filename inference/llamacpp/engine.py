@@ -231,6 +231,8 @@ def _request_body(prompt: list[int], request: Generation, room: int) -> dict[str
         "stop": list(sampling.stop),
         "stream": True,
         "return_tokens": True,
+        # the server looks for a closed connection when it has something to say: let that be after every batch
+        "return_progress": True,
     }
 
 

@@ -279,6 +279,7 @@ class LlamaServer:
             "stop": list(sampling.stop),
             "stream": True,
             "return_tokens": True,
+            "return_progress": True,  # a server that says something after every batch notices who has hung up
         }
 
     def read(self, data: bytes) -> Event:

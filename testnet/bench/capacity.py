@@ -37,6 +37,17 @@ class Capacity:
     gaps_ms: Figures
     core_percent: float
 
+    def rows(self) -> list[tuple[str, ...]]:
+        """For a table: what, measured, target."""
+        return [
+            (f"streams at {self.asked_rate:g} T/s", f"{self.streams}", "64"),
+            ("T/s of the middle stream", f"{self.rates.p50:.1f}", f"{self.asked_rate:g}"),
+            ("T/s of the slowest stream", f"{self.slowest:.1f}", f"{self.asked_rate:g}"),
+            ("gap between pieces p50 (ms)", f"{self.gaps_ms.p50:.1f}", ""),
+            ("gap between pieces p99 (ms)", f"{self.gaps_ms.p99:.1f}", ""),
+            ("provider's share of a core", f"{self.core_percent:.0f} %", "100 %"),
+        ]
+
 
 @dataclass(slots=True)
 class _Heard:
