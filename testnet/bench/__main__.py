@@ -52,7 +52,7 @@ def inference(  # noqa: PLR0917  # typer hands them over by name
         int, typer.Option(min=1, help="Rounds of each kind, direct and through the network by turns.")
     ] = 10,
     engine: Annotated[Literal["llamacpp", "synthetic"], typer.Option(help="What answers.")] = "llamacpp",
-    tokens: Annotated[int, typer.Option(min=8, max=512, help="T of an answer at most.")] = 64,
+    tokens: Annotated[int, typer.Option(min=8, max=512, help="T of an answer at most.")] = 256,
     token_ms: Annotated[int, typer.Option(min=0, help="Engine synthetic: ms a token.")] = 10,
     members: Members = 4,
     folder: Folder = FOLDER,
