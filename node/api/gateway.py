@@ -9,7 +9,7 @@ must not yield inside a nursery.
 """
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from gossip.messages import Unit
 from node.api.api_keys import ApiKey
 from node.api.backend import Answer, BackendError, ChatBackend
 from node.api.openai_answers import (
@@ -84,10 +85,22 @@ def build_gateway(
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", model),
             Route("/v1/chat/completions", answering(parse_request, ChatEnvelope), methods=["POST"]),
+            Route("/v1/audio/{rest:path}", _other_unit(Unit.AUDIO_SAMPLE), methods=["GET", "POST"]),
+            Route("/v1/videos{rest:path}", _other_unit(Unit.VIDEO_FRAME), methods=["GET", "POST"]),
             Route("/v1/completions", answering(parse_completion, TextEnvelope), methods=["POST"]),
         ],
         exception_handlers={HTTPException: _on_http_error, BackendError: _on_backend_error, Exception: _on_bug},
     )
+
+
+def _other_unit(unit: Unit) -> Callable[[Request], Awaitable[Response]]:
+    """What answers for a unit that bids and RFCs can name and nobody serves yet (S16)."""
+
+    async def endpoint(_: Request) -> Response:
+        text = f"{unit.name} is not served by this network yet, only {Unit.TEXT_TOKEN.name} is"
+        return _error_response(BackendError(400, "unit_unsupported", text, kind="invalid_request_error"))
+
+    return endpoint
 
 
 def _admit(gate: Gate | None, scope: Scope) -> ApiKey | None:

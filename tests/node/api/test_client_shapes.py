@@ -209,6 +209,21 @@ async def test_bad_input_has_its_own_error(
     assert (await client.post("/chat/completions", json=CHAT)).status_code == 200, "the server goes on"
 
 
+@pytest.mark.parametrize(
+    ("path", "unit"),
+    [
+        ("/audio/speech", "AUDIO_SAMPLE"),
+        ("/audio/transcriptions", "AUDIO_SAMPLE"),
+        ("/videos", "VIDEO_FRAME"),
+        ("/videos/generations", "VIDEO_FRAME"),
+    ],
+)
+async def test_other_units_are_refused_by_name(client: httpx.AsyncClient, path: str, unit: str) -> None:
+    response = await client.post(path, json={"model": MODEL.name, "input": "hello"})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "unit_unsupported")
+    assert unit in response.json()["error"]["message"]
+
+
 async def test_a_prompt_that_crashed_an_engine_is_not_to_be_repeated(
     client: httpx.AsyncClient, backend: ScriptedBackend
 ) -> None:
