@@ -161,6 +161,8 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
             await nursery.start(Claims(node, public, node.chain).run)
     if "user" in node.config.roles:
         parts.agent = UserAgent(node, public, sessions)
+        if parts.provider is not None:
+            parts.agent.recount_of = parts.provider.recount_of
         await nursery.start(parts.agent.run)
     return parts
 

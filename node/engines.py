@@ -46,8 +46,13 @@ async def open_engine(offer: ModelOffer, data_dir: Path) -> AsyncIterator[Engine
             ) as engine:
                 yield engine
         case "synthetic":
-            interval_s = offer.token_ms / 1_000
-            yield SyntheticEngine(offer.model, interval_s=interval_s, slots=offer.slots, context=offer.context)
+            yield SyntheticEngine(
+                offer.model,
+                answer_tokens=offer.context,  # as much as a request allows
+                interval_s=offer.token_ms / 1_000,
+                slots=offer.slots,
+                context=offer.context,
+            )
         case "openai":
             async with open_upstream(
                 _upstream(offer), model_id=await _upstream_id(offer, data_dir), name=offer.model

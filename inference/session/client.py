@@ -28,7 +28,7 @@ from gossip.messages.session import (
     decode_session_frame,
 )
 from inference.engine import Finish, Piece
-from inference.errors import SessionError
+from inference.errors import InferenceError, SessionError
 from inference.metering import compute_delivered
 from inference.session.delivery import Delivery
 from inference.session.query import QueryBody, encode_body
@@ -38,6 +38,9 @@ __all__ = ["ClientSession", "Code", "Pieces", "QueryBody", "Recount", "SessionOu
 
 FRAME_SECONDS = 60.0
 """How long a user waits for the next frame, the first one with its prompt included."""
+
+RECOUNT_SECONDS = 10.0
+"""How long a user's own count of an answer may take."""
 
 _FRAME_BYTES = 64 << 10
 _LEAVE_SECONDS = 2.0
@@ -162,9 +165,18 @@ class ClientSession:
             except SessionError as error:
                 raise await self._break_off(error.code, error.detail) from error
             if piece is None and self._recount is not None:
-                self._recounted = await self._recount(self._delivery.text)
+                self._recounted = await self._count_again(self._recount)
             if piece is not None and piece.text:
                 return piece
+        return None
+
+    async def _count_again(self, recount: Recount) -> int | None:
+        """The user's own count of the answer; None where its tokenizer cannot be asked, and the provider's counts."""
+        try:
+            with trio.move_on_after(RECOUNT_SECONDS):
+                return await recount(self._delivery.text)
+        except InferenceError as error:
+            _log.info("answer not recounted", peer=self._stream.remote_peer, error=str(error))
         return None
 
     async def _take_frame(self) -> Piece | None:

@@ -1,6 +1,6 @@
 """The user agent: turns a chat request into pass, RFC, session and report, and hands the answer to the gateway."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
@@ -98,7 +98,7 @@ class UserAnswer:
 
 
 class UserAgent:
-    """One user's queries. ``recounts`` count an answer's T by a model's name, where this node has its tokenizer."""
+    """One user's queries. :attr:`recount_of` gives a model's own counter, where this node has its tokenizer."""
 
     def __init__(self, node: Node, public: PublicState, sessions: SessionLog) -> None:
         self._node = node
@@ -107,7 +107,7 @@ class UserAgent:
         self._sessions = sessions
         self._asking = Asking(node, public, self._access, sessions)
         self._reporting = Reporting(node, public)
-        self.recounts: dict[str, Recount] = {}
+        self.recount_of: Callable[[Digest], Recount | None] = lambda _: None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """File reports, and follow the own balance, for ever."""
@@ -177,7 +177,7 @@ class UserAgent:
                 opened.wallet.key,
                 self._node.terms,
                 now_ms,
-                recount=self.recounts.get(card.name),
+                recount=self.recount_of(card.model_id),
             ) as session:
                 first = await anext(session.pieces(), None)
                 left = (await self.allowance()).remaining_tokens
