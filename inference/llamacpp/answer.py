@@ -22,6 +22,8 @@ class _Frame(msgspec.Struct, frozen=True):
     stop: bool = False
     stop_type: str = ""
     tokens_predicted: int = 0
+    prompt_progress: msgspec.Raw = msgspec.Raw()
+    """There while the prompt is read; such an event names a token that is none."""
 
 
 _DECODER = msgspec.json.Decoder(_Frame)
@@ -51,6 +53,8 @@ class Answer:
             raise StopAsyncIteration
         while True:
             frame = await self._next_frame()
+            if bytes(frame.prompt_progress):
+                continue
             if frame.stop:
                 self._done = True
                 return Piece("", (), _finish(frame))

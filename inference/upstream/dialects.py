@@ -93,6 +93,8 @@ class _Frame(msgspec.Struct):
     stop: bool = False
     stop_type: str = ""
     tokens_predicted: int = 0
+    prompt_progress: msgspec.Raw = msgspec.Raw()
+    """There while the prompt is read; such an event names a token that is none."""
     error: msgspec.Raw = msgspec.Raw()
 
 
@@ -290,6 +292,8 @@ class LlamaServer:
             raise AnswerInvalid(f"the upstream sent an event of {len(data)} bytes that is no frame") from error
         if bytes(frame.error) not in _NULL:
             return Event(failed=error_words(bytes(frame.error)))
+        if bytes(frame.prompt_progress) not in _NULL:
+            return Event(ids=())
         if frame.content is None:
             raise AnswerInvalid("the upstream sent a frame without content")
         if frame.stop:

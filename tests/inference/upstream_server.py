@@ -124,6 +124,9 @@ class Upstream:
         try:
             limit = body.get("max_tokens", body.get("n_predict"))
             said = pieces_of(self.text)[:limit]
+            if body.get("return_progress"):
+                progress = {"total": 9, "cache": 0, "processed": 4, "time_ms": 1}
+                yield _data({"content": "", "tokens": [0], "tokens_predicted": 0, "prompt_progress": progress})
             cut = len(said) < len(pieces_of(self.text))
             for index, piece in enumerate(said):
                 if index == self.hang_after:
