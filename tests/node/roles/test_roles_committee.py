@@ -52,7 +52,7 @@ async def test_decisions_with_members_coming_and_going(tmp_path: Path, monkeypat
         assert batch.body.settlements == (settlement,)
         assert {state_root(one.parts.public.ledger) for one in lab.running.values()} == {batch.header.state_root}
         assert full.parts.public.ledger.credits == {settlement.ticket.payload.bid.payload.provider: 100 * PRICE}
-        assert all(len(member.member_parts()[3].pool) == 0 for member in members)
+        await until(lambda: all(len(member.member_parts()[3].pool) == 0 for member in members), "empty pools")
         outcome = await full.node.store.outcome(settlement.ticket.id(lab.terms.domain))
         assert outcome is not None
         assert (outcome.tokens, outcome.reason) == (100, "credited")
