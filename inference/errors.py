@@ -5,6 +5,10 @@
     InferenceError
     ├── EngineError           the engine failed; costs one session
     │   ├── EngineUnavailable the worker is gone or restarting
+    │   │   ├── EngineBusy    all its slots are taken
+    │   │   └── EngineCrashed it died of, or during, this very request: do not send it to the next one
+    │   ├── EngineMisconfigured an upstream refuses our key or does not know the model: its operator must act
+    │   ├── AnswerInvalid     an engine's answer is none, has no end, or says too much
     │   ├── PromptTooLong     more T than the engine or the bid takes
     │   └── PromptRefused     a prompt that no engine takes: control tokens in its text
     ├── ModelError            a model file is missing, changed or not to be had
@@ -22,6 +26,30 @@ class EngineError(InferenceError):
 
 class EngineUnavailable(EngineError):
     """The engine's worker is gone or not ready."""
+
+
+class EngineBusy(EngineUnavailable):
+    """The engine has no free slot; ``retry_after`` is in seconds, None where it did not say."""
+
+    def __init__(self, detail: str, retry_after: int | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(detail)
+
+
+class EngineCrashed(EngineUnavailable):
+    """The worker ended while it computed this answer: the prompt may be why, and must not be tried elsewhere."""
+
+
+class EngineMisconfigured(EngineError):
+    """An upstream answered with ``status``, which only its operator or this node's can mend."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        self.status = status
+        super().__init__(detail)
+
+
+class AnswerInvalid(EngineError):
+    """What an engine sent is no answer, or has no end."""
 
 
 class PromptTooLong(EngineError):

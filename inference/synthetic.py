@@ -14,6 +14,9 @@ from contracts.typed_data import Digest
 from inference.engine import ChatMessage, EngineHealth, Generation, Piece
 from inference.errors import EngineError, PromptTooLong
 
+CATCH_UP_S = 1.0
+"""T that are so late are said at once; what is later still is not made up for."""
+
 _TURN_TOKENS = 4
 """T that the template of this engine adds to each message."""
 
@@ -36,7 +39,7 @@ class SyntheticEngine:
     ) -> None:
         self._name = name
         self._answer_tokens = answer_tokens
-        self._interval_s = interval_s
+        self.interval_s = interval_s
         self._health = EngineHealth(slots, 0, context)
         self._fail_after = fail_after
         self.running = 0
@@ -83,10 +86,10 @@ class SyntheticEngine:
             self.running -= 1
 
     async def pause(self, index: int) -> None:
-        """Wait for the next T's time. Raises the scripted :class:`EngineError`."""
+        """Before each T. Raises the scripted :class:`EngineError`."""
         if self._fail_after is not None and index >= self._fail_after:
             raise EngineError(f"scripted failure after {self._fail_after} T")
-        await trio.sleep(self._interval_s)
+        await trio.lowlevel.checkpoint()
 
 
 class _Words:
@@ -95,6 +98,7 @@ class _Words:
         self._wanted = wanted
         self._engine = engine
         self._index = 0
+        self._due = trio.current_time()
 
     def __aiter__(self) -> "_Words":
         return self
@@ -106,5 +110,7 @@ class _Words:
         self._index += 1
         if index == self._tokens:
             return Piece("", (), "stop" if self._tokens == self._wanted else "length")
+        self._due = max(self._due + self._engine.interval_s, trio.current_time() - CATCH_UP_S)
+        await trio.sleep_until(self._due)
         await self._engine.pause(index)
         return Piece(f"t{index} ", (index,))

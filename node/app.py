@@ -20,10 +20,12 @@ from consensus.member.core import MemberCore
 from contracts.errors import ChainUnavailable
 from gossip.network import NetworkConfig, open_network
 from node import keys, logging
+from node.api.api_keys import KEYS_FILE, read_keys
 from node.api.control import build_control, create_token
 from node.api.control_client import READY_FILE, TOKEN_FILE
 from node.api.gateway import build_gateway
 from node.api.serve import Served, serve
+from node.api.shares import Gate
 from node.chain import ChainReader, open_chain
 from node.config import NodeFile, load_network
 from node.context import Node, Topics
@@ -170,6 +172,8 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
         await nursery.start(Finder(node, evidence, node.chain, submits=node.config.is_finder).run)
     if "user" in node.config.roles:
         parts.agent = UserAgent(node, public, sessions, evidence)
+        if parts.provider is not None:
+            parts.agent.recount_of = parts.provider.recount_of
         await nursery.start(parts.agent.run)
     return parts
 
@@ -217,7 +221,10 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
 
 async def _start_gateway(node: Node, agent: UserAgent, nursery: trio.Nursery) -> Served:
     user = node.config.user
-    app = build_gateway(agent, default_tokens=user.token_max, most_tokens=user.token_limit)
+    path = node.config.data_dir / KEYS_FILE
+    read_keys(path)  # a file that cannot be used stops the node here, not its first request
+    gate = Gate(path, node.store, agent.allowance)
+    app = build_gateway(agent, gate=gate, default_tokens=user.token_max, most_tokens=user.token_limit)
     served: Served = await nursery.start(partial(serve, app, what="the OpenAI endpoint", port=user.gateway_port))
     return served
 

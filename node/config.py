@@ -79,7 +79,13 @@ class ModelOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: Path | None = None
     """The model file; without one the model store's."""
     url: str = ""
-    """The upstream of engine ``openai``."""
+    """The upstream of engine ``openai``, with or without ``/v1``."""
+    upstream: Literal["vllm", "llama-server", "tabbyapi"] = "vllm"
+    """Which server the upstream of engine ``openai`` is."""
+    upstream_model: str = ""
+    """What the upstream calls the model; empty: as ``model``."""
+    api_key_file: Path | None = None
+    """A file (0600) with the upstream's API key; without one none is sent."""
     slots: Positive = 2
     context: Positive = 1_024
     """T of prompt and answer together."""
@@ -173,7 +179,7 @@ def _drop_empty_paths(document: dict[str, Any]) -> None:
     models = document.get("models")
     tables = [
         (document.get("keys"), "password_file"),
-        *((m, "path") for m in (models if isinstance(models, list) else [])),
+        *((m, key) for m in (models if isinstance(models, list) else []) for key in ("path", "api_key_file")),
     ]
     for table, key in tables:
         if isinstance(table, dict) and table.get(key) == "":
@@ -222,6 +228,8 @@ def _check_offer(path: Path, key: str, offer: ModelOffer) -> None:
         )
     if offer.engine == "openai":
         _check_url(path, f"{key}.url", offer.url, required=True)
+    elif offer.api_key_file is not None:
+        raise ConfigInvalid(path, f"{key}.api_key_file", f"engine {offer.engine!r} has no use for a key")
 
 
 def _check_url(path: Path, key: str, url: str, *, required: bool) -> None:

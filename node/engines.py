@@ -1,17 +1,22 @@
 """Which engine serves an offer."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
+import trio
 
+from contracts.typed_data import Digest
 from inference.engine import Engine
 from inference.llamacpp.engine import open_llamacpp
-from inference.model_store import DEFAULT_MODEL, open_cache, pull
+from inference.model_store import DEFAULT_MODEL, manifest_of, open_cache, pull
 from inference.synthetic import SyntheticEngine
+from inference.upstream.engine import UpstreamOptions, open_upstream
 from node.config import ModelOffer
 from node.errors import ConfigInvalid
+from node.files import read_private
 
 _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(__name__)
 
@@ -41,7 +46,37 @@ async def open_engine(offer: ModelOffer, data_dir: Path) -> AsyncIterator[Engine
             ) as engine:
                 yield engine
         case "synthetic":
-            interval_s = offer.token_ms / 1_000
-            yield SyntheticEngine(offer.model, interval_s=interval_s, slots=offer.slots, context=offer.context)
-        case _:
-            raise ConfigInvalid("node.toml", "models.engine", f"engine {offer.engine!r} is not served yet")
+            yield SyntheticEngine(
+                offer.model,
+                answer_tokens=offer.context,  # as much as a request allows
+                interval_s=offer.token_ms / 1_000,
+                slots=offer.slots,
+                context=offer.context,
+            )
+        case "openai":
+            async with open_upstream(
+                _upstream(offer), model_id=await _upstream_id(offer, data_dir), name=offer.model
+            ) as up:
+                yield up
+
+
+def _upstream(offer: ModelOffer) -> UpstreamOptions:
+    """Where an upstream is. Raises :class:`~node.errors.KeystoreError` for a key file that is missing or exposed."""
+    key = None if offer.api_key_file is None else read_private(offer.api_key_file).decode(errors="replace").strip()
+    if key is not None and (not key.isascii() or not key.isprintable() or not key):
+        raise ConfigInvalid("node.toml", "models.api_key_file", f"{offer.api_key_file} holds no API key")
+    model = offer.upstream_model or offer.model
+    return UpstreamOptions(offer.url, model, offer.upstream, offer.slots, offer.context, key)
+
+
+async def _upstream_id(offer: ModelOffer, data_dir: Path) -> Digest:
+    """The manifest of the file that the upstream serves, where it is here too; else a hash of what the model is called.
+
+    The engine family is the server's kind; its build is not known before it is asked, and may differ from day to day.
+    """
+    if offer.path is None:
+        named = f"{offer.upstream}\0{offer.upstream_model or offer.model}"
+        return Digest(hashlib.sha256(b"yellowstone upstream model\0" + named.encode()).digest())
+    cache = open_cache(data_dir / "models")
+    manifest = await trio.to_thread.run_sync(manifest_of, offer.path, offer.upstream, "any", cache)
+    return manifest.model_id()

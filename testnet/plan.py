@@ -75,6 +75,10 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The network's folder; None is ``.cache/testnet`` beside the sources."""
     engine: Literal["llamacpp", "synthetic"] = "llamacpp"
     """What the providers answer with; synthetic only for measuring the network without a model."""
+    slots: int = 2
+    """Sessions that each provider serves at once."""
+    token_ms: int = 0
+    """Engine ``synthetic``: ms a token."""
 
 
 class NodePlan(msgspec.Struct, frozen=True):

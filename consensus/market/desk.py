@@ -197,6 +197,8 @@ class Desk:
             return None
         held = self._held(filing.ticket_id)
         self._check_signed("report", filing.report, filing.ticket_id, held)
+        if filing.report.payload.unit is not held.rfc.payload.unit:
+            raise SettlementInvalid("report_unit", filing.report.payload.unit.name)
         self._check_receipt(filing.receipt, filing.ticket_id, held)
         held.report = held.report or filing.report
         held.receipt = held.receipt or filing.receipt

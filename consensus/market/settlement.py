@@ -168,6 +168,8 @@ def _check_filings(settlement: Settlement, ids: VerifiedIds) -> None:
             raise SettlementInvalid(f"{name}_ticket", filing.payload.ticket_id)
         if filing.payload.session_key != ids.session_key:
             raise SettlementInvalid(f"{name}_session_key", filing.payload.session_key)
+    if report is not None and report.payload.unit is not settlement.rfc.payload.unit:
+        raise SettlementInvalid("report_unit", report.payload.unit.name)
     if receipt is not None and receipt.receipt.ticket_id != ids.ticket_id:
         raise SettlementInvalid("receipt_ticket", receipt.receipt.ticket_id)
 

@@ -12,7 +12,7 @@ from contracts.errors import SignatureInvalid
 from contracts.signing import recover
 from contracts.typed_data import Address, Digest, Domain, Signature, digest
 from gossip.errors import SignerMismatch
-from gossip.messages.base import U64, Payload, Signed, Text, decode_union
+from gossip.messages.base import U64, Payload, Signed, Text, Unit, decode_union
 from gossip.messages.market import Rfc, Ticket
 
 MAX_QUERY_BYTES = 1 << 20
@@ -73,7 +73,10 @@ class Cosigned(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class Report(Payload, frozen=True):
-    """What the user says of the session (S30): T delivered, ms to the first and last token, Pass or Fail."""
+    """What the user says of the session (S30): T delivered, ms to the first and last token, Pass or Fail.
+
+    ``unit`` is what one T is (S15, S16): the RFC's, or the report counts nothing.
+    """
 
     SIGNER: ClassVar[str | None] = "session_key"
 
@@ -85,6 +88,7 @@ class Report(Payload, frozen=True):
     last_ms: U64
     """ms from sending the query to the last token received."""
     passed: bool
+    unit: Unit = Unit.TEXT_TOKEN
 
 
 class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

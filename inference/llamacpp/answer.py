@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from inference.engine import Finish, Piece
-from inference.errors import EngineError, EngineUnavailable
+from inference.errors import EngineCrashed, EngineError
 
 Tokenize = Callable[[str], Awaitable[list[int]]]
 """Plain text to token ids."""
@@ -22,6 +22,8 @@ class _Frame(msgspec.Struct, frozen=True):
     stop: bool = False
     stop_type: str = ""
     tokens_predicted: int = 0
+    prompt_progress: msgspec.Raw = msgspec.Raw()
+    """There while the prompt is read; such an event names a token that is none."""
 
 
 _DECODER = msgspec.json.Decoder(_Frame)
@@ -51,6 +53,8 @@ class Answer:
             raise StopAsyncIteration
         while True:
             frame = await self._next_frame()
+            if bytes(frame.prompt_progress):
+                continue
             if frame.stop:
                 self._done = True
                 return Piece("", (), _finish(frame))
@@ -80,8 +84,8 @@ class Answer:
                 if line.startswith("data: {"):
                     return _decode(line.removeprefix("data: "))
         except httpx.HTTPError as error:
-            raise EngineUnavailable(f"the engine's worker ended during an answer: {error!r}") from error
-        raise EngineUnavailable("the engine's answer ended before its last piece")
+            raise EngineCrashed(f"the engine's worker ended during an answer: {error!r}") from error
+        raise EngineCrashed("the engine's answer ended before its last piece")
 
     async def _complete(self, frame: _Frame) -> tuple[int, ...]:
         """The frame's ids with those that the stream left out."""

@@ -20,7 +20,7 @@ import trio
 
 from contracts.typed_data import Digest
 from inference.engine import ChatMessage, EngineHealth, Generation, Piece
-from inference.errors import EngineError, EngineUnavailable, PromptRefused, PromptTooLong
+from inference.errors import EngineCrashed, EngineError, EngineUnavailable, PromptRefused, PromptTooLong
 from inference.llamacpp.answer import Answer
 from inference.llamacpp.process import EngineOptions, Worker, open_worker
 from inference.model_store import HashCache, manifest_of
@@ -135,6 +135,8 @@ class LlamaCppEngine:
             if response.status_code != httpx.codes.OK:
                 await response.aread()
                 raise EngineError(_refusal(response))
+        except (httpx.RemoteProtocolError, httpx.ReadError) as error:
+            raise EngineCrashed(f"the engine of {self._name} ended while it read a prompt: {error!r}") from error
         except httpx.HTTPError as error:
             raise EngineUnavailable(f"the engine of {self._name} does not answer: {error!r}") from error
         return response
@@ -229,6 +231,8 @@ def _request_body(prompt: list[int], request: Generation, room: int) -> dict[str
         "stop": list(sampling.stop),
         "stream": True,
         "return_tokens": True,
+        # the server looks for a closed connection when it has something to say: let that be after every batch
+        "return_progress": True,
     }
 
 

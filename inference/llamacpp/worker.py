@@ -17,7 +17,7 @@ import msgspec
 READY = b"ready\n"
 """What stdout says once requests are taken."""
 
-BATCH = 256
+BATCH = 64
 """T of a prompt taken in one step: a cancelled prompt frees the engine after at most one of them."""
 
 

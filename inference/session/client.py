@@ -28,7 +28,7 @@ from gossip.messages.session import (
     decode_session_frame,
 )
 from inference.engine import Finish, Piece
-from inference.errors import SessionError
+from inference.errors import InferenceError, SessionError
 from inference.metering import compute_delivered
 from inference.session.delivery import Delivery
 from inference.session.query import QueryBody, encode_body
@@ -38,6 +38,9 @@ __all__ = ["ClientSession", "Code", "Pieces", "QueryBody", "Recount", "SessionOu
 
 FRAME_SECONDS = 60.0
 """How long a user waits for the next frame, the first one with its prompt included."""
+
+RECOUNT_SECONDS = 10.0
+"""How long a user's own count of an answer may take."""
 
 _FRAME_BYTES = 64 << 10
 _LEAVE_SECONDS = 2.0
@@ -134,10 +137,15 @@ class ClientSession:
             raise self._interrupt(Code.PROVIDER_VANISHED, str(error)) from error
 
     async def leave(self) -> None:
-        """Close the stream; before the end, vouch for what was received and say that the session is cancelled."""
+        """Close the stream; before the end, vouch for what was received and say that the session is cancelled.
+
+        After the end, hand over the receipt: whoever reads the answer need not wait for that.
+        """
         with trio.CancelScope(shield=True):
             if not self._is_over():
                 await self._break_off(Code.CANCELLED, "the user left")
+            if self._receipt is not None:
+                await self._send_receipt(self._receipt)
             await self._stream.aclose()
 
     def _is_over(self) -> bool:
@@ -157,9 +165,18 @@ class ClientSession:
             except SessionError as error:
                 raise await self._break_off(error.code, error.detail) from error
             if piece is None and self._recount is not None:
-                self._recounted = await self._recount(self._delivery.text)
+                self._recounted = await self._count_again(self._recount)
             if piece is not None and piece.text:
                 return piece
+        return None
+
+    async def _count_again(self, recount: Recount) -> int | None:
+        """The user's own count of the answer; None where its tokenizer cannot be asked, and the provider's counts."""
+        try:
+            with trio.move_on_after(RECOUNT_SECONDS):
+                return await recount(self._delivery.text)
+        except InferenceError as error:
+            _log.info("answer not recounted", peer=self._stream.remote_peer, error=str(error))
         return None
 
     async def _take_frame(self) -> Piece | None:
@@ -178,25 +195,27 @@ class ClientSession:
                     await self._send_voucher()
                 return Piece(frame.text, frame.token_ids)
             case SessionEnd() as frame:
-                await self._take_end(frame)
+                self._receipt, self._finish = self._delivery.countersign(frame)
                 return None
             case frame:
                 raise SessionError(Code.PROTOCOL_ERROR, f"{type(frame).__name__} is not the provider's to send")
 
-    async def _take_end(self, frame: SessionEnd) -> None:
-        """Countersign and send the last voucher and the receipt, and wait until the provider has them.
+    async def _send_receipt(self, receipt: Cosigned) -> None:
+        """Send the last voucher and the receipt, and wait until the provider has them.
 
         The answer is complete whether or not sending succeeds; the user's report carries the same counts.
         """
-        self._receipt, self._finish = self._delivery.countersign(frame)
-        try:
-            if self._delivery.unvouched:
-                await self._send_voucher()
-            await self._stream.send(encode(ReceiptFrame(self._receipt)))
-            await self._stream.end()
-            await self._stream.receive(limit=_FRAME_BYTES, timeout=_CONFIRM_SECONDS)
-        except (TransportError, MessageError) as error:
-            _log.info("provider did not confirm the receipt", peer=self._stream.remote_peer, error=str(error))
+        with trio.move_on_after(_CONFIRM_SECONDS) as deadline:
+            try:
+                if self._delivery.unvouched:
+                    await self._send_voucher()
+                await self._stream.send(encode(ReceiptFrame(receipt)))
+                await self._stream.end()
+                await self._stream.receive(limit=_FRAME_BYTES, timeout=_CONFIRM_SECONDS)
+            except (TransportError, MessageError) as error:
+                _log.info("provider did not confirm the receipt", peer=self._stream.remote_peer, error=str(error))
+        if deadline.cancelled_caught:
+            _log.info("provider did not confirm the receipt in time", peer=self._stream.remote_peer)
 
     async def _send_voucher(self) -> None:
         """Vouch for all that was received. Where that cannot be sent, reading on tells why."""

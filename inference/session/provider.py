@@ -21,7 +21,16 @@ from gossip.messages.session import (
     decode_session_frame,
 )
 from inference.engine import Engine
-from inference.errors import EngineError, PromptRefused, PromptTooLong, SessionError
+from inference.errors import (
+    EngineBusy,
+    EngineCrashed,
+    EngineError,
+    EngineMisconfigured,
+    EngineUnavailable,
+    PromptRefused,
+    PromptTooLong,
+    SessionError,
+)
 from inference.session.admission import check_query, check_ticket
 from inference.session.query import decode_body
 from inference.session.serving import Order, Serving
@@ -86,7 +95,7 @@ class SessionServer:
             await _fail(stream, Code.BAD_QUERY, str(error))
         except EngineError as error:
             _log.warning("engine failed in a session", peer=stream.remote_peer, error=str(error))
-            await _fail(stream, Code.ENGINE_FAILED, "the provider's engine failed")
+            await _fail(stream, *_engine_failure(error))
         except TransportError as error:
             _log.info("user left a session", peer=stream.remote_peer, error=str(error))
         except MessageError as error:
@@ -149,6 +158,19 @@ async def _receive_open(stream: SessionStream) -> SessionOpen | None:
     if not isinstance(frame, SessionOpen):
         raise SessionError(Code.PROTOCOL_ERROR, f"a session starts with SessionOpen, not {type(frame).__name__}")
     return frame
+
+
+def _engine_failure(error: EngineError) -> tuple[Code, str]:
+    """What a user is told of its provider's engine: whether to try the next one, and no more."""
+    match error:
+        case EngineBusy():
+            return Code.BUSY, "the provider's engine has no free slot"
+        case EngineCrashed():
+            return Code.ENGINE_CRASHED, "the provider's engine ended during this answer"
+        case EngineUnavailable() | EngineMisconfigured():
+            return Code.ENGINE_UNAVAILABLE, "the provider's engine is not available"
+        case _:
+            return Code.ENGINE_FAILED, "the provider's engine failed"
 
 
 async def _fail(stream: SessionStream, code: str, detail: str) -> None:

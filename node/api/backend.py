@@ -17,6 +17,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     model_id: Digest
     providers: int
     lowest_price_wei: int
+    us_per_t: int | None = None
+    """Mean µs per T of the last settled queries, the wait for the first T included; None where there are none."""
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
@@ -37,11 +39,23 @@ class RateLimit(msgspec.Struct, frozen=True):
     reset_s: int
 
 
+class Allowance(msgspec.Struct, frozen=True):
+    """What the node's own user may use on ``day``; None where its balance is not known."""
+
+    day: int
+    reset_s: int
+    """Seconds until the next day."""
+    limit_tokens: int | None = None
+    """UserMax, in T."""
+    remaining_tokens: int | None = None
+
+
 class BackendError(Exception):
     """The request cannot be answered, or its answer broke off.
 
     ``status`` is the HTTP status, ``code`` a stable word, ``kind`` OpenAI's ``type``, ``retry_after`` seconds. ``paid``
-    says that T have been delivered already: a client must not repeat the request by itself.
+    says that T have been delivered already, ``final`` that asking again would do the same harm: in both cases a client
+    must not repeat the request by itself.
     """
 
     def __init__(
@@ -55,6 +69,7 @@ class BackendError(Exception):
         retry_after: int | None = None,
         limit: RateLimit | None = None,
         paid: bool = False,
+        final: bool = False,
     ) -> None:
         self.status = status
         self.code = code
@@ -64,6 +79,7 @@ class BackendError(Exception):
         self.retry_after = retry_after
         self.limit = limit
         self.paid = paid
+        self.final = final
         super().__init__(f"{code}: {message}")
 
 
@@ -102,6 +118,9 @@ class ChatBackend(Protocol):
 
     async def models(self) -> tuple[ModelCard, ...]:
         """Every model with a live bid."""
+
+    async def allowance(self) -> Allowance:
+        """What the user may use today."""
 
     def chat(self, request: ChatRequest) -> AbstractAsyncContextManager[Answer]:
         """Entering matches, opens the session and waits for the first token; leaving cancels what still runs.

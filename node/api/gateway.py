@@ -8,33 +8,42 @@ answer's context must be entered before the status is known and left in the same
 must not yield inside a nursery.
 """
 
-import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
+import msgspec
 import structlog
 import trio
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from gossip.messages import Unit
+from node.api.api_keys import ApiKey
 from node.api.backend import Answer, BackendError, ChatBackend
-from node.api.openai_answers import Envelope, error_headers, error_object, model_object, usage_object
-from node.api.openai_types import Asked, parse_request
+from node.api.openai_answers import (
+    ChatEnvelope,
+    Envelope,
+    TextEnvelope,
+    error_headers,
+    error_object,
+    model_object,
+    rate_limit_headers,
+    usage_object,
+)
+from node.api.openai_types import Asked, parse_completion, parse_request
+from node.api.requests import cancel_when_gone, read_body
+from node.api.shares import Gate, Reservation
 
 BODY_MAX = 1 << 20
 """Bytes of a request that are read: as much as a query may have on the wire."""
-
-DRAIN_LIMITS = 16
-"""A body of so many times the limit is no longer read to its end."""
-
-BODY_S = 30.0
-"""How long a client may take to send its body."""
 
 _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(__name__)
 
@@ -42,6 +51,7 @@ _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(__name__)
 def build_gateway(
     backend: ChatBackend,
     *,
+    gate: Gate | None = None,
     default_tokens: int = 256,
     most_tokens: int = 4_096,
     body_max: int = BODY_MAX,
@@ -49,70 +59,108 @@ def build_gateway(
 ) -> Starlette:
     """The gateway as an ASGI app.
 
-    ``default_tokens`` is the TokenMax (T) of a request that names none, ``most_tokens`` the most that one may name;
-    ``body_max`` is in bytes; ``now_s`` is Unix seconds, for ``created``.
+    ``gate`` asks for API keys where there are any. ``default_tokens`` is the TokenMax (T) of a request that names none,
+    ``most_tokens`` the most that one may name; ``body_max`` is in bytes; ``now_s`` is Unix seconds, for ``created``.
     """
 
-    async def models(_: Request) -> Response:
+    async def models(request: Request) -> Response:
+        _admit(gate, request.scope)
         cards = await backend.models()
         return JSONResponse({"object": "list", "data": [model_object(card) for card in cards]})
 
     async def model(request: Request) -> Response:
+        _admit(gate, request.scope)
         name = request.path_params["name"]
         for card in await backend.models():
             if name in (card.name, "0x" + card.model_id.hex()):
                 return JSONResponse(model_object(card))
         return _error_response(_unknown_model(name))
 
-    completions = _Completions(backend, default_tokens, most_tokens, body_max, now_s)
+    def answering(parse: Callable[..., Asked], form: type[Envelope]) -> _Completions:
+        read = partial(parse, default_tokens=default_tokens, most_tokens=most_tokens)
+        return _Completions(backend, gate, read, form, body_max, now_s)
+
     return Starlette(
         routes=[
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", model),
-            Route("/v1/chat/completions", completions, methods=["POST"]),
+            Route("/v1/chat/completions", answering(parse_request, ChatEnvelope), methods=["POST"]),
+            Route("/v1/audio/{rest:path}", _other_unit(Unit.AUDIO_SAMPLE), methods=["GET", "POST"]),
+            Route("/v1/videos{rest:path}", _other_unit(Unit.VIDEO_FRAME), methods=["GET", "POST"]),
+            Route("/v1/completions", answering(parse_completion, TextEnvelope), methods=["POST"]),
         ],
         exception_handlers={HTTPException: _on_http_error, BackendError: _on_backend_error, Exception: _on_bug},
     )
 
 
-class _Completions:
-    """POST /v1/chat/completions."""
+def _other_unit(unit: Unit) -> Callable[[Request], Awaitable[Response]]:
+    """What answers for a unit that bids and RFCs can name and nobody serves yet (S16)."""
 
-    def __init__(
-        self, backend: ChatBackend, default_tokens: int, most_tokens: int, body_max: int, now_s: Callable[[], float]
+    async def endpoint(_: Request) -> Response:
+        text = f"{unit.name} is not served by this network yet, only {Unit.TEXT_TOKEN.name} is"
+        return _error_response(BackendError(400, "unit_unsupported", text, kind="invalid_request_error"))
+
+    return endpoint
+
+
+def _admit(gate: Gate | None, scope: Scope) -> ApiKey | None:
+    """The request's API key. Raises :class:`BackendError`."""
+    return None if gate is None else gate.admit(Headers(scope=scope).get("authorization"))
+
+
+class _Completions:
+    """POST /v1/chat/completions, and /v1/completions, which differ in form alone."""
+
+    def __init__(  # noqa: PLR0917  # build_gateway alone makes them
+        self,
+        backend: ChatBackend,
+        gate: Gate | None,
+        parse: Callable[[bytes], Asked],
+        form: type[Envelope],
+        body_max: int,
+        now_s: Callable[[], float],
     ) -> None:
         self._backend = backend
-        self._default_tokens = default_tokens
-        self._most_tokens = most_tokens
+        self._gate = gate
+        self._parse = parse
+        self._form = form
         self._body_max = body_max
         self._now_s = now_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read, check, and answer, until the answer is out or the client has left."""
         try:
-            raw = await _read_body(receive, self._body_max)
+            key = _admit(self._gate, scope)
+            raw = await read_body(receive, self._body_max)
             if raw is None:
                 return
-            asked = parse_request(raw, default_tokens=self._default_tokens, most_tokens=self._most_tokens)
+            asked = self._parse(raw)
         except BackendError as error:
             await _send_last(error, scope, receive, send)
             return
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
-            await self._answer(asked, scope, receive, send)
+            nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)
+            await self._answer(asked, key, scope, receive, send)
             nursery.cancel_scope.cancel()
 
-    async def _answer(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, asked: Asked, key: ApiKey | None, scope: Scope, receive: Receive, send: Send) -> None:
         response: Response | None = None
         answered = False
         try:
-            async with self._backend.chat(asked.chat) as answer:
+            async with (
+                self._reserve(key, asked.chat.max_tokens) as reserved,
+                self._backend.chat(asked.chat) as answer,
+            ):
                 answered = True
-                envelope = Envelope(f"chatcmpl-{answer.rfc_id.hex()}", int(self._now_s()), asked.chat.model)
-                if asked.stream:
-                    await _stream(answer, envelope, send, include_usage=asked.include_usage)
-                else:
-                    response = await _whole(answer, envelope)
+                headers = answer.headers() | _share_headers(reserved)
+                envelope = self._form(answer.rfc_id.hex(), int(self._now_s()), asked.chat.model, asked.include_usage)
+                try:
+                    if asked.stream:
+                        await _stream(answer, envelope, headers, send)
+                    else:
+                        response = await _whole(answer, envelope, headers)
+                finally:
+                    reserved.spent = answer.tokens
         except BackendError as error:
             if answered:  # the client has its answer; what failed is the farewell
                 _log.warning("session did not end well", code=error.code, reason=error.message)
@@ -121,8 +169,23 @@ class _Completions:
         if response is not None:
             await response(scope, receive, send)
 
+    @asynccontextmanager
+    async def _reserve(self, key: ApiKey | None, tokens: int) -> AsyncIterator[Reservation]:
+        if self._gate is None:
+            yield Reservation(None)
+            return
+        async with self._gate.reserve(key, tokens) as reserved:
+            yield reserved
 
-async def _whole(answer: Answer, envelope: Envelope) -> Response:
+
+def _share_headers(reserved: Reservation) -> dict[str, str]:
+    """What the key has left: for its holder that is what counts."""
+    if reserved.limit is None:
+        return {}
+    return rate_limit_headers(reserved.limit) | {"x-yellowstone-tokens-left": str(reserved.limit.remaining_tokens)}
+
+
+async def _whole(answer: Answer, envelope: Envelope, headers: dict[str, str]) -> Response:
     """The answer in one object. What breaks off has been paid for all the same."""
     pieces: list[str] = []
     try:
@@ -131,29 +194,26 @@ async def _whole(answer: Answer, envelope: Envelope) -> Response:
                 pieces.append(piece)
     except BackendError as error:
         error.paid = True
-        return _error_response(error, answer.headers())
+        return _error_response(error, headers)
     usage = usage_object(answer.prompt_tokens, answer.tokens)
-    return JSONResponse(envelope.completion("".join(pieces), answer.finish or "stop", usage), headers=answer.headers())
+    return JSONResponse(envelope.whole("".join(pieces), answer.finish or "stop", usage), headers=headers)
 
 
-async def _stream(answer: Answer, envelope: Envelope, send: Send, *, include_usage: bool) -> None:
+async def _stream(answer: Answer, envelope: Envelope, headers: dict[str, str], send: Send) -> None:
     """The answer as server-sent events. A break is told by an error event, and ``[DONE]`` is left out."""
-
-    async def tell(delta: dict[str, str], finish: str | None = None) -> None:
-        await _send_event(send, envelope.chunk(delta, finish, include_usage=include_usage))
-
-    await send({"type": "http.response.start", "status": 200, "headers": _stream_headers(answer)})
+    await send({"type": "http.response.start", "status": 200, "headers": _stream_headers(headers)})
     try:
-        await tell({"role": "assistant", "content": ""})
+        if (opening := envelope.opening()) is not None:
+            await _send_event(send, opening)
         async with _closing(answer.pieces()) as arriving:
             async for piece in arriving:
-                await tell({"content": piece})
-        await tell({}, answer.finish or "stop")
-        if include_usage:
+                await _send_event(send, envelope.piece(piece))
+        await _send_event(send, envelope.ending(answer.finish or "stop"))
+        if envelope.include_usage:
             await _send_event(send, envelope.usage_chunk(usage_object(answer.prompt_tokens, answer.tokens)))
         await _send_body(send, b"data: [DONE]\n\n")
     except BackendError as error:
-        _log.warning("answer broke off", rfc=envelope.id, code=error.code, reason=error.message)
+        _log.warning("answer broke off", rfc=envelope.rfc, code=error.code, reason=error.message)
         await _send_event(send, error_object(error))
     except Exception:
         await _send_event(send, error_object(_internal_error()))
@@ -173,15 +233,15 @@ async def _closing(pieces: AsyncIterator[str]) -> AsyncIterator[AsyncIterator[st
 
 
 async def _send_event(send: Send, value: dict[str, Any]) -> None:
-    await _send_body(send, b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n")
+    await _send_body(send, b"data: " + msgspec.json.encode(value) + b"\n\n")
 
 
-def _stream_headers(answer: Answer) -> list[tuple[bytes, bytes]]:
+def _stream_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     headers = {
         "content-type": "text/event-stream; charset=utf-8",
         "cache-control": "no-cache",
         "x-should-retry": "false",
-        **answer.headers(),
+        **headers,
     }
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
@@ -190,47 +250,16 @@ async def _send_body(send: Send, data: bytes, *, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": data, "more_body": more})
 
 
-async def _read_body(receive: Receive, limit: int) -> bytes | None:
-    """The request's body; None where the client left. Raises :class:`BackendError` (408, 413).
-
-    Somewhat too large a body is read to its end and thrown away: a client that is still writing when the connection
-    closes never sees why.
-    """
-    body, size = bytearray(), 0
-    with trio.move_on_after(BODY_S):
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size <= limit:
-                body += chunk
-            ended = not message.get("more_body", False)
-            if size > DRAIN_LIMITS * limit or (ended and size > limit):
-                text = f"the body has more than {limit} bytes"
-                raise BackendError(413, "body_too_large", text, kind="invalid_request_error")
-            if ended:
-                return bytes(body)
-    raise BackendError(408, "body_timeout", f"the body took more than {BODY_S:g} s", kind="invalid_request_error")
-
-
 async def _send_last(error: BackendError, scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse a request whose body may still be coming, and have the connection closed.
 
     What still comes is read and thrown away meanwhile, or the server would wait to hand it over.
     """
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_cancel_when_gone, receive, trio.CancelScope())
+        nursery.start_soon(cancel_when_gone, receive, trio.CancelScope())
         headers = {"connection": "close"} if error.status in (408, 413) else {}
         await _error_response(error, headers)(scope, receive, send)
         nursery.cancel_scope.cancel()
-
-
-async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
 
 
 def _error_response(error: BackendError, headers: dict[str, str] | None = None) -> Response:

@@ -1,6 +1,5 @@
 """Models, answers and errors as OpenAI's clients read them. Pure."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ def model_object(card: ModelCard) -> dict[str, Any]:
             "model_id": "0x" + card.model_id.hex(),
             "providers": card.providers,
             "lowest_price_wei": card.lowest_price_wei,
+            "tokens_per_second": None if not card.us_per_t else round(1_000_000 / card.us_per_t, 2),
         },
     }
 
@@ -35,7 +35,7 @@ def error_headers(error: BackendError) -> dict[str, str]:
         headers["retry-after"] = str(error.retry_after)
     if error.limit is not None:
         headers |= rate_limit_headers(error.limit)
-    if error.paid or error.kind == "insufficient_quota":
+    if error.paid or error.final or error.kind == "insufficient_quota":
         headers["x-should-retry"] = "false"
     return headers
 
@@ -55,30 +55,109 @@ def usage_object(prompt_tokens: int, tokens: int) -> dict[str, int]:
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """What every object of one answer repeats."""
+    """What every object of one answer repeats; its kinds know their form."""
 
-    id: str
+    rfc: str
+    """Hex of the RFC's id: the answer's id."""
     created: int
     """Unix seconds."""
     model: str
+    include_usage: bool = False
+    """Each piece has a null ``usage`` until the usage's own chunk."""
 
-    def completion(self, text: str, finish: str, usage: dict[str, int]) -> dict[str, Any]:
+    def whole(self, text: str, finish: str, usage: dict[str, int]) -> dict[str, Any]:
         """A whole answer."""
+        raise NotImplementedError
+
+    def opening(self) -> dict[str, Any] | None:
+        """What a stream begins with, if anything."""
+        raise NotImplementedError
+
+    def piece(self, text: str) -> dict[str, Any]:
+        """A piece of a streamed answer."""
+        raise NotImplementedError
+
+    def ending(self, finish: str) -> dict[str, Any]:
+        """The end of a streamed answer."""
+        raise NotImplementedError
+
+    def usage_chunk(self, usage: dict[str, int]) -> dict[str, Any]:
+        """The last chunk where ``stream_options.include_usage`` was asked for: no choices."""
+        return self.object([]) | {"usage": usage}
+
+    def object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """One object of a stream."""
+        raise NotImplementedError
+
+
+class ChatEnvelope(Envelope, frozen=True):
+    """The form of /v1/chat/completions."""
+
+    def whole(self, text: str, finish: str, usage: dict[str, int]) -> dict[str, Any]:
+        """As :meth:`Envelope.whole`."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
         return {**self._head("chat.completion"), "choices": [choice], "usage": usage}
 
-    def chunk(self, delta: dict[str, str], finish: str | None, *, include_usage: bool) -> dict[str, Any]:
-        """One piece of a streamed answer; ``usage`` is null until its own chunk, where it was asked for."""
+    def opening(self) -> dict[str, Any] | None:
+        """The role."""
+        return self._chunk({"role": "assistant", "content": ""}, None)
+
+    def piece(self, text: str) -> dict[str, Any]:
+        """As :meth:`Envelope.piece`."""
+        return self._chunk({"content": text}, None)
+
+    def ending(self, finish: str) -> dict[str, Any]:
+        """As :meth:`Envelope.ending`."""
+        return self._chunk({}, finish)
+
+    def object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """As :meth:`Envelope.object`."""
+        return {**self._head("chat.completion.chunk"), "choices": choices}
+
+    def _chunk(self, delta: dict[str, str], finish: str | None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return self._chunk([choice]) | ({"usage": None} if include_usage else {})
-
-    def usage_chunk(self, usage: dict[str, int]) -> dict[str, Any]:
-        """The last chunk where ``stream_options.include_usage`` was asked for: no choices."""
-        return self._chunk([]) | {"usage": usage}
-
-    def _chunk(self, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return {**self._head("chat.completion.chunk"), "choices": list(choices)}
+        return self.object([choice]) | ({"usage": None} if self.include_usage else {})
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "system_fingerprint": None}
+        return {
+            "id": f"chatcmpl-{self.rfc}",
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+        }
+
+
+class TextEnvelope(Envelope, frozen=True):
+    """The form of /v1/completions, whose stream has objects of the same kind as its whole."""
+
+    def whole(self, text: str, finish: str, usage: dict[str, int]) -> dict[str, Any]:
+        """As :meth:`Envelope.whole`."""
+        return self.object([self._choice(text, finish)]) | {"usage": usage}
+
+    def opening(self) -> dict[str, Any] | None:
+        """Nothing."""
+        return None
+
+    def piece(self, text: str) -> dict[str, Any]:
+        """As :meth:`Envelope.piece`."""
+        return self.object([self._choice(text, None)]) | ({"usage": None} if self.include_usage else {})
+
+    def ending(self, finish: str) -> dict[str, Any]:
+        """As :meth:`Envelope.ending`."""
+        return self.object([self._choice("", finish)]) | ({"usage": None} if self.include_usage else {})
+
+    def object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """As :meth:`Envelope.object`."""
+        return {
+            "id": f"cmpl-{self.rfc}",
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+            "choices": choices,
+        }
+
+    def _choice(self, text: str, finish: str | None) -> dict[str, Any]:
+        return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}

@@ -5,12 +5,14 @@ because the answer would not be what was asked for. Sampling defaults are ours (
 """
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from inference.engine import ChatMessage, Sampling
 from node.api.backend import BackendError, ChatRequest
+
+B = TypeVar("B")
 
 STOPS_MAX = 4
 """Stop strings in one request."""
@@ -49,11 +51,10 @@ class _ResponseFormat(msgspec.Struct):
     type: str
 
 
-class _Body(msgspec.Struct):
-    """Every field that means something here; null is the same as absent."""
+class _Common(msgspec.Struct, kw_only=True):
+    """Every field that means something to both endpoints; null is the same as absent."""
 
     model: str
-    messages: list[_Message]
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     temperature: float | None = None
@@ -63,16 +64,33 @@ class _Body(msgspec.Struct):
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     n: int | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
     logit_bias: dict[str, float] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+
+
+class _Body(_Common, kw_only=True):
+    """A chat completion."""
+
+    messages: list[_Message]
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
     tools: list[Any] | None = None
+    tool_choice: Any = None
     functions: list[Any] | None = None
     response_format: _ResponseFormat | None = None
     modalities: list[str] | None = None
     audio: Any = None
+
+
+class _TextBody(_Common, kw_only=True):
+    """A legacy completion."""
+
+    prompt: str | list[Any]
+    best_of: int | None = None
+    echo: bool | None = None
+    logprobs: int | None = None
+    suffix: str | None = None
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -83,7 +101,8 @@ class Asked(msgspec.Struct, frozen=True):
     include_usage: bool
 
 
-_DECODER = msgspec.json.Decoder(_Body)
+_CHAT = msgspec.json.Decoder(_Body)
+_TEXT = msgspec.json.Decoder(_TextBody)
 
 
 def invalid(param: str | None, message: str, code: str = "invalid_value") -> BackendError:
@@ -96,28 +115,44 @@ def parse_request(raw: bytes, *, default_tokens: int, most_tokens: int) -> Asked
 
     Raises :class:`BackendError` (400), naming the parameter and the offending value.
     """
-    body = _decode(raw)
+    body = _decode(_CHAT, raw)
     _refuse_unsupported(body)
-    if not body.model:
-        raise invalid("model", "'model' is empty")
     if not body.messages:
         raise invalid("messages", "'messages' is empty")
-    chat = ChatRequest(
-        model=body.model,
-        messages=tuple(_message(index, message) for index, message in enumerate(body.messages)),
-        max_tokens=_max_tokens(body, default_tokens, most_tokens),
-        sampling=_sampling(body),
-    )
+    messages = tuple(_message(index, message) for index, message in enumerate(body.messages))
+    return _asked(body, messages, _max_tokens(body, default_tokens, most_tokens))
+
+
+def parse_completion(raw: bytes, *, default_tokens: int, most_tokens: int) -> Asked:
+    """A legacy completion's body: its one prompt is put as a user's message. Raises as :func:`parse_request`."""
+    body = _decode(_TEXT, raw)
+    wants = {
+        "best_of": body.best_of not in (None, 1),
+        "echo": body.echo is True,
+        "logprobs": body.logprobs is not None,
+        "suffix": bool(body.suffix),
+    }
+    _refuse(wants | _common_wants(body))
+    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    if len(prompts) != 1 or not isinstance(prompts[0], str):
+        raise invalid("prompt", "'prompt' must be one text: several, and token ids, are not supported by this network")
+    return _asked(body, (ChatMessage("user", prompts[0]),), _max_tokens(body, default_tokens, most_tokens))
+
+
+def _asked(body: _Common, messages: tuple[ChatMessage, ...], max_tokens: int) -> Asked:
+    if not body.model:
+        raise invalid("model", "'model' is empty")
+    chat = ChatRequest(model=body.model, messages=messages, max_tokens=max_tokens, sampling=_sampling(body))
     include_usage = body.stream_options is not None and body.stream_options.include_usage is True
     return Asked(chat, body.stream is True, include_usage)
 
 
-def _decode(raw: bytes) -> _Body:
+def _decode(decoder: "msgspec.json.Decoder[B]", raw: bytes) -> B:
     if _nests_deeper(raw, DEPTH_MAX):
         raise invalid(None, f"the body is nested more than {DEPTH_MAX} deep", "invalid_json")
     try:
         raw.decode()
-        return _DECODER.decode(raw)
+        return decoder.decode(raw)
     except UnicodeDecodeError as error:
         raise invalid(None, f"the body is not UTF-8 (byte {error.start})", "invalid_json") from None
     except msgspec.ValidationError as error:
@@ -152,18 +187,28 @@ def _nests_deeper(raw: bytes, limit: int) -> bool:
 
 def _refuse_unsupported(body: _Body) -> None:
     wants = {
-        "n": body.n not in (None, 1),
         "logprobs": body.logprobs is True,
         "top_logprobs": body.top_logprobs not in (None, 0),
-        "logit_bias": bool(body.logit_bias),
-        "presence_penalty": body.presence_penalty not in (None, 0),
-        "frequency_penalty": body.frequency_penalty not in (None, 0),
-        "tools": bool(body.tools),
+        "tools": bool(body.tools) and body.tool_choice != "none",
         "functions": bool(body.functions),
         "response_format": body.response_format is not None and body.response_format.type != "text",
         "modalities": body.modalities not in (None, [], ["text"]),
         "audio": body.audio is not None,
     }
+    _refuse(_common_wants(body) | wants)
+
+
+def _common_wants(body: _Common) -> dict[str, bool]:
+    return {
+        "n": body.n not in (None, 1),
+        "logit_bias": bool(body.logit_bias),
+        "presence_penalty": body.presence_penalty not in (None, 0),
+        "frequency_penalty": body.frequency_penalty not in (None, 0),
+    }
+
+
+def _refuse(wants: dict[str, bool]) -> None:
+    """Raise for the first of ``wants`` that is wanted."""
     for name, wanted in wants.items():
         if wanted:
             raise invalid(name, f"'{name}' is not supported by this network yet", "unsupported_parameter")
@@ -195,7 +240,7 @@ def _part(place: str, part: _Part) -> str:
     return part.text
 
 
-def _max_tokens(body: _Body, default: int, most: int) -> int:
+def _max_tokens(body: _Common, default: int, most: int) -> int:
     name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     if asked is None:
@@ -205,7 +250,7 @@ def _max_tokens(body: _Body, default: int, most: int) -> int:
     return asked
 
 
-def _sampling(body: _Body) -> Sampling:
+def _sampling(body: _Common) -> Sampling:
     _check_range("temperature", body.temperature, 0.0, 2.0)
     _check_range("top_p", body.top_p, 0.0, 1.0)
     if body.top_p == 0:

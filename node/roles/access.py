@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 
 import trio
 
-from consensus.market.access import home_routers
+from consensus.market.access import home_routers, user_max
+from consensus.market.errors import MarketError
+from consensus.market.ledger_state import DayAccount, account_of
+from contracts.errors import ChainUnavailable
 from contracts.signing import Key
 from contracts.typed_data import Address
 from gossip.errors import GossipError, MalformedMessage, TransportError
@@ -30,6 +33,9 @@ MAX_KEYS = 64
 
 KEY_IS_TAKEN = frozenset({"index_used", "wrong_router"})
 """Refusals of a pass after which another session key helps: an earlier run got one for it from another router."""
+
+BALANCE_EVERY_S = 2.0
+"""How often is looked whether a new day's snapshot is known."""
 
 ASK_S = 5.0
 """How long a home router has for a pass before the next in rank is asked."""
@@ -62,6 +68,8 @@ class Wallet:
 @dataclass(slots=True)
 class _Day:
     number: int
+    discarded_t: int = 0
+    """T that were used of passes which are forgotten."""
     wallets: list[Wallet] = field(default_factory=list)
     keys_used: int = 0
 
@@ -82,6 +90,50 @@ class Access:
         self._lock = trio.Lock()
         self._day = _Day(-1)
         self._first_index = -1
+        self._balance: tuple[int, int] | None = None
+
+    def day(self) -> int:
+        """Today."""
+        return self._node.terms.params.day_of(self._node.slot())
+
+    def reset_s(self) -> int:
+        """Seconds until the next day, at least 1."""
+        params = self._node.terms.params
+        return max(1, -(-self._node.ms_until((self.day() + 1) * params.day_slots) // 1_000))
+
+    def used(self) -> int:
+        """T used or reserved today, of the passes that this run of the agent has seen."""
+        if self._day.number != self.day():
+            return 0
+        held = sum(wallet.granted.payload.allowance - wallet.left for wallet in self._day.wallets)
+        return self._day.discarded_t + held
+
+    def user_max(self) -> int | None:
+        """UserMax in T at the day's snapshot (S38); None while the balance there is not known."""
+        account = self._account()
+        if account is None or self._balance is None or self._balance[0] != account.snapshot_block:
+            return None
+        return user_max(account.max_t, account.supply_wei, self._balance[1])
+
+    async def follow_balance(self) -> None:
+        """Read the own balance at every snapshot, for ever; returns at once without a chain."""
+        if self._node.chain is None:
+            return
+        while True:
+            account = self._account()
+            if account is not None and (self._balance is None or self._balance[0] != account.snapshot_block):
+                block = account.snapshot_block
+                try:
+                    self._balance = block, await self._node.chain.balance(self._node.address, block)
+                except ChainUnavailable as error:
+                    self._node.log.info("own balance is not known yet", reason=str(error))
+            await trio.sleep(BALANCE_EVERY_S)
+
+    def _account(self) -> DayAccount | None:
+        try:
+            return account_of(self._public.ledger, self._node.terms.params, self.day())
+        except MarketError:  # this node's ledger does not reach to today yet
+            return None
 
     async def reserve(self, tokens: int) -> tuple[Wallet, int]:
         """A wallet for an RFC of ``tokens`` T and the index to use. Raises :class:`AccessRefused`, GossipError.
@@ -110,6 +162,7 @@ class Access:
         """Forget a pass whose router is gone or disagrees; the next RFC asks for another."""
         if wallet in self._day.wallets:
             self._day.wallets.remove(wallet)
+            self._day.discarded_t += wallet.granted.payload.allowance - wallet.left
 
     async def _grant(self, day: int, tokens: int) -> Wallet:
         wanted = 1 << (max(tokens, MIN_PASS_T) - 1).bit_length()

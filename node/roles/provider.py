@@ -18,6 +18,7 @@ from gossip.streams import FrameStream
 from gossip.topics import LIVENESS, ROUTER, SESSION
 from inference.engine import Engine
 from inference.errors import EngineError, SessionError
+from inference.session.client import Recount
 from inference.session.provider import SessionServer
 from inference.session.stream import Code
 from node.config import ModelOffer
@@ -177,6 +178,11 @@ class Provider:
     def _engine_for(self, model_id: Digest) -> Engine | None:
         offer = self._offers.get(model_id)
         return offer.engine if offer is not None else None
+
+    def recount_of(self, model_id: Digest) -> Recount | None:
+        """How to count T of a text by a model that this node runs itself; None for any other."""
+        engine = self._engine_for(model_id)
+        return None if engine is None else engine.count_text
 
     async def _accept(self, ticket: Signed[Ticket]) -> None:
         """Only tickets of committee members, each once. Raises SessionError."""

@@ -2,6 +2,7 @@
 
 from gossip.errors import GossipError, RemoteError
 from inference.errors import SessionError
+from inference.session.stream import Code
 from node.api.backend import BackendError
 from node.roles.access import AccessRefused
 
@@ -26,14 +27,26 @@ _BY_SESSION_CODE: dict[str, tuple[int, str, str]] = {
     "prompt_over_limit": (400, "context_length_exceeded", "invalid_request_error"),
     "bad_query": (400, "bad_query", "invalid_request_error"),
     "busy": (503, "busy", "server_error"),
+    "engine_unavailable": (503, "engine_unavailable", "server_error"),
 }
 
 
-def refusal_error(refused: AccessRefused) -> BackendError:
-    """A router's signed refusal as the client gets it."""
+ANOTHER_MAY_SERVE = frozenset(
+    {
+        Code.BUSY,
+        Code.ENGINE_UNAVAILABLE,
+        Code.PROVIDER_VANISHED,
+        "provider_unreachable",
+    }
+)
+"""Ends before the first T after which another provider is asked; the prompt itself is in none of them the reason."""
+
+
+def refusal_error(refused: AccessRefused, reset_s: int) -> BackendError:
+    """A router's signed refusal as the client gets it; ``reset_s`` seconds are left of the day."""
     status, code, kind = _BY_CODE.get(refused.code, (502, refused.code, "server_error"))
     detail = f"{refused.detail} ({refused.allowance_left} T of the pass left)"
-    retry = {"busy": 1, "no_router": 1, "no_provider": 5}.get(refused.code)
+    retry = {"busy": 1, "no_router": 1, "no_provider": 5}.get(refused.code, reset_s if status == 429 else None)
     return BackendError(status, code, detail, kind=kind, retry_after=retry)
 
 
@@ -41,4 +54,13 @@ def session_error(error: SessionError | GossipError) -> BackendError:
     """A session that failed before its first token."""
     code = error.code if isinstance(error, SessionError | RemoteError) else "provider_failed"
     status, code, kind = _BY_SESSION_CODE.get(code, (502, code, "server_error"))
-    return BackendError(status, code, f"the provider did not answer: {error}", kind=kind)
+    retry = 1 if status == 503 else None
+    text = f"the provider did not answer: {error}"
+    return BackendError(status, code, text, kind=kind, retry_after=retry, final=code == Code.ENGINE_CRASHED)
+
+
+def break_error(error: SessionError | GossipError) -> BackendError:
+    """A session that broke off within the answer."""
+    crashed = isinstance(error, SessionError) and error.code == Code.ENGINE_CRASHED
+    code = str(Code.ENGINE_CRASHED) if crashed else "provider_failed"
+    return BackendError(502, code, f"the provider broke off: {error}", final=crashed)

@@ -5,9 +5,10 @@ Not here: any knowledge of tables beyond their version (:mod:`node.store.schema`
 
 import os
 import sqlite3
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -27,6 +28,29 @@ _UNWRITABLE = {
 }
 
 
+TOGETHER = 256
+"""Changes in one transaction at most."""
+
+
+class _Job:
+    """A change that waits for its turn, and how it ended."""
+
+    __slots__ = ("change", "durable", "failure", "result", "withdrawn")
+
+    def __init__(self, change: Callable[[sqlite3.Connection], Any], durable: bool) -> None:
+        self.change = change
+        self.durable = durable
+        self.result: Any = None
+        self.failure: BaseException | None = None
+        self.withdrawn = False
+
+    def take(self) -> Any:
+        """What the change returned. Raises what it raised."""
+        if self.failure is not None:
+            raise self.failure
+        return self.result
+
+
 class Worker:
     """Runs functions on the connection, one at a time, each in a transaction of its own.
 
@@ -37,6 +61,7 @@ class Worker:
         """Open or create the database at ``path`` (blocking). Raises :class:`~node.errors.StoreError`."""
         self.path = path
         self._limiter = trio.CapacityLimiter(1)
+        self._waiting: deque[_Job] = deque()
         self._connection: sqlite3.Connection | None = None
         try:
             self._connection = _connect(path)
@@ -55,9 +80,18 @@ class Worker:
     async def write(self, change: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
         """The result of ``change``, committed; ``durable`` also waits for the disk. All or nothing.
 
+        Changes that wait at the same time are committed together, so that many sessions share one wait for the disk.
         Raises :class:`~node.errors.StoreError`, with the database as it was.
         """
-        return await trio.to_thread.run_sync(self._run_transaction, change, durable, limiter=self._limiter)
+        job = _Job(change, durable)
+        self._waiting.append(job)
+        try:
+            await trio.to_thread.run_sync(self._run_waiting, limiter=self._limiter)
+        except trio.Cancelled:
+            job.withdrawn = True  # if its turn has not come yet
+            raise
+        result: T = job.take()
+        return result
 
     def close(self) -> None:
         """Close the database (blocking); idempotent."""
@@ -76,21 +110,55 @@ class Worker:
         except sqlite3.Error as error:
             raise explain(self.path, error) from error
 
-    def _run_transaction(self, change: Callable[[sqlite3.Connection], T], durable: bool) -> T:
-        connection = self._open_connection()
+    def _run_waiting(self) -> None:
+        """Every change that waits now, in one transaction; each is told its own end."""
+        jobs: list[_Job] = []
+        while self._waiting and len(jobs) < TOGETHER:
+            if not (job := self._waiting.popleft()).withdrawn:
+                jobs.append(job)
         try:
-            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                result = change(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            raise explain(self.path, error) from error
-        return result
+            self._run_together(jobs)
+        except BaseException as error:  # noqa: BLE001  # nothing is swallowed: every caller raises it
+            for job in jobs:
+                job.failure = self._told(error)
+        if self._waiting:
+            self._run_waiting()
+
+    def _run_together(self, jobs: list["_Job"]) -> None:
+        """All of ``jobs``, in their order. One that fails leaves no trace and does not harm the others."""
+        if not jobs:
+            return
+        connection = self._open_connection()
+        connection.execute(f"PRAGMA synchronous = {'FULL' if any(job.durable for job in jobs) else 'NORMAL'}")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for job in jobs:
+                self._run_one(connection, job)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _run_one(self, connection: sqlite3.Connection, job: "_Job") -> None:
+        connection.execute("SAVEPOINT one")
+        try:
+            job.result = job.change(connection)
+        except BaseException as error:
+            if not connection.in_transaction:
+                raise  # SQLite gave up the whole transaction, as it does for a full disk
+            connection.execute("ROLLBACK TO one")
+            job.failure = self._told(error)
+        connection.execute("RELEASE one")
+
+    def _told(self, error: BaseException) -> BaseException:
+        """What the caller of a change is to raise: SQLite's words in the node's, bugs as they are."""
+        if not isinstance(error, sqlite3.Error):
+            return error
+        try:
+            return explain(self.path, error)
+        except sqlite3.Error as bug:
+            return bug
 
     def _open_connection(self) -> sqlite3.Connection:
         if self._connection is None:

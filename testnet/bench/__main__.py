@@ -1,8 +1,8 @@
-"""``python -m testnet.bench match|ttft|memory|replay|gossip``."""
+"""``python -m testnet.bench match|ttft|inference|streams|cancel|memory|replay|gossip``."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import trio
 import typer
@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from node.replay import Checks
+from testnet.bench.cancel import measure_cancel
+from testnet.bench.capacity import measure_capacity
 from testnet.bench.figures import Figures
+from testnet.bench.inference import measure_inference
 from testnet.bench.runs import measure_match, measure_memory, measure_ttft, rows
 from testnet.errors import TestnetError
 from testnet.files import CACHE
@@ -42,6 +45,45 @@ def ttft(queries: Queries = 20, members: Members = 4, providers: Providers = 1, 
     """Time to first token that the network adds to the engine's own."""
     options = TestnetOptions(members=members, providers=providers, directory=folder, max_tokens=8)
     _print_figures(_run(measure_ttft, options, queries))
+
+
+@app.command()
+def inference(  # noqa: PLR0917  # typer hands them over by name
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds of each kind, direct and through the network by turns.")
+    ] = 10,
+    engine: Annotated[Literal["llamacpp", "synthetic"], typer.Option(help="What answers.")] = "llamacpp",
+    tokens: Annotated[int, typer.Option(min=8, max=512, help="T of an answer at most.")] = 256,
+    token_ms: Annotated[int, typer.Option(min=0, help="Engine synthetic: ms a token.")] = 10,
+    members: Members = 4,
+    folder: Folder = FOLDER,
+    plot: Annotated[Path | None, typer.Option(help="Also a PNG of the times to first token; needs matplotlib.")] = None,
+) -> None:
+    """The same engine directly and through the network, at 1 and 4 requests at once, side by side."""
+    options = TestnetOptions(
+        members=members, providers=1, directory=folder, max_tokens=tokens, engine=engine, slots=4, token_ms=token_ms
+    )
+    measured = _run(measure_inference, options, rounds)
+    _print_rows(("", "direct", "network", "compared", "target"), measured.rows())
+    if plot is not None:
+        measured.plot(plot)
+
+
+@app.command()
+def streams(
+    count: Annotated[int, typer.Option(min=1, max=200, help="Streams at once.")] = 64,
+    rate: Annotated[float, typer.Option(min=1, help="T a second of each.")] = 50.0,
+    seconds: Annotated[float, typer.Option(min=1, help="For about so long.")] = 10.0,
+) -> None:
+    """One provider process on one core, with many users at once: synthetic engine, real streams, vouchers and store."""
+    _print_rows(("", "measured", "target"), _run_plain(measure_capacity, count, rate, seconds).rows())
+
+
+@app.command()
+def cancel(times: Annotated[int, typer.Option(min=1, help="Cancellations of each kind.")] = 10) -> None:
+    """How soon a real engine's slot is free once a user has left its session."""
+    figures = _run_plain(measure_cancel, times, Progress(Console(stderr=True)))
+    _print_figures(figures)
 
 
 @app.command()
@@ -107,11 +149,14 @@ def short_command(command: str) -> str:
 
 
 def _run(measure: Callable[[TestnetOptions, int, Progress], Awaitable[T]], options: TestnetOptions, queries: int) -> T:
-    progress = Progress(Console(stderr=True))
+    return _run_plain(measure, options, queries, Progress(Console(stderr=True)))
+
+
+def _run_plain(measure: Callable[..., Awaitable[T]], *arguments: object) -> T:
     result: list[T] = []
 
     async def run() -> None:
-        result.append(await measure(options, queries, progress))
+        result.append(await measure(*arguments))
 
     try:
         trio.run(run)
@@ -121,6 +166,13 @@ def _run(measure: Callable[[TestnetOptions, int, Progress], Awaitable[T]], optio
     if not result:
         raise typer.Exit(1)
     return result[0]
+
+
+def _print_rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    table = Table(*head, box=None)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
 
 
 def _print_figures(figures: dict[str, Figures]) -> None:

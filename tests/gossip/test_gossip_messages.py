@@ -78,7 +78,7 @@ payloads = st.one_of(
     st.builds(Query, digests, st.just(KEY.address), st.binary(max_size=100)),
     st.builds(Voucher, digests, st.just(KEY.address), u64),
     st.builds(Receipt, digests, u64, u64, digests, text),
-    st.builds(Report, digests, st.just(KEY.address), u64, u64, u64, st.booleans()),
+    st.builds(Report, digests, st.just(KEY.address), u64, u64, u64, st.booleans(), st.sampled_from(Unit)),
     st.builds(Proposal, u64, u64, u64, digests, st.just(KEY.address)),
     st.builds(Prevote, u64, u64, u64, digests),
     st.builds(Precommit, u64, u64, digests, digests),

@@ -26,6 +26,7 @@ from gossip.messages.session import (
     decode_session_frame,
 )
 from inference.engine import ChatMessage, Generation, Piece
+from inference.errors import EngineUnavailable
 from inference.metering import Transcript
 from inference.session.client import SessionOutcome, open_session
 from inference.session.query import QueryBody, encode_body
@@ -124,6 +125,19 @@ async def test_users_recount_lowers_the_report_but_never_lifts_it(side: Provider
             async with open_session(stream, ticket, BODY, SESSION, TERMS, ticking(), recount=recount) as session:
                 assert [piece async for piece in session.pieces()]
         assert session.outcome.tokens == expected
+
+
+async def test_a_tokenizer_that_fails_leaves_the_providers_count(side: ProviderSide) -> None:
+    async def recount(text: str) -> int:
+        raise EngineUnavailable("the tokenizer is gone")
+
+    async with trio.open_nursery() as nursery:
+        stream = side.connect(nursery)
+        async with open_session(
+            stream, make_ticket(side.engine), BODY, SESSION, TERMS, ticking(), recount=recount
+        ) as session:
+            assert [piece async for piece in session.pieces()]
+    assert (session.outcome.tokens, session.outcome.finish) == (40, "stop")
 
 
 async def test_window_stops_a_provider_without_vouchers(autojump_clock: trio.testing.MockClock) -> None:

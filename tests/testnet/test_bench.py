@@ -12,8 +12,10 @@ from rich.console import Console
 
 from node.replay import Checks
 from testnet.bench.__main__ import short_command
+from testnet.bench.capacity import measure_capacity
 from testnet.bench.figures import Figures, percentile
 from testnet.bench.gossip import Load, measure_gossip
+from testnet.bench.inference import Comparison, Sample, Side
 from testnet.bench.memory import read_groups, read_resident
 from testnet.bench.replay import measure_replay
 from testnet.errors import OptionInvalid
@@ -34,6 +36,31 @@ def test_a_percentile_is_the_smallest_value_that_covers_it(sample: list[int], pe
     covered = sum(item <= value for item in sample)
     below = sum(item < value for item in sample)
     assert covered * 100 >= percent * len(sample) > below * 100
+
+
+async def test_one_provider_process_serves_many_streams_in_full() -> None:
+    """The whole path of a session, in two processes; how fast is measured, not asserted."""
+    found = await measure_capacity(4, 200.0, 0.2)
+    assert (found.streams, found.rates.count) == (4, 4)
+    assert found.gaps_ms.count > 0
+    assert next(row[1] for row in found.rows()) == "4"
+    assert found.core_percent > 0
+
+
+def test_both_ways_to_an_engine_are_compared_pair_by_pair() -> None:
+    sides = Comparison(Side(), Side())
+    for direct_s, network_s in ((0.010, 0.030), (0.500, 0.510), (0.020, 0.050)):
+        sides.direct.samples[1].append(Sample(11, direct_s, direct_s + 0.100))
+        sides.network.samples[1].append(Sample(11, network_s, network_s + 0.102))
+    for at_once in (1, 4):
+        sides.direct.rates[at_once] += [100.0, 90.0, 110.0]
+        sides.network.rates[at_once] += [97.0, 20.0, 98.0]
+    added = sides.added_ttft_ms()
+    assert (round(added.p50), round(added.p99)) == (20, 30)
+    assert round(sides.added_token_ms(), 3) == 0.2
+    rows = {row[0]: row[1:] for row in sides.rows()}
+    assert rows["T/s, 4 at once"][:3] == ("100.0", "97.0", "97.0 %")
+    assert rows["ms a T"][2] == "+0.20"
 
 
 def make_process(proc: Path, pid: int, group: int, rss: str = "VmRSS:\t   2048 kB\n", name: str = "python") -> None:

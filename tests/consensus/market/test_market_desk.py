@@ -428,6 +428,18 @@ def test_report_with_receipt_settles_at_once(counter: Counter) -> None:
     assert counter.desk.allowances.used(session_key) == 50
 
 
+def test_a_report_in_another_unit_counts_as_none(counter: Counter) -> None:
+    """A user could spoil the provider's settlement with it otherwise."""
+    _, ticket_id, _ = counter.session()
+    filing = counter.report(ticket_id)
+    audio = sign(replace(filing.report.payload, unit=Unit.AUDIO_SAMPLE), key("session"), counter.world.domain)
+    with pytest.raises(SettlementInvalid, match="report_unit"):
+        counter.desk.file_report(replace(filing, report=audio), 2)
+    counter.desk.file_delivery(counter.delivery(ticket_id, voucher=70), 10)
+    (settlement,) = counter.desk.due(15)
+    assert settlement.report is None
+
+
 def test_report_and_delivery_meet_in_any_order(counter: Counter) -> None:
     _, ticket_id, _ = counter.session()
     assert counter.desk.file_delivery(counter.delivery(ticket_id, voucher=40, receipt=50), 2) is None

@@ -377,6 +377,7 @@ def test_filings_of_another_ticket_are_named(world: World) -> None:
         "receipt_ticket": replace(good, receipt=world.receipt(elsewhere, 1)),
         "voucher_session_key": replace(good, voucher=world.voucher(ticket_id, 1, "stranger")),
         "report_session_key": replace(good, report=world.report(ticket_id, 1, "stranger")),
+        "report_unit": replace(good, report=world.report(ticket_id, 1, unit=Unit.AUDIO_SAMPLE)),
     }
     assert {expected: invalid(world, settlement) for expected, settlement in bad.items()} == {
         name: name for name in bad

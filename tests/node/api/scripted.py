@@ -7,7 +7,7 @@ import trio
 from starlette.types import ASGIApp
 
 from contracts.typed_data import Address, Digest
-from node.api.backend import BackendError, ChatRequest, ModelCard
+from node.api.backend import Allowance, BackendError, ChatRequest, ModelCard
 from node.api.serve import Served, serve
 
 RFC = Digest(b"\xab" * 32)
@@ -53,12 +53,17 @@ class ScriptedBackend:
         self.break_after: int | None = None
         self.hang = False
         self.hang_on_entry = False
+        self.allowed = Allowance(3, 600, 10_000, 9_000)
         self.requests: list[ChatRequest] = []
+        self.answers: list[ScriptedAnswer] = []
         self.entered = trio.Event()
         self.left = trio.Event()
 
     async def models(self) -> tuple[ModelCard, ...]:
         return MODEL, OTHER
+
+    async def allowance(self) -> Allowance:
+        return self.allowed
 
     @asynccontextmanager
     async def chat(self, request: ChatRequest) -> AsyncIterator[ScriptedAnswer]:
@@ -71,7 +76,8 @@ class ScriptedBackend:
                 raise self.refusal
             async with trio.open_nursery() as nursery:  # a real backend has one: leaving must be in the same task
                 nursery.start_soon(trio.sleep_forever)
-                yield ScriptedAnswer(self)
+                self.answers.append(ScriptedAnswer(self))
+                yield self.answers[-1]
                 nursery.cancel_scope.cancel()
             if self.farewell is not None:
                 raise self.farewell

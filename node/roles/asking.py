@@ -1,0 +1,181 @@
+"""From a chat request to an open provider stream: pass, RFC, match, dial."""
+
+from dataclasses import dataclass
+
+import trio
+
+from contracts.typed_data import Address, Digest
+from gossip.errors import GossipError, MalformedMessage, TransportError
+from gossip.messages import Signed, Unit, encode, sign
+from gossip.messages.market import Rfc
+from gossip.messages.router import Matched, RfcAsk
+from gossip.streams import FrameStream
+from gossip.topics import SESSION
+from inference.engine import ChatMessage
+from node.api.backend import BackendError, ChatRequest, ModelCard
+from node.context import Node, now_ms
+from node.roles import refusals
+from node.roles.access import ASK_S, Access, AccessRefused, Wallet, send_ask, take_answer
+from node.roles.public import PublicState
+from node.roles.sessions import SessionLog
+
+RFC_DEADLINE_MS = 20_000
+"""How long an RFC may wait in its router's queue."""
+
+TEMPLATE_T = 16
+"""T that a chat template adds for each message, generously."""
+
+PASS_TRIES = 3
+"""Passes that one request tries, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An RFC that was matched and whose provider stream is open."""
+
+    rfc: Signed[Rfc]
+    matched: Matched
+    wallet: Wallet
+    stream: FrameStream
+
+
+class Asking:
+    """Puts RFCs to routers and opens streams to the providers that they name."""
+
+    def __init__(self, node: Node, public: PublicState, access: Access, sessions: SessionLog) -> None:
+        self._node = node
+        self._public = public
+        self._access = access
+        self._sessions = sessions
+        self._in_order = trio.Lock()
+
+    async def open(self, request: ChatRequest, card: ModelCard) -> Opened:
+        """Match and dial. A pass that turns out to be dead is replaced: the client need not know of passes."""
+        for tries_left in reversed(range(PASS_TRIES)):
+            try:
+                return await self._try_open(request, card)
+            except AccessRefused as error:
+                if error.code not in refusals.PASS_IS_DEAD or not tries_left:
+                    raise refusals.refusal_error(error, self._access.reset_s()) from error
+                self._node.log.info("pass is dead", code=error.code, reason=error.detail)
+        raise RuntimeError("the loop above returns or raises")
+
+    async def _try_open(self, request: ChatRequest, card: ModelCard) -> Opened:
+        """Raises :class:`BackendError` or :class:`AccessRefused`."""
+        started = now_ms()
+        wallet, rfc, asked = await self._send_rfc(request, card)
+        opened = False
+        try:
+            matched = await self._match(rfc, wallet, asked)
+            matched_ms = now_ms()
+            stream = await self._dial(matched)
+            opened = True
+        finally:
+            if not opened:
+                self._access.give_back(wallet, request.max_tokens)
+        self._sessions.begin(rfc, card, matched, matched_ms - started, now_ms() - started)
+        return Opened(rfc, matched, wallet, stream)
+
+    async def _send_rfc(self, request: ChatRequest, card: ModelCard) -> tuple[Wallet, Signed[Rfc], FrameStream]:
+        """Gossip an RFC and put it to the router that issued the pass, in the order of the indexes: a router refuses
+        one below the last that it saw."""
+        async with self._in_order:
+            try:
+                wallet, index = await self._access.reserve(request.max_tokens)
+            except GossipError as error:
+                raise BackendError(503, "no_router", f"no router answers: {error}", kind="server_error") from error
+            rfc = self._sign_rfc(request, card, wallet, index)
+            router = wallet.granted.payload.issuer
+            sent = False
+            try:
+                await self._node.network.publish(self._node.topics.rfc(card.model_id), encode(rfc))
+                asked = await send_ask(self._node, self._public, router, RfcAsk(rfc), timeout=ASK_S)
+                sent = True
+            except GossipError as error:
+                self._access.discard(wallet)
+                raise AccessRefused("no_router", f"the home router is out of reach: {error}", 0) from error
+            finally:
+                if not sent:
+                    self._access.give_back(wallet, request.max_tokens)
+            return wallet, rfc, asked
+
+    def _sign_rfc(self, request: ChatRequest, card: ModelCard, wallet: Wallet, index: int) -> Signed[Rfc]:
+        rfc = Rfc(
+            access_pass=wallet.granted,
+            session_key=wallet.key.address,
+            index=index,
+            model_id=card.model_id,
+            unit=Unit.TEXT_TOKEN,
+            token_max=request.max_tokens,
+            prompt_bound=self._prompt_bound(request.messages, card.model_id),
+            deadline_ms=now_ms() + RFC_DEADLINE_MS,
+        )
+        return sign(rfc, wallet.key, self._node.terms.domain)
+
+    def _prompt_bound(self, messages: tuple[ChatMessage, ...], model_id: Digest) -> int:
+        """T that the prompt surely fits into, yet no more than the roomiest bid unless it can't fit at all.
+
+        A token has at least one byte and, in text, seldom fewer than two; the provider counts exactly and refuses
+        what breaks the bound.
+        """
+        size = sum(len(message.content.encode()) for message in messages)
+        template = TEMPLATE_T * (len(messages) + 1)
+        bids = self._public.book.all_live(now_ms()).bids
+        roomiest = max((bid.payload.prompt_max for bid in bids if bid.payload.model_id == model_id), default=0)
+        at_least = size // 8
+        return max(at_least, min(size + template, roomiest))
+
+    async def _match(self, rfc: Signed[Rfc], wallet: Wallet, asked: FrameStream) -> Matched:
+        """The router's answer. Raises :class:`BackendError` or :class:`AccessRefused`."""
+        router = wallet.granted.payload.issuer
+        try:
+            answer = await take_answer(self._node, router, asked, timeout=RFC_DEADLINE_MS / 1_000 + ASK_S)
+            if not isinstance(answer, Matched):
+                raise MalformedMessage("Matched", f"router answered with {type(answer).__name__}")
+            self._check_matched(rfc, answer, router)
+        except AccessRefused as error:
+            if error.code in refusals.PASS_IS_DEAD:
+                self._access.discard(wallet)
+            raise
+        except GossipError as error:
+            self._access.discard(wallet)
+            raise BackendError(
+                503, "no_router", f"the home router does not answer: {error}", kind="server_error", retry_after=1
+            ) from error
+        return answer
+
+    def _check_matched(self, rfc: Signed[Rfc], matched: Matched, router: Address) -> None:
+        domain = self._node.terms.domain
+        ticket, match = matched.ticket, matched.match
+        rfc_id = rfc.id(domain)
+        bid = ticket.payload.bid
+        wrong = [
+            name
+            for name, holds in (
+                ("the ticket's signer", ticket.signer(domain) == router),
+                ("the match's signer", match.signer(domain) == router),
+                ("the ticket's RFC", ticket.payload.rfc_id == rfc_id),
+                ("the match's RFC", match.payload.rfc_id == rfc_id),
+                ("the match's ticket", match.payload.ticket_id == ticket.id(domain)),
+                ("the session key", ticket.payload.session_key == rfc.payload.session_key),
+                ("the model", bid.payload.model_id == rfc.payload.model_id),
+                ("TokenMax", ticket.payload.token_max == rfc.payload.token_max),
+                ("the bid's signer", bid.signer(domain) == bid.payload.provider),
+                ("the bid among the candidates", bid in match.payload.candidates),
+                ("the provider's record", matched.provider.signer(domain) == bid.payload.provider),
+            )
+            if not holds
+        ]
+        if wrong:
+            raise MalformedMessage("Matched", "does not fit the RFC: " + ", ".join(wrong))
+
+    async def _dial(self, matched: Matched) -> FrameStream:
+        record = matched.provider.payload
+        try:
+            if not self._node.network.is_connected(record.peer_id):
+                await self._node.network.connect(record.multiaddrs, timeout=5)
+            return await self._node.network.open_stream(record.peer_id, SESSION, timeout=5)
+        except TransportError as error:
+            raise BackendError(
+                502, "provider_unreachable", f"the matched provider is unreachable: {error}", kind="server_error"
+            ) from error
