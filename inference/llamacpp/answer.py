@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from inference.engine import Finish, Piece
-from inference.errors import EngineError, EngineUnavailable
+from inference.errors import EngineCrashed, EngineError
 
 Tokenize = Callable[[str], Awaitable[list[int]]]
 """Plain text to token ids."""
@@ -80,8 +80,8 @@ class Answer:
                 if line.startswith("data: {"):
                     return _decode(line.removeprefix("data: "))
         except httpx.HTTPError as error:
-            raise EngineUnavailable(f"the engine's worker ended during an answer: {error!r}") from error
-        raise EngineUnavailable("the engine's answer ended before its last piece")
+            raise EngineCrashed(f"the engine's worker ended during an answer: {error!r}") from error
+        raise EngineCrashed("the engine's answer ended before its last piece")
 
     async def _complete(self, frame: _Frame) -> tuple[int, ...]:
         """The frame's ids with those that the stream left out."""

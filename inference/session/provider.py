@@ -21,7 +21,7 @@ from gossip.messages.session import (
     decode_session_frame,
 )
 from inference.engine import Engine
-from inference.errors import EngineError, PromptRefused, PromptTooLong, SessionError
+from inference.errors import EngineCrashed, EngineError, PromptRefused, PromptTooLong, RequestRefused, SessionError
 from inference.session.admission import check_query, check_ticket
 from inference.session.query import decode_body
 from inference.session.serving import Order, Serving
@@ -82,8 +82,11 @@ class SessionServer:
             await _fail(stream, error.code, error.detail)
         except PromptTooLong as error:
             await _fail(stream, Code.PROMPT_OVER_LIMIT, str(error))
-        except PromptRefused as error:
+        except (PromptRefused, RequestRefused) as error:
             await _fail(stream, Code.BAD_QUERY, str(error))
+        except EngineCrashed as error:
+            _log.warning("engine crashed in a session", peer=stream.remote_peer, error=str(error))
+            await _fail(stream, Code.ENGINE_CRASHED, "the provider's engine crashed, perhaps over this very prompt")
         except EngineError as error:
             _log.warning("engine failed in a session", peer=stream.remote_peer, error=str(error))
             await _fail(stream, Code.ENGINE_FAILED, "the provider's engine failed")

@@ -37,6 +37,8 @@ class Code(enum.StrEnum):
     BAD_QUERY = "bad_query"
     """Signed by another key, for another ticket, or its body is not a query."""
     ENGINE_FAILED = "engine_failed"
+    ENGINE_CRASHED = "engine_crashed"
+    """The engine died with this session in it: the prompt may be why, so nobody sends it on to another provider."""
     VOUCHER_TIMEOUT = "voucher_timeout"
     """The user fell behind with its vouchers."""
     SESSION_TIMEOUT = "session_timeout"

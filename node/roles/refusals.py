@@ -2,6 +2,7 @@
 
 from gossip.errors import GossipError, RemoteError
 from inference.errors import SessionError
+from inference.session.stream import Code
 from node.api.backend import BackendError
 from node.roles.access import AccessRefused
 
@@ -28,6 +29,8 @@ _BY_SESSION_CODE: dict[str, tuple[int, str, str]] = {
     "busy": (503, "busy", "server_error"),
 }
 
+_NEVER_REPEATED = frozenset({str(Code.ENGINE_CRASHED)})
+
 
 def refusal_error(refused: AccessRefused) -> BackendError:
     """A router's signed refusal as the client gets it."""
@@ -41,4 +44,5 @@ def session_error(error: SessionError | GossipError) -> BackendError:
     """A session that failed before its first token."""
     code = error.code if isinstance(error, SessionError | RemoteError) else "provider_failed"
     status, code, kind = _BY_SESSION_CODE.get(code, (502, code, "server_error"))
-    return BackendError(status, code, f"the provider did not answer: {error}", kind=kind)
+    # a client that repeats a prompt which took an engine down would take down the next one
+    return BackendError(status, code, f"the provider did not answer: {error}", kind=kind, paid=code in _NEVER_REPEATED)

@@ -32,7 +32,15 @@ RFC_DEADLINE_MS = 20_000
 TEMPLATE_T = 16
 """T that a chat template adds for each message, generously."""
 
-PROVIDER_FAULTS = frozenset({Code.PROTOCOL_ERROR, Code.ENGINE_FAILED, Code.SESSION_TIMEOUT, Code.PROVIDER_VANISHED})
+PROVIDER_FAULTS = frozenset(
+    {
+        Code.PROTOCOL_ERROR,
+        Code.ENGINE_FAILED,
+        Code.ENGINE_CRASHED,
+        Code.SESSION_TIMEOUT,
+        Code.PROVIDER_VANISHED,
+    }
+)
 """Ends of a session without a T that are reported as Fail (S44)."""
 
 PASS_TRIES = 3
