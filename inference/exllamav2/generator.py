@@ -22,7 +22,6 @@ from inference.exllamav2.devices import (
     CannotStart,
     Gpu,
     compute_cache_bytes,
-    find_gpus,
     is_out_of_memory,
     memory_advice,
     require_memory,
@@ -44,9 +43,8 @@ _SELF_TEST_TOKENS = 32
 class LoadedModel:
     """Everything but :meth:`count` and :meth:`read_prompt` is for the one thread that made it."""
 
-    def __init__(self, settings: WorkerConfig, on_loading: Callable[[int, int], None]) -> None:
+    def __init__(self, settings: WorkerConfig, gpus: tuple[Gpu, ...], on_loading: Callable[[int, int], None]) -> None:
         """Load. Raises :class:`~inference.exllamav2.devices.CannotStart` for what an operator can mend."""
-        gpus = find_gpus()
         self._config = _read_config(settings)
         self.paged = bool(exllamav2.attn.has_flash_attn_with_paged) and not self._config.no_flash_attn
         self.slots = settings.slots if self.paged else 1

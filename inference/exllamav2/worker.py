@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.exllamav2.devices import CannotStart, check_version, is_sticky, load_package
+from inference.exllamav2.devices import CannotStart, check_version, find_gpus, is_sticky, load_package
 from inference.exllamav2.protocol import (
     AskLoad,
     Beat,
@@ -108,11 +108,12 @@ class Driver:
 
     def _load(self) -> "LoadedModel":
         version = check_version()
-        for package in ("torch", "exllamav2", "jinja2"):
+        gpus = find_gpus()
+        for package in ("exllamav2", "jinja2"):
             load_package(package)
         from inference.exllamav2.generator import LoadedModel  # noqa: PLC0415  needs the packages just looked for
 
-        model = LoadedModel(self._config, lambda done, total: self._answers.send(Loading(done, total)))
+        model = LoadedModel(self._config, gpus, lambda done, total: self._answers.send(Loading(done, total)))
         speed = model.test_itself()
         mode = "paged" if model.paged else "not paged: no flash-attn 2.5.7 on Ampere or newer, so one answer at a time"
         notes = f"exllamav2 {version}, {mode}, self-test {speed:.1f} tokens/s for one answer"

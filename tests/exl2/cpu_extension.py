@@ -4,6 +4,7 @@ It stands in for ``exllamav2_ext`` so that the real package imports where nothin
 from the extension's own comments and call sites; the real kernels have not run here.
 """
 
+import itertools
 import types
 from typing import Any
 
@@ -32,7 +33,7 @@ def partial_strings_match(match: Any, offsets: Any, strings: Any) -> int:
     """Where one of ``strings`` begins in ``match``; -2 where one may have begun at its end; -1 otherwise."""
     text = bytes(match).decode("utf-32-le")
     ends = np.frombuffer(bytes(offsets), dtype=np.int32)
-    for begin, end in zip(ends[:-1], ends[1:], strict=True):
+    for begin, end in itertools.pairwise(ends.tolist()):
         stop = bytes(strings)[begin:end].decode("utf-32-le")
         for at in range(len(text)):
             if text.startswith(stop, at):
@@ -68,7 +69,7 @@ def cache_rotate(cache: Any, order: Any, temporary: Any) -> None:
     """``page[a] = page[b]`` along ``order``, the first page last."""
     rows = order.tolist()
     first = cache[rows[0]].clone()
-    for a, b in zip(rows, rows[1:], strict=False):
+    for a, b in itertools.pairwise(rows):
         cache[a] = cache[b]
     cache[rows[-1]] = first
 
@@ -90,10 +91,11 @@ def q_to_fp16_kv(*arguments: Any) -> None:
         values[0, rows] = _restored(quants[0, rows], scales[0, rows], values.shape[-1]).half()
 
 
-def _rows(batch: int, offset: int, width: int, page_size: int, lengths: Any, table: Any, *, newest: bool) -> Any:
+def _rows(batch: int, offset: int, width: int, page_size: int, *paging: Any, newest: bool) -> Any:
     """Rows of the cache: of a paged one, each sequence's newest ``width`` or all it has."""
     if not page_size:
         return torch.arange(offset, offset + width)
+    lengths, table = paging
     rows = []
     for index in range(batch):
         past = int(lengths[index])

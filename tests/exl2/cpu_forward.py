@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch.nn import functional
 
 Fault = Callable[[Any], None]
 """Shown the ids of every step."""
@@ -47,7 +47,7 @@ class CpuLlama:
             table, past, paging = torch.zeros(1, 1).long(), [attn_params.past_len], (0, None, None)
         page = paging[0] or cache.max_seq_len
         positions = torch.tensor(past)[:, None] + torch.arange(count)
-        state = F.embedding(ids, self._weights["model.embed_tokens"])
+        state = functional.embedding(ids, self._weights["model.embed_tokens"])
         for layer in range(self._layers):
             q, k, v = self._projected(layer, state, positions)
             begin, width = (0, max(past)) if paging[0] else (0, past[0])
@@ -86,13 +86,13 @@ class CpuLlama:
     def _mlp(self, layer: int, state: Any) -> Any:
         normed = self._norm(f"model.layers.{layer}.post_attention_layernorm", state)
         gate, up = (self._linear(layer, f"mlp.{name}", normed) for name in ("gate_proj", "up_proj"))
-        return self._linear(layer, "mlp.down_proj", F.silu(gate) * up)
+        return self._linear(layer, "mlp.down_proj", functional.silu(gate) * up)
 
     def _linear(self, layer: int, name: str, state: Any) -> Any:
-        return F.linear(state, self._weights[f"model.layers.{layer}.{name}"])
+        return functional.linear(state, self._weights[f"model.layers.{layer}.{name}"])
 
     def _norm(self, name: str, state: Any) -> Any:
-        return F.rms_norm(state, state.shape[-1:], self._weights[name], self._eps)
+        return functional.rms_norm(state, state.shape[-1:], self._weights[name], self._eps)
 
 
 def _rotated(x: Any, cos: Any, sin: Any) -> Any:

@@ -27,7 +27,7 @@ def install() -> None:
     import exllamav2.attn
     import exllamav2.generator.dynamic
 
-    import inference.exllamav2.devices as devices
+    from inference.exllamav2 import devices
 
     devices.find_gpus = lambda: (devices.Gpu("no GPU, CPU stand-in", 8 * devices.GIB, 8 * devices.GIB),)
     if "YELLOWSTONE_TEST_UNPAGED" not in os.environ:
@@ -48,6 +48,9 @@ def install() -> None:
         logits = self.cpu_llama.logits(input_ids, cache, attn_params, head=head)
         return {} if logits is None else {"logits": logits}
 
+    from inference.exllamav2 import generator
+
+    generator._SELF_TEST_TOKENS = 4
     exllamav2.ExLlamaV2.load_autosplit = load_autosplit
     exllamav2.ExLlamaV2.forward_chunk = forward_chunk
 
