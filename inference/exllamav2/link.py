@@ -144,10 +144,11 @@ class Link:
 
     async def cancel(self, request: int) -> None:
         """End an answer, whatever becomes of the task that wanted it."""
-        try:
-            await self.send(Cancel(request))
-        except EngineUnavailable as error:
-            _log.debug("answer not cancelled: its worker is gone", error=str(error))
+        with trio.CancelScope(shield=True):  # each send before it in the queue has a deadline of its own
+            try:
+                await self.send(Cancel(request))
+            except EngineUnavailable as error:
+                _log.debug("answer not cancelled: its worker is gone", error=str(error))
 
     async def _read(self) -> None:
         try:

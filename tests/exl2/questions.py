@@ -7,7 +7,7 @@ import trio
 
 from inference.engine import ChatMessage, Generation, Piece, Sampling
 from inference.errors import PromptRefused, PromptTooLong, RequestRefused
-from inference.exllamav2.engine import Exl2Engine
+from inference.exllamav2.engine import Answer, Exl2Engine
 
 FRANCE = (ChatMessage("user", "What is the capital of France?"),)
 STORY = (ChatMessage("user", "Tell me a long story about a river."),)
@@ -133,9 +133,10 @@ async def check_batch(engine: Exl2Engine) -> None:
 async def check_reuse(engine: Exl2Engine) -> None:
     """A prompt's beginning that is in the cache isn't computed again."""
     long = ask("A river runs to the sea. " * 45)
-    cached = []
+    cached: list[int] = []
     for question in ("What runs?", "Where to?"):
         async with engine.generate(Generation((*long, *ask(question)), 2)) as pieces:
             await exhaust(pieces)
-            cached.append(getattr(pieces, "cached_tokens", None))
+            assert isinstance(pieces, Answer)
+            cached.append(pieces.cached_tokens)
     assert cached[0] < 256 <= cached[1]

@@ -147,3 +147,10 @@ async def test_the_worker_ends_with_the_node(folder: Path, log_path: Path) -> No
         os.kill(pid, signal.SIGSTOP)  # one that does not listen is killed
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_the_extract_of_signatures_is_of_this_package() -> None:
+    from tests.exl2 import signatures
+
+    found = signatures.render(signatures.installed())
+    assert found == signatures.EXTRACT.read_text(), "python -m tests.exl2.signatures --write makes it anew"
