@@ -51,7 +51,7 @@ EXL2_TESTS := -m pytest -o addopts='--import-mode=importlib --strict-markers --s
 
 $(EXL2_STAMP): $(EXL2_LOCKS)
 	@$(EXL2_BIN)/python -m pip --version >/dev/null 2>&1 || { echo '==> creating $(EXL2_VENV)'; $(PYTHON) -m venv --clear $(EXL2_VENV); }
-	$(call step,installing CPU PyTorch and exllamav2 into $(EXL2_VENV) (pip must find torch 2.13.0+cpu),$(EXL2_BIN)/python -m pip install --quiet --no-compile --require-hashes -r tests/exl2/requirements.lock)
+	$(call step,installing CPU PyTorch and exllamav2 into $(EXL2_VENV) (pip must find torch 2.13.0+cpu),$(EXL2_BIN)/python -m pip install --quiet --require-hashes -r tests/exl2/requirements.lock)
 	@$(EXL2_BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/exl2/exllamav2.lock
 	@touch $(EXL2_STAMP)
 
