@@ -1,5 +1,7 @@
 # make testnet   a whole local network that answers a prompt and pays the provider
 # make test      lint, types, contract artifacts and the test suite
+# make test-exl2 the GPU engine's Python on a CPU, with the real exllamav2 (1 GB in a virtual environment of its own)
+# make test-gpu  the GPU engine on a GPU; says so where there is none
 # PYTHON=...     another Python than python3, for the virtual environment
 # ARGS="..."     passed on, e.g. make testnet ARGS="--keep"  or  make test ARGS="-k merkle"
 
@@ -17,11 +19,11 @@ define step
 @$(2) || { printf '\nFAILED: %s\n  command: %s\n' '$(1)' '$(2)' >&2; exit 1; }
 endef
 
-.PHONY: help setup testnet test lint format types artifacts bench lock clean
+.PHONY: help setup testnet test test-exl2 test-gpu lint format types artifacts bench lock lock-exl2 clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# //p' Makefile | head -4
+	@sed -n 's/^# //p' Makefile | head -6
 
 setup: $(STAMP)
 
@@ -39,6 +41,35 @@ testnet: $(STAMP)
 
 test: $(STAMP) lint types artifacts
 	$(call step,tests,$(BIN)/python -m pytest $(ARGS))
+
+EXL2_VENV := .venv-exl2
+EXL2_BIN := $(EXL2_VENV)/bin
+EXL2_STAMP := $(EXL2_VENV)/.installed
+EXL2_LOCKS := tests/exl2/requirements.lock tests/exl2/exllamav2.lock
+# pytest's settings name plug-ins of the other environment
+EXL2_TESTS := -m pytest -o addopts='--import-mode=importlib --strict-markers --strict-config -ra'
+
+$(EXL2_STAMP): $(EXL2_LOCKS)
+	@$(EXL2_BIN)/python -m pip --version >/dev/null 2>&1 || { echo '==> creating $(EXL2_VENV)'; $(PYTHON) -m venv --clear $(EXL2_VENV); }
+	$(call step,installing CPU PyTorch and exllamav2 into $(EXL2_VENV) (pip must find torch 2.13.0+cpu),$(EXL2_BIN)/python -m pip install --quiet --require-hashes -r tests/exl2/requirements.lock)
+	@$(EXL2_BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/exl2/exllamav2.lock
+	@touch $(EXL2_STAMP)
+
+test-exl2: $(EXL2_STAMP)
+	$(call step,the real exllamav2 on a CPU behind our engine (nothing here runs on CUDA),$(EXL2_BIN)/python $(EXL2_TESTS) tests/exl2 $(ARGS))
+
+GPU_VENV := .venv-gpu
+
+test-gpu:
+	@if ! nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then \
+		echo 'NOT RUN: test-gpu. nvidia-smi lists no GPU here, so nothing of the ExLlamaV2 engine has run on CUDA.'; \
+	else $(MAKE) --no-print-directory test-gpu-here; fi
+
+.PHONY: test-gpu-here
+test-gpu-here:
+	@test -x $(GPU_VENV)/bin/python || $(PYTHON) -m venv $(GPU_VENV)
+	$(call step,installing CUDA PyTorch and exllamav2 into $(GPU_VENV),$(GPU_VENV)/bin/python -m pip install --quiet -r tests/exl2/requirements-gpu.in)
+	$(call step,the ExLlamaV2 engine on a GPU of this machine,env YELLOWSTONE_GPU=1 $(GPU_VENV)/bin/python $(EXL2_TESTS) -s tests/exl2/test_exl2_gpu.py $(ARGS))
 
 lint: $(STAMP)
 	$(call step,ruff check,$(BIN)/ruff check .)
@@ -62,7 +93,12 @@ lock:
 	$(call step,resolving pyproject.toml into requirements.lock,.cache/uv/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url --no-header $(ARGS) -o requirements.lock pyproject.toml)
 	@if grep -nE '://|file:' requirements.lock; then echo 'FAILED: requirements.lock names an address' >&2; exit 1; fi
 
+lock-exl2:
+	@test -x .cache/uv/bin/uv || { $(PYTHON) -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet 'uv>=0.9'; }
+	$(call step,resolving tests/exl2/requirements.in,.cache/uv/bin/uv pip compile --quiet --no-config --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(ARGS) -o tests/exl2/requirements.lock tests/exl2/requirements.in)
+	@if grep -nE '://|file:' tests/exl2/requirements.lock; then echo 'FAILED: the lock names an address' >&2; exit 1; fi
+
 # everything that make has made, the downloaded chain and model in .cache included
 clean:
-	rm -rf $(VENV) .cache build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(EXL2_VENV) $(GPU_VENV) .cache build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

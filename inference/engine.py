@@ -22,6 +22,15 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     content: str
 
 
+SYSTEM_MESSAGE = ChatMessage("system", "You are a helpful assistant.")
+"""Put before a conversation that has no system message: small models answer nonsense without one."""
+
+
+def with_system(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+    """``messages`` after :data:`SYSTEM_MESSAGE`, unless they have a system message of their own."""
+    return messages if any(message.role == "system" for message in messages) else (SYSTEM_MESSAGE, *messages)
+
+
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to choose tokens; the defaults are greedy and therefore repeatable."""
 

@@ -5,15 +5,24 @@
     InferenceError
     ├── EngineError           the engine failed; costs one session
     │   ├── EngineUnavailable the worker is gone or restarting
-    │   │   ├── EngineBusy    all its slots are taken
-    │   │   └── EngineCrashed it died of, or during, this very request: do not send it to the next one
+    │   │   ├── EngineBusy       all its slots are taken
+    │   │   ├── EngineCrashed    it went while this session was in it: the prompt may be why
+    │   │   └── EngineNotStarted this machine cannot run the engine; says what to do
+    │   │       ├── PackageMissing
+    │   │       ├── NoGpu
+    │   │       ├── WrongBuild
+    │   │       └── TooLittleMemory
     │   ├── EngineMisconfigured an upstream refuses our key or does not know the model: its operator must act
     │   ├── AnswerInvalid     an engine's answer is none, has no end, or says too much
     │   ├── PromptTooLong     more T than the engine or the bid takes
-    │   └── PromptRefused     a prompt that no engine takes: control tokens in its text
+    │   ├── PromptRefused     a prompt that no engine takes: control tokens in its text
+    │   └── RequestRefused    anything else that the engine does not take; names the value
     ├── ModelError            a model file is missing, changed or not to be had
+    │   └── ModelUnusable     a folder that the engine cannot serve; names file and remedy
     └── SessionError          the other side broke the session protocol; carries a stable code
 """
+
+from pathlib import Path
 
 
 class InferenceError(Exception):
@@ -28,16 +37,48 @@ class EngineUnavailable(EngineError):
     """The engine's worker is gone or not ready."""
 
 
+class EngineCrashed(EngineUnavailable):
+    """The worker died, hung or ran out of memory with this session in it.
+
+    The prompt may be the cause, so it must not be sent on to another provider by itself.
+    """
+
+
+class EngineNotStarted(EngineUnavailable):
+    """The engine cannot run here; the message says why and what to do."""
+
+
+class PackageMissing(EngineNotStarted):
+    """The engine's package, or one that it needs, is not installed."""
+
+
+class NoGpu(EngineNotStarted):
+    """There is no GPU that the engine can use."""
+
+
+class WrongBuild(EngineNotStarted):
+    """A package is there but built for something else, or of a version that this program does not know."""
+
+
+class TooLittleMemory(EngineNotStarted):
+    """Model and cache do not fit into the GPUs' memory; the message has the figures."""
+
+
+NOT_STARTED: dict[str, type[EngineNotStarted]] = {
+    "package_missing": PackageMissing,
+    "no_gpu": NoGpu,
+    "wrong_build": WrongBuild,
+    "out_of_memory": TooLittleMemory,
+}
+"""What a worker says, as an error; anything else is a plain :class:`EngineNotStarted`."""
+
+
 class EngineBusy(EngineUnavailable):
     """The engine has no free slot; ``retry_after`` is in seconds, None where it did not say."""
 
     def __init__(self, detail: str, retry_after: int | None = None) -> None:
         self.retry_after = retry_after
         super().__init__(detail)
-
-
-class EngineCrashed(EngineUnavailable):
-    """The worker ended while it computed this answer: the prompt may be why, and must not be tried elsewhere."""
 
 
 class EngineMisconfigured(EngineError):
@@ -72,8 +113,26 @@ class PromptRefused(EngineError):
         super().__init__(f"message {index} contains control tokens of the model, which are not accepted in text")
 
 
+class RequestRefused(EngineError):
+    """The engine does not take this request: ``what`` of it, for ``reason``."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        self.reason = reason
+        super().__init__(f"{what}: {reason}")
+
+
 class ModelError(InferenceError):
     """A model file is missing, differs from its published hash, or could not be fetched."""
+
+
+class ModelUnusable(ModelError):
+    """The model at ``path`` cannot be served; ``reason`` says why and what to do."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path}: {reason}")
 
 
 class SessionError(InferenceError):

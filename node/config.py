@@ -18,6 +18,7 @@ from node.network_file import ContractAddresses, NetworkFile, load_network, writ
 __all__ = [
     "ChainAccess",
     "ContractAddresses",
+    "Exl2Options",
     "KeyFiles",
     "Listen",
     "LogLevel",
@@ -68,6 +69,19 @@ class ChainAccess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     poll_ms: Annotated[int, msgspec.Meta(ge=10, le=3_600_000)] = 1_000
 
 
+class Exl2Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Engine ``exllamav2`` alone: how a model lies in the GPUs."""
+
+    cache: Literal["fp16", "q8", "q6", "q4"] = "fp16"
+    """Bits of keys and values in the cache; fewer hold more T."""
+    cache_tokens: Count = 0
+    """T that all sessions share; 0: a whole context for each slot."""
+    chunk: Annotated[int, msgspec.Meta(ge=256, le=1 << 20)] = 512
+    """T of a prompt taken in one step: fewer interrupt the other sessions less."""
+    gpu_split: tuple[Annotated[float, msgspec.Meta(gt=0, le=4096)], ...] = ()
+    """GB of weights for each GPU; empty: as they fit."""
+
+
 class ModelOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One model that a provider sells (S19)."""
 
@@ -75,9 +89,9 @@ class ModelOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The name that users ask for."""
     price_wei: Positive
     """Wei of MOR per T."""
-    engine: Literal["llamacpp", "openai", "synthetic"] = "llamacpp"
+    engine: Literal["llamacpp", "exllamav2", "openai", "synthetic"] = "llamacpp"
     path: Path | None = None
-    """The model file; without one the model store's."""
+    """The model file, of engine ``exllamav2`` its folder; without one the model store's."""
     url: str = ""
     """The upstream of engine ``openai``, with or without ``/v1``."""
     upstream: Literal["vllm", "llama-server", "tabbyapi"] = "vllm"
@@ -95,6 +109,7 @@ class ModelOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """0: all cores but one."""
     token_ms: Count = 0
     """Engine ``synthetic``: ms a token."""
+    exl2: Exl2Options = Exl2Options()
 
 
 class UserAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -225,6 +240,12 @@ def _check_offer(path: Path, key: str, offer: ModelOffer) -> None:
     if offer.prompt_max >= offer.context:
         raise ConfigInvalid(
             path, f"{key}.prompt_max", f"{offer.prompt_max} leaves no room in a context of {offer.context}"
+        )
+    if offer.engine == "exllamav2" and offer.path is None:
+        raise ConfigInvalid(path, f"{key}.path", "is needed: the folder of an EXL2 or GPTQ model")
+    if 0 < offer.exl2.cache_tokens < offer.context:
+        raise ConfigInvalid(
+            path, f"{key}.exl2.cache_tokens", f"{offer.exl2.cache_tokens} holds no context of {offer.context}"
         )
     if offer.engine == "openai":
         _check_url(path, f"{key}.url", offer.url, required=True)

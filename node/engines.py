@@ -10,6 +10,7 @@ import trio
 
 from contracts.typed_data import Digest
 from inference.engine import Engine
+from inference.exllamav2.engine import open_exllamav2
 from inference.llamacpp.engine import open_llamacpp
 from inference.model_store import DEFAULT_MODEL, manifest_of, open_cache, pull
 from inference.synthetic import SyntheticEngine
@@ -45,6 +46,22 @@ async def open_engine(offer: ModelOffer, data_dir: Path) -> AsyncIterator[Engine
                 hash_cache=open_cache(store),
             ) as engine:
                 yield engine
+        case "exllamav2":
+            if offer.path is None:
+                raise ConfigInvalid("node.toml", "models.path", f"is needed for {offer.model!r}")
+            async with open_exllamav2(
+                offer.path,
+                slots=offer.slots,
+                context=offer.context,
+                log_path=data_dir / f"engine-{offer.model}.log",
+                name=offer.model,
+                cache_tokens=offer.exl2.cache_tokens,
+                cache_mode=offer.exl2.cache,
+                chunk=offer.exl2.chunk,
+                gpu_split=offer.exl2.gpu_split,
+                hash_cache=open_cache(data_dir / "models"),
+            ) as exl2_engine:
+                yield exl2_engine
         case "synthetic":
             yield SyntheticEngine(
                 offer.model,

@@ -15,29 +15,22 @@ from typing import Any
 
 import httpx
 import msgspec
-import structlog
 import trio
 
 from contracts.typed_data import Digest
-from inference.engine import ChatMessage, EngineHealth, Generation, Piece
+from inference.engine import ChatMessage, EngineHealth, Generation, Piece, with_system
 from inference.errors import EngineCrashed, EngineError, EngineUnavailable, PromptRefused, PromptTooLong
 from inference.llamacpp.answer import Answer
 from inference.llamacpp.process import EngineOptions, Worker, open_worker
 from inference.model_store import HashCache, manifest_of
+from inference.worker_process import Supervision, keep_running
 
 FAMILY = "llama.cpp"
 """The engine family in a model's manifest."""
 
-SYSTEM_MESSAGE = ChatMessage("system", "You are a helpful assistant.")
-"""Put before a conversation that has no system message: small models answer nonsense without one."""
-
-_log = structlog.get_logger(__name__)
 _CALL_SECONDS = 30.0
 _TOKEN_SECONDS = 300.0
 """The longest wait for one token, a long prompt included."""
-_BACKOFF_SECONDS = (0.2, 1.0, 5.0, 30.0)
-_STABLE_SECONDS = 60.0
-"""A worker that lived so long is restarted without delay again."""
 _PROMPTS_KEPT = 16
 # the socket is a local file, so this context is never used; httpx would load every root certificate for its own
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -60,9 +53,8 @@ class LlamaCppEngine:
         self.options = options
         self._model_id = model_id
         self._name = name
-        self._worker: Worker | None = None
+        self.supervision: Supervision[Worker] = Supervision(name, lambda: open_worker(self.options))
         self._busy = 0
-        self._restarts = 0
         self._prompts: dict[tuple[ChatMessage, ...], list[int]] = {}
 
     @property
@@ -83,12 +75,13 @@ class LlamaCppEngine:
     @property
     def restarts(self) -> int:
         """How often the worker has been started again."""
-        return self._restarts
+        return self.supervision.restarts
 
     @property
     def worker_pid(self) -> int | None:
         """The worker's process id; None while there is none."""
-        return None if self._worker is None else self._worker.process.pid
+        worker = self.supervision.worker
+        return None if worker is None else worker.pid
 
     async def health(self) -> EngineHealth:
         """Slots and how many are in use. Raises :class:`EngineUnavailable` while there is no worker."""
@@ -135,10 +128,10 @@ class LlamaCppEngine:
             if response.status_code != httpx.codes.OK:
                 await response.aread()
                 raise EngineError(_refusal(response))
-        except (httpx.RemoteProtocolError, httpx.ReadError) as error:
-            raise EngineCrashed(f"the engine of {self._name} ended while it read a prompt: {error!r}") from error
-        except httpx.HTTPError as error:
+        except httpx.ConnectError as error:
             raise EngineUnavailable(f"the engine of {self._name} does not answer: {error!r}") from error
+        except httpx.HTTPError as error:
+            raise EngineCrashed(f"the engine's worker ended before an answer: {error!r}") from error
         return response
 
     async def _prompt_ids(self, messages: tuple[ChatMessage, ...]) -> list[int]:
@@ -146,9 +139,8 @@ class LlamaCppEngine:
         if (kept := self._prompts.get(messages)) is not None:
             return kept
         await self._refuse_control_tokens(messages)
-        has_system = any(message.role == "system" for message in messages)
-        turns = messages if has_system else (SYSTEM_MESSAGE, *messages)
-        answer = await self._call("POST", "/apply-template", {"messages": msgspec.to_builtins(turns)})
+        turns = msgspec.to_builtins(with_system(messages))
+        answer = await self._call("POST", "/apply-template", {"messages": turns})
         ids = await self._tokenize(answer["prompt"], special=True)
         while len(self._prompts) >= _PROMPTS_KEPT:
             del self._prompts[next(iter(self._prompts))]
@@ -183,38 +175,14 @@ class LlamaCppEngine:
         return response.json()
 
     def _client(self, read_seconds: float) -> httpx.AsyncClient:
-        if self._worker is None:
-            raise EngineUnavailable(f"the engine of {self._name} is restarting")
+        worker = self.supervision.require()
         return httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(verify=_NO_TLS, uds=self._worker.socket),
+            transport=httpx.AsyncHTTPTransport(verify=_NO_TLS, uds=worker.socket),
             base_url="http://engine",
-            headers={"authorization": f"Bearer {self._worker.api_key}", "connection": "close"},
+            headers={"authorization": f"Bearer {worker.api_key}", "connection": "close"},
             timeout=httpx.Timeout(5.0, read=read_seconds),
             trust_env=False,
         )
-
-    async def supervise(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep a worker running; only the very first start may fail for good."""
-        failures = 0
-        while True:
-            began = trio.current_time()
-            try:
-                async with open_worker(self.options) as worker:
-                    self._worker = worker
-                    if not self._restarts:
-                        task_status.started()
-                    try:
-                        status = await worker.process.wait()
-                    finally:
-                        self._worker = None
-                _log.warning("engine worker ended", model=self._name, status=status)
-            except EngineUnavailable as error:
-                if not self._restarts:
-                    raise
-                _log.warning("engine worker did not start", model=self._name, error=str(error))
-            failures = 0 if trio.current_time() - began > _STABLE_SECONDS else failures + 1
-            await trio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS)) - 1] if failures else 0)
-            self._restarts += 1
 
 
 def _request_body(prompt: list[int], request: Generation, room: int) -> dict[str, Any]:
@@ -259,12 +227,5 @@ async def open_llamacpp(
     manifest = await trio.to_thread.run_sync(manifest_of, model_path, FAMILY, engine_build(), hash_cache)
     options = EngineOptions(model_path, slots, context, threads, log_path)
     engine = LlamaCppEngine(options, manifest.model_id(), name or model_path.stem)
-    try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(engine.supervise)
-            yield engine
-            nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        if len(group.exceptions) == 1:  # the body's or the first start's own error, wrapped by the nursery
-            raise group.exceptions[0] from group.exceptions[0].__cause__
-        raise
+    async with keep_running(engine.supervision):
+        yield engine

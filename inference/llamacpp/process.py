@@ -1,24 +1,19 @@
-"""Start and stop one worker process. What it says over HTTP is :mod:`inference.llamacpp.engine`'s matter."""
+"""Start and stop one llama.cpp worker. What it says over HTTP is :mod:`inference.llamacpp.engine`'s matter."""
 
-import os
 import secrets
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import trio
 
-import inference
 from inference.errors import EngineUnavailable
-from inference.llamacpp.worker import READY, WorkerConfig
+from inference.llamacpp.worker import WorkerConfig
+from inference.worker_process import Launch, open_process
 
-_STOP_SECONDS = 2
 _SOCKET_PATH_MAX = 100
 """Unix socket paths end at 103 to 107 bytes."""
 
@@ -44,6 +39,15 @@ class Worker:
     socket: str
     api_key: str
 
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    async def ended(self) -> int:
+        """Wait for its end; the exit status."""
+        return await self.process.wait()
+
 
 @asynccontextmanager
 async def open_worker(options: EngineOptions) -> AsyncIterator[Worker]:
@@ -62,58 +66,15 @@ async def open_worker(options: EngineOptions) -> AsyncIterator[Worker]:
             context=options.context,
             threads=options.threads,
         )
-        process = await _spawn(options, config)
-        try:
-            await _wait_ready(process, options)
-            yield Worker(process, socket, key)
-        finally:
-            await _stop(process)
+        launch = Launch(
+            module="inference.llamacpp.worker",
+            config=config,
+            what=str(options.model_path),
+            log_path=options.log_path,
+            load_seconds=options.load_seconds,
+            environment={"OMP_WAIT_POLICY": "passive"},
+        )
+        async with open_process(launch) as worker:
+            yield Worker(worker.process, socket, key)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-async def _spawn(options: EngineOptions, config: WorkerConfig) -> trio.Process:
-    with options.log_path.open("ab") as log:
-        process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "inference.llamacpp.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            cwd=Path(inference.__file__).parents[1],
-            env={**os.environ, "OMP_WAIT_POLICY": "passive"},
-        )
-    if process.stdin is None:
-        raise EngineUnavailable("the worker has no stdin")
-    try:
-        await process.stdin.send_all(msgspec.json.encode(config) + b"\n")
-    except BaseException:
-        await _stop(process)
-        raise
-    return process
-
-
-async def _wait_ready(process: trio.Process, options: EngineOptions) -> None:
-    if process.stdout is None:
-        raise EngineUnavailable("the worker has no stdout")
-    said = b""
-    with trio.move_on_after(options.load_seconds) as deadline:
-        while len(said) < len(READY) and (data := await process.stdout.receive_some(64)):
-            said += data
-    if deadline.cancelled_caught:
-        raise EngineUnavailable(f"loading {options.model_path} took longer than {options.load_seconds:g} s")
-    if said != READY:
-        raise EngineUnavailable(f"the engine could not load {options.model_path}; see {options.log_path}")
-
-
-async def _stop(process: trio.Process) -> None:
-    """Close stdin, which ends a worker; kill one that stays."""
-    with trio.CancelScope(shield=True):
-        if process.stdin is not None:
-            await process.stdin.aclose()
-        with trio.move_on_after(_STOP_SECONDS):
-            await process.wait()
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        if process.stdout is not None:
-            await process.stdout.aclose()

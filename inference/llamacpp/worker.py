@@ -6,16 +6,13 @@ model is loaded. A crash in native code costs this process and the sessions it h
 """
 
 import os
-import signal
-import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-READY = b"ready\n"
-"""What stdout says once requests are taken."""
+from inference.worker_child import Ready, end_with_parent, take_config
 
 BATCH = 64
 """T of a prompt taken in one step: a cancelled prompt frees the engine after at most one of them."""
@@ -34,27 +31,21 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def main() -> None:
     """Load the model, serve until stdin ends."""
-    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerConfig)
-    # native code may write to descriptor 1: only our one line may reach the parent's pipe
-    answers = os.dup(1)
-    os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to handle
-    threading.Thread(target=_exit_with_parent, args=[Path(config.socket)], daemon=True).start()
+    config, answers = take_config(WorkerConfig)
+    socket = Path(config.socket)
+    end_with_parent(lambda: _remove(socket))
     server = _serve(config)
-    Path(config.socket).chmod(0o600)
-    os.write(answers, READY)
+    socket.chmod(0o600)
+    answers.send(Ready())
     threading.Event().wait()
     del server
 
 
-def _exit_with_parent(socket: Path) -> None:
-    """End at once when the parent's end of stdin is gone, and tidy up what a killed parent leaves behind."""
-    while sys.stdin.buffer.read(4096):
-        pass
+def _remove(socket: Path) -> None:
+    """Tidy up what a killed parent leaves behind."""
     with suppress(OSError):  # gone already where the parent lives and tidied up itself
         socket.unlink()
         socket.parent.rmdir()
-    os._exit(0)
 
 
 def _serve(config: WorkerConfig) -> object:

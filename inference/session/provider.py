@@ -29,6 +29,7 @@ from inference.errors import (
     EngineUnavailable,
     PromptRefused,
     PromptTooLong,
+    RequestRefused,
     SessionError,
 )
 from inference.session.admission import check_query, check_ticket
@@ -91,7 +92,7 @@ class SessionServer:
             await _fail(stream, error.code, error.detail)
         except PromptTooLong as error:
             await _fail(stream, Code.PROMPT_OVER_LIMIT, str(error))
-        except PromptRefused as error:
+        except (PromptRefused, RequestRefused) as error:
             await _fail(stream, Code.BAD_QUERY, str(error))
         except EngineError as error:
             _log.warning("engine failed in a session", peer=stream.remote_peer, error=str(error))
@@ -166,7 +167,7 @@ def _engine_failure(error: EngineError) -> tuple[Code, str]:
         case EngineBusy():
             return Code.BUSY, "the provider's engine has no free slot"
         case EngineCrashed():
-            return Code.ENGINE_CRASHED, "the provider's engine ended during this answer"
+            return Code.ENGINE_CRASHED, "the provider's engine crashed, perhaps over this very prompt"
         case EngineUnavailable() | EngineMisconfigured():
             return Code.ENGINE_UNAVAILABLE, "the provider's engine is not available"
         case _:

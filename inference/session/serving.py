@@ -102,7 +102,7 @@ class Serving:
         """Engine in, tokens and receipt out."""
         pieces_in, pieces_out = trio.open_memory_channel[Piece](_PIECES_AHEAD)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._guard, nursery.cancel_scope, lambda: self._pump(pieces_in))
+            nursery.start_soon(self._pump, nursery.cancel_scope, pieces_in)
             await self._guard(nursery.cancel_scope, lambda: self._answer(pieces_out))
             nursery.cancel_scope.cancel()
 
@@ -115,9 +115,14 @@ class Serving:
                 self._failure = error
             scope.cancel()
 
-    async def _pump(self, pieces: trio.MemorySendChannel[Piece]) -> None:
-        """Engine to channel: the engine computes on while a frame is being sent."""
-        async with pieces, self._engine.generate(self._order.generation) as answer:
+    async def _pump(self, scope: trio.CancelScope, pieces: trio.MemorySendChannel[Piece]) -> None:
+        """Engine to channel. Why the engine failed is noted before the channel's end can be: that says less."""
+        async with pieces:
+            await self._guard(scope, lambda: self._generate(pieces))
+
+    async def _generate(self, pieces: trio.MemorySendChannel[Piece]) -> None:
+        """Take the answer's pieces: the engine computes on while a frame is being sent."""
+        async with self._engine.generate(self._order.generation) as answer:
             try:
                 async for piece in answer:
                     await pieces.send(piece)

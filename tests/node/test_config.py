@@ -307,3 +307,43 @@ def test_written_node_with_fractions(tmp_path: Path) -> None:
     config = msgspec.structs.replace(node_file(tmp_path), chain=ChainAccess("http://127.0.0.1:1", timeout_s=0.25))
     write_node(path, config)
     assert load_node(path).chain.timeout_s == 0.25
+
+
+EXL2 = """
+[[models]]
+model = "llama"
+price_wei = 1
+engine = "exllamav2"
+path = "weights"
+slots = 4
+context = 4096
+[models.exl2]
+cache = "q8"
+gpu_split = [20.5, 22]
+"""
+
+
+def test_an_exl2_model_is_described_in_a_table_of_its_own(tmp_path: Path) -> None:
+    config = load_node(write_minimal(tmp_path, EXL2, 'roles = ["provider"]\n'))
+    offer = config.models[0]
+    assert (offer.engine, offer.path) == ("exllamav2", tmp_path / "node" / "weights")
+    assert (offer.exl2.cache, offer.exl2.gpu_split, offer.exl2.cache_tokens) == ("q8", (20.5, 22.0), 0)
+    write_node(tmp_path / "node" / "again.toml", config)
+    assert load_node(tmp_path / "node" / "again.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('path = "weights"', "", "models[0].path"),
+        ('cache = "q8"', 'cache = "q3"', "models[0].exl2.cache"),
+        ('cache = "q8"', "cache_tokens = 2048", "models[0].exl2.cache_tokens"),
+        ("gpu_split = [20.5, 22]", "gpu_split = [0]", "models[0].exl2.gpu_split[0]"),
+        ("gpu_split = [20.5, 22]", "chunk = 16", "models[0].exl2.chunk"),
+    ],
+)
+def test_mistakes_in_an_exl2_model_are_named(tmp_path: Path, old: str, new: str, key: str) -> None:
+    assert old in EXL2
+    with pytest.raises(ConfigInvalid) as caught:
+        load_node(write_minimal(tmp_path, EXL2.replace(old, new), 'roles = ["provider"]\n'))
+    assert caught.value.key == key

@@ -311,6 +311,8 @@ class Lab:
         """What nodes ask: the chain in memory, unless a test brings a real one."""
         self.running: dict[str, Running] = {}
         self.engines: dict[Path, Engine] = {}
+        self.offline: set[str] = set()
+        """Nodes that know of no chain."""
         self.hosts = NetworkConfig(heartbeat=0.1)
         self._nursery = nursery
         self.genesis_ms = now_ms() - 2 * params.slot_ms
@@ -482,7 +484,7 @@ async def open_node(lab: Lab, config: NodeFile, who: Key) -> AsyncIterator[Node]
             key=who,
             network=host,
             store=store,
-            chain=ChainReader(lab.calls, URL, timeout_s=20),
+            chain=None if config.data_dir.name in lab.offline else ChainReader(lab.calls, URL, timeout_s=20),
             topics=Topics.of(lab.terms.domain),
             log=log_of(config.data_dir.name),
         )

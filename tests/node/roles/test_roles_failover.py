@@ -107,6 +107,7 @@ async def test_what_a_user_may_use_today_and_how_fast_a_model_is(
     async with open_lab(tmp_path, monkeypatch) as lab:
         await lab.start_committee()
         await lab.start_provider("provider")
+        lab.offline.add("user")
         user = await lab.start_user("user", 500 * WEI)
         await lab.market(providers=1)
         agent = user.parts.agent
