@@ -1,5 +1,7 @@
 """Every number that nodes of a network must agree on, in one table with units."""
 
+from typing import Literal
+
 import msgspec
 
 from contracts.typed_data import Domain
@@ -28,6 +30,14 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far the reference price moves in a day."""
     withhold_only_if_user_richer: bool = False
     """The variant of S44: Fail withholds the reward only when the user's MOR exceeds the provider's."""
+    budget_policy: Literal["emission", "pool"] = "emission"
+    """A day's budget (S37): its compute emission, or 1 % of the pool at the end of the day before."""
+    bootstrap_days: int = 365
+    """For so many days the leading providers share the bootstrap reserve (S24); 0: never."""
+    bootstrap_providers: int = 100
+    """How many of a day's providers share it."""
+    bootstrap_percent: int = 10
+    """What they share: so much of the day's compute emission, on top of it."""
     report_deadline_slots: int = 5
     """After so many slots without a report, the last voucher or receipt counts."""
     settle_window_slots: int = 7_200

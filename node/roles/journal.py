@@ -85,7 +85,8 @@ class DeskJournal:
         self._last_seq = await self._node.store.append(kind, data, durable=durable)
 
     def _restore_pass(self, desk: Desk, ledger: Ledger, issued: Signed[PassIssued]) -> None:
-        use = ledger.sessions.get(issued.payload.access_pass.payload.session_key)
+        access_pass = issued.payload.access_pass.payload
+        use = ledger.sessions.get(access_pass.day, {}).get(access_pass.session_key)
         try:
             desk.allowances.note_issued(issued.payload, used=0 if use is None else use.used)
         except MarketError as error:
@@ -95,7 +96,7 @@ class DeskJournal:
         ticket_id = placed.ticket.id(self._node.terms.domain)
         matched = placed.ticket.payload.slot
         is_over = slot - matched > self._node.terms.params.settle_window_slots
-        desk.restore(placed.rfc, placed.ticket, is_settled=is_over or ledger.is_settled(ticket_id, matched))
+        desk.restore(placed.rfc, placed.ticket, is_settled=is_over or ledger.is_settled(ticket_id))
 
     def _restore_filing(self, desk: Desk, slot: int, data: bytes) -> Settlement | None:
         filing = decode_router_ask(data)

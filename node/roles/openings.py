@@ -1,7 +1,7 @@
 """What a new day starts from: supply and budget, read at a snapshot block; a chain outage carries them over."""
 
+from consensus.market.budget import compute_budget, market_credit
 from consensus.market.ledger_state import Ledger
-from contracts.emission import daily_budget
 from contracts.errors import ChainUnavailable
 from contracts.typed_data import Uint256
 from gossip.messages.committee import DayOpening
@@ -18,7 +18,7 @@ class Openings:
 
     async def make(self, day: int, ledger: Ledger) -> DayOpening:
         """The opening of ``day``. Without a chain the supply of the day before is carried over."""
-        budget = Uint256(daily_budget(day))
+        budget = self._budget(day, ledger)
         previous = ledger.account
         if self._chain is not None:
             try:
@@ -30,7 +30,7 @@ class Openings:
 
     async def is_fair(self, opening: DayOpening, ledger: Ledger) -> bool:
         """Whether the budget follows the formula and the supply is what this member reads at the same block."""
-        if opening.budget_wei != daily_budget(opening.day):
+        if opening.budget_wei != self._budget(opening.day, ledger):
             return False
         previous = ledger.account
         if (opening.snapshot_block, opening.supply_wei) == (previous.snapshot_block, previous.supply_wei):
@@ -42,3 +42,7 @@ class Openings:
         except ChainUnavailable as error:
             self._node.log.warning("opening can't be checked", day=opening.day, reason=str(error))
             return False
+
+    def _budget(self, day: int, ledger: Ledger) -> Uint256:
+        params = self._node.terms.params
+        return compute_budget(day, market_credit(ledger, params, day), params)

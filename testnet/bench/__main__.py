@@ -1,4 +1,4 @@
-"""``python -m testnet.bench match|ttft|memory|replay``."""
+"""``python -m testnet.bench match|ttft|memory|replay|ledger``."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -71,6 +71,17 @@ def replay(
         speed = run.batches / run.seconds
         row = (f"{run.batches}", f"{run.settlements}", f"{run.seconds:.1f}", f"{run.cpu_seconds:.1f}", f"{speed:.1f}")
         table.add_row(*row, f"{run.settlements / run.seconds:.0f}", f"{DAY / speed:.0f} s")
+    Console().print(table)
+
+
+@app.command()
+def ledger() -> None:
+    """What the ledger costs a report and a batch among 100, 1,000 and 100,000 accounts, and the credit tree's figures."""
+    from testnet.bench import ledger as measured  # noqa: PLC0415  # loads what only this command needs
+
+    table = Table("", "n", "each", box=None)
+    for row in measured.rows():
+        table.add_row(*row)
     Console().print(table)
 
 

@@ -136,16 +136,16 @@ def test_a_certificate_of_another_header_is_seen() -> None:
 def test_credits_from_nowhere_are_seen() -> None:
     _, ledgers = good_run()
     before, after = next((old, new) for old, new in pairwise(ledgers) if new.total_credited > old.total_credited)
-    check_conservation(before, after)
+    check_conservation(before, after, PARAMS)
     provider = next(iter(after.credits))
     more = {**after.credits, provider: Uint256(after.credits[provider] + 1)}
-    violated("conservation", lambda: check_conservation(before, replace(after, credits=more)))
-    violated("conservation", lambda: check_conservation(before, replace(after, total_credited=Uint256(1))))
-    violated("conservation", lambda: check_conservation(before, replace(after, outcomes=())))
+    violated("conservation", lambda: check_conservation(before, replace(after, credits=more), PARAMS))
+    violated("conservation", lambda: check_conservation(before, replace(after, total_credited=Uint256(1)), PARAMS))
+    violated("conservation", lambda: check_conservation(before, replace(after, outcomes=()), PARAMS))
     overpaid = tuple(replace(outcome, credited_wei=Uint256(outcome.credited_wei + 1)) for outcome in after.outcomes)
-    violated("conservation", lambda: check_conservation(before, replace(after, outcomes=overpaid)))
+    violated("conservation", lambda: check_conservation(before, replace(after, outcomes=overpaid), PARAMS))
     spent = {day: replace(account, budget_wei=Uint256(0)) for day, account in after.days.items()}
-    violated("conservation", lambda: check_conservation(before, replace(after, days=spent)))
+    violated("conservation", lambda: check_conservation(before, replace(after, days=spent), PARAMS))
 
 
 def test_an_accused_innocent_is_seen() -> None:
