@@ -1,4 +1,4 @@
-"""The Merkle tree over cumulative credits, whose proofs OpenZeppelin's MerkleProof and contracts/compute.vy accept. Pure.
+"""The Merkle tree over cumulative credits; OpenZeppelin's MerkleProof and contracts/compute.vy accept its proofs. Pure.
 
 Leaves are ``keccak(keccak(abi.encode(provider, cumulative)))``, as StandardMerkleTree's: hashed twice so that no inner
 node passes for a leaf. Pairs are hashed in ascending order, so a proof is a list of siblings without directions, and
@@ -12,6 +12,7 @@ root tells the contents alone, a credit costs about 20 hashes among 100,000 prov
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from eth_hash.auto import keccak
@@ -161,7 +162,7 @@ def _with_leaves(levels: _Levels, leaves: Mapping[int, Digest | None]) -> _Level
     for place, leaf in leaves.items():
         made[0][place] = leaf
     places = set(leaves)
-    for level, above in zip(made, made[1:], strict=False):
+    for level, above in pairwise(made):
         places = {place >> 1 for place in places}
         for place in places:
             last = 2 * place + 1 == len(level)

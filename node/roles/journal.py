@@ -75,7 +75,7 @@ class DeskJournal:
                 if event.kind == PASS:
                     self._restore_pass(desk, ledger, decode(Signed[PassIssued], event.data))
                 elif event.kind == MATCH:
-                    self._restore_match(desk, ledger, slot, decode(_Placed, event.data, _MATCH_BYTES))
+                    await self._restore_match(desk, ledger, slot, decode(_Placed, event.data, _MATCH_BYTES))
                 elif event.kind == FILING and (settlement := self._restore_filing(desk, slot, event.data)):
                     settlements.append(settlement)
         desk.allowances.forget_before(self._node.terms.params.day_of(slot))
@@ -92,11 +92,17 @@ class DeskJournal:
         except MarketError as error:
             self._node.log.warning("stored pass does not hold", reason=str(error))
 
-    def _restore_match(self, desk: Desk, ledger: Ledger, slot: int, placed: _Placed) -> None:
+    async def _restore_match(self, desk: Desk, ledger: Ledger, slot: int, placed: _Placed) -> None:
         ticket_id = placed.ticket.id(self._node.terms.domain)
         matched = placed.ticket.payload.slot
         is_over = slot - matched > self._node.terms.params.settle_window_slots
-        desk.restore(placed.rfc, placed.ticket, is_settled=is_over or ledger.is_settled(ticket_id))
+        outcome = await self._node.store.outcome(ticket_id)
+        desk.restore(
+            placed.rfc,
+            placed.ticket,
+            is_settled=is_over or ledger.is_settled(ticket_id),
+            credited_wei=0 if outcome is None else outcome.credited_wei,
+        )
 
     def _restore_filing(self, desk: Desk, slot: int, data: bytes) -> Settlement | None:
         filing = decode_router_ask(data)

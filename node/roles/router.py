@@ -154,6 +154,20 @@ class HomeRouter:
         """Other routers' passes go to disk too: this member may have to take over."""
         async for issued in self._new_passes_out:
             await self._journal.note_pass(issued, own=False)
+            await self._check_issued(issued.payload)
+
+    async def _check_issued(self, issued: PassIssued) -> None:
+        """Compare what a user was issued with its UserMax: what is over it is its issuer's fraud (S36)."""
+        request, params = issued.request.payload, self._node.terms.params
+        try:
+            account = account_of(self._public.ledger, params, request.day)
+            balance = await self._balances.of(request.user, account.snapshot_block)
+        except (MarketError, ChainUnavailable) as error:
+            self._node.log.warning("pass of another router is not checked", reason=str(error))
+            return
+        if over := self._desk.allowances.over_issued(request.user, account, balance):
+            key = request.session_key.hex()
+            self._node.log.error("router issues over UserMax", router=issued.issuer.hex(), session=key, over_t=over)
 
     # RFCs (S22, S26).
 
@@ -163,8 +177,7 @@ class HomeRouter:
         rfc.payload.access_pass.signer(domain)
         rfc_id = rfc.id(domain)
         try:
-            left = self._account().budget_left_wei
-            self._desk.admit(rfc, rfc_id, now_ms=now_ms(), slot=self._node.slot(), budget_left_wei=left)
+            self._desk.admit(rfc, rfc_id, now_ms=now_ms(), slot=self._node.slot(), account=self._account())
         except RfcRefused as refused:
             return self._refuse(rfc_id, refused.code, refused.detail, refused.allowance_left)
         self._matcher.hurry()
@@ -218,12 +231,12 @@ class HomeRouter:
 
     def _settled(self, _: CertifiedBatch) -> None:
         for outcome in self._public.ledger.outcomes:
-            self._give_back(outcome.ticket_id, outcome.charged)
+            self._give_back(outcome.ticket_id, outcome.charged, outcome.credited_wei)
 
     def dropped(self, ticket_id: Digest) -> None:
         """No batch will settle a ticket."""
         self._give_back(ticket_id, 0)
 
-    def _give_back(self, ticket_id: Digest, charged: int) -> None:
+    def _give_back(self, ticket_id: Digest, charged: int, credited_wei: int = 0) -> None:
         self._journal.forget_filings(ticket_id)
-        self._desk.settled(ticket_id, charged)
+        self._desk.settled(ticket_id, charged, credited_wei)

@@ -76,7 +76,7 @@ def replay(
 
 @app.command()
 def ledger() -> None:
-    """What the ledger costs a report and a batch among 100, 1,000 and 100,000 accounts, and the credit tree's figures."""
+    """What the ledger costs a report and a batch among 100 to 100,000 accounts, and the credit tree's figures."""
     from testnet.bench import ledger as measured  # noqa: PLC0415  # loads what only this command needs
 
     table = Table("", "n", "each", box=None)
