@@ -195,6 +195,7 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     member.on_pass, member.on_drop, member.on_behind = router.note_pass, router.dropped, parts.sync.hurry
     parts.member, parts.link, parts.router, parts.core = member, link, router, core
     parts.status.member, parts.status.link = member, link
+    parts.status.balances, parts.status.issued = balances, desk.allowances.issued_to
     await nursery.start(link.run)
     await nursery.start(member.run, link)
     await nursery.start(router.run)

@@ -6,7 +6,7 @@ What a day leaves unspent stays in the pool; neither later days nor the bootstra
 are days of the emission, the first of both being 0.
 """
 
-from consensus.market.ledger_state import Ledger, day_accounts
+from consensus.market.ledger_state import Ledger, day_accounts, oldest_day
 from consensus.params import NetworkParams
 from contracts.emission import DAY_S, PAYOUT_START_S, compute_emission, daily_budget
 from contracts.typed_data import Uint256
@@ -41,6 +41,6 @@ def market_credit(ledger: Ledger, params: NetworkParams, day: int) -> int:
     A session is paid from the budget of its ticket's day, in a batch of the next day where it comes late; so what the
     days before may still pay counts as paid. Whatever comes late, the total then stays within what the chain allows.
     """
-    accounts = day_accounts(ledger, params, day, None)
-    open_wei = sum(account.budget_left_wei for account in accounts.values() if account.day < day)
+    accounts, first = day_accounts(ledger, params, day, None), oldest_day(day * params.day_slots, params)
+    open_wei = sum(account.budget_left_wei for account in accounts.values() if first <= account.day < day)
     return int(ledger.total_credited) - int(ledger.bootstrap_credited) + open_wei

@@ -289,17 +289,21 @@ def check_opening(opening: DayOpening, day: int, last_block: int) -> None:
 
 
 def next_reference_price(account: DayAccount, params: NetworkParams) -> int:
-    """The reference price of the day after ``account``'s, in wei per T.
+    """The reference price of the day after ``account``'s, in wei per T."""
+    return moved_price(account.reference_price_wei, account.credited_t, account.credited_wei, params)
+
+
+def moved_price(old: int, credited_t: int, credited_wei: int, params: NetworkParams) -> int:
+    """The reference price, in wei per T, after a day at ``old`` on which ``credited_t`` T cost ``credited_wei``.
 
     The T-weighted mean price credited, moved by at most ``reference_step_percent`` a day; unchanged where nothing
     was credited, and never below 1.
     """
-    old = account.reference_price_wei
-    if account.credited_t == 0:
+    if credited_t == 0:
         return old
     lowest = max(1, -(-old * (100 - params.reference_step_percent) // 100))
     highest = old * (100 + params.reference_step_percent) // 100
-    return min(highest, max(lowest, account.credited_wei // account.credited_t))
+    return min(highest, max(lowest, credited_wei // credited_t))
 
 
 def day_accounts(ledger: Ledger, params: NetworkParams, day: int, opening: DayOpening | None) -> dict[int, DayAccount]:

@@ -58,6 +58,12 @@ class StatusSource(Protocol):
     async def proof(self, height: int, provider: Address) -> Any:
         """A provider's cumulative credit at a height, with its Merkle proof."""
 
+    async def explain_day(self, day: int | None) -> Any:
+        """How a day's numbers come about, in lines of text; the present day's for None."""
+
+    async def explain_allowance(self, user: Address) -> Any:
+        """How today's allowance of an address comes about, in lines of text."""
+
     async def metrics(self) -> str:
         """Prometheus text."""
 
@@ -98,6 +104,9 @@ def build_control(source: StatusSource, token: str) -> ASGIApp:
         answer("/committee", lambda _: source.committee()),
         answer("/committee/log", lambda _: source.signed()),
         answer("/proof/{height}/{provider}", lambda r: source.proof(_height(r), Address(_hex(r, "provider", 20)))),
+        answer("/explain/day", lambda _: source.explain_day(None)),
+        answer("/explain/day/{day}", lambda r: source.explain_day(_number(r, "day"))),
+        answer("/explain/allowance/{user}", lambda r: source.explain_allowance(Address(_hex(r, "user", 20)))),
         Route("/metrics", metrics),
     ]
     return _BearerOnly(Starlette(routes=routes), token)
@@ -153,9 +162,13 @@ def _json_key(key: Any) -> str:
 
 
 def _height(request: Request) -> int:
-    text = request.path_params["height"]
+    return _number(request, "height")
+
+
+def _number(request: Request, name: str) -> int:
+    text = request.path_params[name]
     if not text.isdecimal() or len(text) > 18:
-        raise _BadParameter(f"{text!r} is not a height")
+        raise _BadParameter(f"{text!r} is not a {name}")
     return int(text)
 
 

@@ -1,20 +1,24 @@
 """What a node tells its operator: the source behind the control API."""
 
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from consensus.market.explain import explain_match
+from consensus.market.explain_access import Holding, explain_allowance, explain_day
+from consensus.market.ledger_state import account_of
 from consensus.market.matching import MatchContext
 from consensus.market.proof import CreditProof
 from consensus.tendermint.certificate import signers_of
-from contracts.errors import MerkleError
+from contracts.errors import ChainUnavailable, MerkleError
 from contracts.merkle import merkle_proof
 from contracts.typed_data import Address, Digest, Uint256
 from gossip.messages import encode
 from gossip.messages.committee import batch_hash
 from node.context import Node, now_ms
 from node.proof_file import ProofFile
+from node.roles.balances import Balances
 from node.roles.link import CommitteeLink
 from node.roles.member import CommitteeMember
 from node.roles.public import PublicState
@@ -31,6 +35,10 @@ class NodeStatus:
         self._node = node
         self._public = public
         self._sessions = sessions
+        self.balances = Balances(node, node.chain)
+        """Balances at snapshot blocks; a member's are its router's own."""
+        self.issued: Callable[[Address, int], int] | None = None
+        """A member's count of T issued to a user on a day, by all routers."""
         self.member: CommitteeMember | None = None
         self.link: CommitteeLink | None = None
         self._metrics = CollectorRegistry()
@@ -180,6 +188,29 @@ class NodeStatus:
             return None
         credit = CreditProof(provider, Uint256(credits[provider]), proof, batch.header, batch.certificate)
         return ProofFile.of(credit, self._node.committee, self._node.terms.domain)
+
+    async def explain_day(self, day: int | None) -> dict[str, Any] | None:
+        """How a day's numbers come about; None for a day that the ledger has forgotten or that hasn't begun."""
+        ledger = self._public.ledger
+        account = ledger.days.get(ledger.day if day is None else day)
+        if account is None:
+            return None
+        params = self._node.terms.params
+        return {"day": account.day, "height": ledger.height, "explanation": explain_day(ledger, account, params)}
+
+    async def explain_allowance(self, user: Address) -> dict[str, Any]:
+        """How today's allowance of ``user`` comes about; without its balance where the chain is out of reach."""
+        params = self._node.terms.params
+        account = account_of(self._public.ledger, params, params.day_of(self._node.slot()))
+        try:
+            balance = await self.balances.of(user, account.snapshot_block)
+        except ChainUnavailable as error:
+            told = f"the balance at snapshot block {account.snapshot_block} is not known: {error}"
+            return {"day": account.day, "explanation": (told,)}
+        members = tuple(member.address for member in self._node.committee.members)
+        issued = None if self.issued is None else self.issued(user, account.day)
+        lines = explain_allowance(account, Holding(user, balance, members, issued))
+        return {"day": account.day, "balance_wei": balance, "explanation": lines}
 
     async def metrics(self) -> str:
         """Prometheus text."""

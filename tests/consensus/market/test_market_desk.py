@@ -585,7 +585,7 @@ def test_s37_a_router_promises_what_its_passes_are_worth_and_no_more(counter: Co
 
 
 def test_s37_what_a_session_did_not_use_of_its_worth_can_be_promised_again(counter: Counter) -> None:
-    rfc_id, ticket_id, _ = counter.session(token_max=100)
+    _, ticket_id, _ = counter.session(token_max=100)
     before = counter.desk.budget_left(counter.account)
     assert before == (16_384 - 100) * PRICE
     counter.file(counter.report(ticket_id, with_receipt=True), 2)
