@@ -83,6 +83,15 @@ class CreditTree(Mapping[Address, Uint256]):
             count += len(made.credits) - (len(old.credits) if old is not None else 0)
         return CreditTree(shards, _with_leaves(self._top, roots), count)
 
+    def changed_since(self, old: "CreditTree") -> dict[Address, Uint256]:
+        """What is not as it was in ``old``, a tree that this one came from; shared shards aren't looked at."""
+        changed: dict[Address, Uint256] = {}
+        for shard, before in zip(self._shards, old._shards, strict=True):
+            if shard is not None and shard is not before:
+                held = {} if before is None else before.credits
+                changed |= {who: Uint256(wei) for who, wei in shard.credits.items() if held.get(who) != wei}
+        return changed
+
     @property
     def root(self) -> Digest:
         """The root over all; the zero digest where nobody has credit."""

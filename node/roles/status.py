@@ -11,8 +11,8 @@ from consensus.market.ledger_state import account_of
 from consensus.market.matching import MatchContext
 from consensus.market.proof import CreditProof
 from consensus.tendermint.certificate import signers_of
-from contracts.errors import ChainUnavailable, MerkleError
-from contracts.merkle import merkle_proof
+from contracts.errors import ChainUnavailable
+from contracts.merkle import CreditTree
 from contracts.typed_data import Address, Digest, Uint256
 from gossip.messages import encode
 from gossip.messages.committee import batch_hash
@@ -179,13 +179,12 @@ class NodeStatus:
     async def proof(self, height: int, provider: Address) -> ProofFile | None:
         """A provider's cumulative credit at a height, provable to outsiders: ``yellowstone verify`` reads it."""
         batch = await self._node.store.get_batch(height)
-        credits = await self._node.store.credits(height)
         if batch is None:
             return None
-        try:
-            proof = merkle_proof(credits, provider)
-        except MerkleError:
+        credits = CreditTree.of(await self._node.store.credits(height))
+        if credits.root != batch.header.credit_root or provider not in credits:
             return None
+        proof = credits.proof(provider)
         credit = CreditProof(provider, Uint256(credits[provider]), proof, batch.header, batch.certificate)
         return ProofFile.of(credit, self._node.committee, self._node.terms.domain)
 

@@ -45,6 +45,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, data BLOB NOT NULL
         )""",
     ),
+    (
+        # Credits are written where they change; a provider's newest is found by its address.
+        "CREATE INDEX credit_provider ON credit (provider, height)",
+    ),
 )
 
 VERSION = len(MIGRATIONS)

@@ -89,6 +89,7 @@ def test_a_tree_that_grows_step_by_step_is_the_one_made_at_once(steps: list[dict
         expected |= step
         tree = tree.with_items(step)
         assert (dict(old), old.root) == (before, root), "the old one is as it was"
+        assert tree.changed_since(old) == {who: wei for who, wei in step.items() if before.get(who) != wei}
     assert dict(tree) == expected
     assert list(tree) == sorted(expected)
     assert len(tree) == len(expected)
