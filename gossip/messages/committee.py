@@ -32,7 +32,9 @@ class BatchHeader(Payload, frozen=True):
     credit_root: Digest
     """StandardMerkleTree root over (provider, cumulative credit in wei)."""
     total_credited: Uint256
-    """Wei credited since genesis, all providers together."""
+    """Wei credited since genesis, all providers together, bootstrap included."""
+    bootstrap_credited: Uint256
+    """Wei of ``total_credited`` that is bootstrap and not the price of a bid (S24)."""
     state_root: Digest
     committee_root: Digest
     beacon: Digest

@@ -27,6 +27,7 @@ REASONS = {
     "batch_hash": {
         *("registry: unknown signer", "compute: unsorted signers", "compute: bad signature"),
         "registry: unknown committee",  # where the header is moved to one
+        "compute: wrong day",  # a day that the header's slot isn't in
     },
     "committee_root": {"registry: unknown committee"},
 }

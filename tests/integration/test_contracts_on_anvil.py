@@ -52,6 +52,7 @@ def header_of(height: int, credit: dict[Address, int], committee_root: Digest, p
         body_root=ZERO_DIGEST,
         credit_root=merkle_root(credit),
         total_credited=Uint256(sum(credit.values())),
+        bootstrap_credited=Uint256(0),
         state_root=ZERO_DIGEST,
         committee_root=committee_root,
         beacon=ZERO_DIGEST,
