@@ -369,6 +369,7 @@ def compute_arguments(
         economics.day_slots,
         int(economics.policy),
         economics.endowment_wei,
+        economics.late_days,
     )
     return mor, registry, msgspec.structs.astuple(economics.schedule), terms, (governor, delay_s)
 

@@ -2,7 +2,7 @@
 
 The integer formula that contracts/compute.vy enforces and that a day's opening follows, so that the contract refuses no
 batch that the ledger allowed. Day d begins at ``genesis_s + d * day_s``; a day's budget depends on nothing but the
-schedule and the market's credit at the end of the day before::
+schedule and the market's credit at the end of the day before (what the day before may still pay late counts as paid)::
 
     income(d)  = endowment + emitted(start of d) - reserve(start of d)
     unused(d)  = income(d) - market credit at the end of d - 1          the unused compute pool
@@ -18,7 +18,7 @@ import enum
 
 import msgspec
 
-from contracts.emission import COMPUTE_DECREASE_WEI, COMPUTE_INITIAL_WEI, compute_period_reward
+from contracts.emission import compute_period_reward
 from contracts.errors import ContractsError
 
 BOOTSTRAP_INTERVALS = 365
@@ -29,6 +29,9 @@ BOOTSTRAP_SHARE = 10
 
 POOL_SHARE = 100
 """One percent (S23)."""
+
+MAX_LATE_DAYS = 64
+"""A session may be paid so many days late at most."""
 
 
 class BudgetPolicy(enum.IntEnum):
@@ -71,6 +74,8 @@ class Economics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: BudgetPolicy = BudgetPolicy.EMISSION
     endowment_wei: int = 0
     """Wei that the pool holds at genesis."""
+    late_days: int = 1
+    """For so many days after its own a session may still be paid, out of its own day's budget."""
 
     @property
     def day_s(self) -> int:
@@ -116,22 +121,21 @@ class Economics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         wanted = self.emission(day) if self.policy is BudgetPolicy.EMISSION else percent
         return min(wanted, self.income(day + 1) - self.income(day) + percent, unused)
 
-    def roll(self, rolled: int, limit: int, until: int, known: int) -> int:
+    def late(self, day: int) -> int:
+        """Wei that may still be credited on ``day`` out of the budgets of days before, at most."""
+        return sum(self.budget(before, 0) for before in range(max(0, day - self.late_days), day))
+
+    def roll(self, rolled: int, limit: int, until: int, known: int | None = None) -> int:
         """The most that the market can have been credited honestly by the end of day ``until - 1``.
 
-        ``limit`` is the same for day ``rolled - 1``, and ``known`` a total of ``until - 1`` or later: no day before
-        can have ended above it.
+        ``limit`` is the same for day ``rolled - 1``, and ``known`` the market's total in a batch of day ``until - 1``:
+        days that are too old to be paid late can't have led above it.
         """
         for day in range(rolled, until):
-            before = min(limit, known)
-            limit = before + self.budget(day, before)
+            if known is not None and day == until - 1:
+                limit = min(limit, known + self.late(day))
+            limit += self.budget(day, limit)
         return limit
-
-
-def public_economics(genesis_s: int, *, payout_start_s: int, endowment_wei: int = 0) -> Economics:
-    """A public network's: 24 % of MOR's emission, days of 7,200 slots of 12 s (S7)."""
-    schedule = Schedule(COMPUTE_INITIAL_WEI, COMPUTE_DECREASE_WEI, payout_start_s, 86_400)
-    return Economics(schedule, genesis_s, 12_000, 7_200, endowment_wei=endowment_wei)
 
 
 class BudgetGate(msgspec.Struct):

@@ -52,15 +52,17 @@ struct CompactSignature:
 struct Credit:
     provider: address
     cumulative: uint256
-    proof: DynArray[bytes32, 32]
+    proof: DynArray[bytes32, 24]
 
-# The network's clock and budget. Unix seconds, ms, slots, 0 for the day's emission or 1 for 1 % of the pool, wei.
+# The network's clock and budget. Unix seconds, ms, slots, 0 for the day's emission or 1 for 1 % of the pool, wei, and
+# for how many days after its own a session may be paid.
 struct Terms:
     genesis_s: uint256
     slot_ms: uint256
     day_slots: uint256
     policy: uint256
     endowment: uint256
+    late_days: uint256
 
 # Who may change the emission source, and how long everybody can see it coming. Nobody, where the governor is zero.
 struct Governance:
@@ -77,7 +79,6 @@ struct Change:
 event BatchAccepted:
     height: indexed(uint64)
     batch_hash: bytes32
-    credit_root: bytes32
     total_credited: uint256
 
 # The fields of the Morpheus Distribution contract's UserClaimed: the pool's place is taken by the height.
@@ -112,11 +113,14 @@ event GovernorSet:
 # --- constants and immutables ---
 
 MAX_MEMBERS: constant(uint256) = 64
-MAX_PROOF: constant(uint256) = 32
+MAX_PROOF: constant(uint256) = 24
 MAX_CLAIMS: constant(uint256) = 64
 
 # So many days are caught up with in one call; `roll` takes care of more.
 MAX_ROLL: constant(uint256) = 4096
+
+# A session may be paid so many days late at most.
+MAX_LATE: constant(uint256) = 64
 
 BOOTSTRAP_INTERVALS: constant(uint256) = 365
 BOOTSTRAP_SHARE: constant(uint256) = 10
@@ -174,6 +178,9 @@ POLICY: public(immutable(uint256))
 
 # @notice Wei that the pool holds at genesis.
 ENDOWMENT: public(immutable(uint256))
+
+# @notice For so many days after its own a session may still be paid, out of its own day's budget.
+LATE_DAYS: public(immutable(uint256))
 
 # @notice How long a change of governance waits, in seconds.
 GOVERNANCE_DELAY_S: public(immutable(uint256))
@@ -233,6 +240,7 @@ def __init__(token: address, registry: address, schedule: emission.Schedule, ter
     assert 0 < terms.day_slots and terms.day_slots < 2**40, "compute: bad day"
     assert terms.slot_ms * terms.day_slots % 1000 == 0, "compute: bad day"
     assert terms.policy <= POLICY_POOL_PERCENT, "compute: bad policy"
+    assert terms.late_days <= MAX_LATE, "compute: bad late days"
     TOKEN = token
     REGISTRY = registry
     SCHEDULE = schedule
@@ -242,6 +250,7 @@ def __init__(token: address, registry: address, schedule: emission.Schedule, ter
     DAY_S = terms.slot_ms * terms.day_slots // 1000
     POLICY = terms.policy
     ENDOWMENT = terms.endowment
+    LATE_DAYS = terms.late_days
     GOVERNANCE_DELAY_S = governance.delay_s
     DEPLOYER = msg.sender
     self.governor = governance.governor
@@ -250,7 +259,6 @@ def __init__(token: address, registry: address, schedule: emission.Schedule, ter
 # --- batches and claims ---
 
 @external
-@nonreentrant
 def submit(header: BatchHeader, round: uint64, signatures: DynArray[CompactSignature, MAX_MEMBERS]):
     """
     @notice Accept a certified batch.
@@ -262,7 +270,6 @@ def submit(header: BatchHeader, round: uint64, signatures: DynArray[CompactSigna
 
 
 @external
-@nonreentrant
 def claim(provider: address, cumulative: uint256, height: uint64, proof: DynArray[bytes32, MAX_PROOF]) -> uint256:
     """
     @notice Pay a provider what an accepted batch credits it and it hasn't been paid. Anybody may call.
@@ -276,7 +283,6 @@ def claim(provider: address, cumulative: uint256, height: uint64, proof: DynArra
 
 
 @external
-@nonreentrant
 def claim_with_certificate(
     header: BatchHeader,
     round: uint64,
@@ -301,7 +307,6 @@ def claim_with_certificate(
 
 
 @external
-@nonreentrant
 def claim_many(height: uint64, credits: DynArray[Credit, MAX_CLAIMS]) -> uint256:
     """
     @notice `claim` for many providers at once. One that has been paid in the meantime is passed over, so that nobody
@@ -339,7 +344,6 @@ def claim_many(height: uint64, credits: DynArray[Credit, MAX_CLAIMS]) -> uint256
 # --- the pool ---
 
 @external
-@nonreentrant
 def pull() -> uint256:
     """
     @notice Fetch the emission that is due. Anybody may call, nobody has to: a batch that needs it fetches it itself.
@@ -631,8 +635,7 @@ def budget(day: uint64, credited_before: uint256) -> uint256:
     @param credited_before Wei credited to bids, bootstrap left out, at the end of the day before.
     @return Wei.
     """
-    day_: uint256 = convert(day, uint256)
-    return self._rolled_limit(day_, credited_before, day_ + 1, max_value(uint256)) - credited_before
+    return self._budget(convert(day, uint256), credited_before)
 
 
 @external
@@ -655,7 +658,8 @@ def pool() -> uint256:
     @notice The unused compute pool (S23): what the market has been given until today began, less its credit.
     @return Wei; 0 where today's batches have credited all of it.
     """
-    income: uint256 = self._income(emission._emitted(SCHEDULE, self._day_start_s(self._today())), self._today())
+    start_s: uint256 = self._day_start_s(self._today())
+    income: uint256 = self._income(emission._emitted(SCHEDULE, start_s), start_s)
     market: uint256 = (self.totals & MASK_88) - (self.gate >> 88 & MASK_88)
     return income - min(income, market)
 
@@ -742,12 +746,11 @@ def user_max(max_t: uint256, supply: uint256, balance: uint256) -> uint256:
 def _accept(header: BatchHeader, round: uint64, signatures: DynArray[CompactSignature, MAX_MEMBERS]):
     totals: uint256 = self.totals
     height: uint256 = convert(header.height, uint256)
-    slot: uint256 = convert(header.slot, uint256)
     day: uint256 = convert(header.day, uint256)
     assert height > totals >> 176 & MASK_40, "compute: old height"
     assert height <= MASK_40, "compute: bad height"
-    assert day == slot // DAY_SLOTS, "compute: wrong day"
-    assert GENESIS_S * 1000 + slot * SLOT_MS <= block.timestamp * 1000, "compute: slot not reached"
+    assert day == convert(header.slot, uint256) // DAY_SLOTS, "compute: wrong day"
+    assert self._day_start_s(day) <= block.timestamp, "compute: day not reached"
     self._credit(totals, day, header.total_credited, header.bootstrap_credited)
     batch_hash: bytes32 = keccak256(abi_encode(HEADER_TYPEHASH, header))
     digest: bytes32 = self._digest(
@@ -771,7 +774,6 @@ def _accept(header: BatchHeader, round: uint64, signatures: DynArray[CompactSign
     log BatchAccepted(
         height=header.height,
         batch_hash=batch_hash,
-        credit_root=header.credit_root,
         total_credited=header.total_credited,
     )
 
@@ -804,6 +806,8 @@ def _credit(totals: uint256, day: uint256, total: uint256, bootstrap: uint256):
         if total > received and self.source != empty(address):
             # emission that nobody has fetched yet
             received += self._pull()
+            # the source is the one stranger that is called before all is written
+            assert self.totals == totals, "compute: reentered"
         assert total <= received, "compute: not funded"
         if received >= limit + self._reserve(self._day_start_s(rolled - 1)):
             # what was received never shrinks: the rest of the day needs no look at the balance
@@ -945,11 +949,11 @@ def _reserve(until_s: uint256) -> uint256:
 
 @internal
 @view
-def _income(emitted: uint256, day: uint256) -> uint256:
+def _income(emitted: uint256, until_s: uint256) -> uint256:
     """
-    @notice What the market's pool has received when a day begins; `emitted` is what has been emitted until then.
+    @notice What the market's pool has received until a time; `emitted` is what has been emitted until then.
     """
-    return ENDOWMENT + emitted - self._reserve(self._day_start_s(day))
+    return ENDOWMENT + emitted - self._reserve(until_s)
 
 
 @internal
@@ -958,24 +962,37 @@ def _rolled_limit(rolled: uint256, limit_before: uint256, until: uint256, known:
     """
     @notice The most that the market can have been credited honestly by the end of day `until` - 1, where it was
             `limit_before` by the end of day `rolled` - 1. Twin: Economics.roll.
-    @param known A later total of the market: no day before can have ended above it.
+    @param known The market's total in a batch of day `until` - 1: days too old to be paid late can't have led above it.
     """
-    limit: uint256 = limit_before
     if rolled >= until:
-        return limit
-    emitted: uint256 = emission._emitted(SCHEDULE, self._day_start_s(rolled))
-    income: uint256 = self._income(emitted, rolled)
+        return limit_before
     assert until - rolled <= MAX_ROLL, "compute: roll first"
-    for day: uint256 in range(rolled, until, bound=MAX_ROLL):
-        before: uint256 = min(limit, known)
-        emitted_next: uint256 = emission._emitted(SCHEDULE, self._day_start_s(day + 1))
-        income_next: uint256 = self._income(emitted_next, day + 1)
-        unused: uint256 = income - min(income, before)
-        percent: uint256 = unused // POOL_SHARE
-        wanted: uint256 = percent
-        if POLICY == POLICY_EMISSION:
-            wanted = emitted_next - emitted
-        limit = before + min(min(wanted, income_next - income + percent), unused)
-        emitted = emitted_next
-        income = income_next
-    return limit
+    limit: uint256 = limit_before
+    for day: uint256 in range(rolled, until - 1, bound=MAX_ROLL):
+        limit += self._budget(day, limit)
+    last: uint256 = until - 1
+    if limit > known:
+        late: uint256 = 0
+        for day: uint256 in range(last - min(last, LATE_DAYS), last, bound=MAX_LATE):
+            late += self._budget(day, 0)
+        limit = min(limit, known + late)
+    return limit + self._budget(last, limit)
+
+
+@internal
+@view
+def _budget(day: uint256, before: uint256) -> uint256:
+    """
+    @notice What the market may be credited on a day where it was credited `before` until then. Twin: Economics.budget.
+    """
+    start_s: uint256 = self._day_start_s(day)
+    emitted: uint256 = emission._emitted(SCHEDULE, start_s)
+    income: uint256 = self._income(emitted, start_s)
+    emitted_next: uint256 = emission._emitted(SCHEDULE, start_s + DAY_S)
+    income_next: uint256 = self._income(emitted_next, start_s + DAY_S)
+    unused: uint256 = income - min(income, before)
+    percent: uint256 = unused // POOL_SHARE
+    wanted: uint256 = percent
+    if POLICY == POLICY_EMISSION:
+        wanted = emitted_next - emitted
+    return min(min(wanted, income_next - income + percent), unused)

@@ -55,9 +55,9 @@ def test_a_certificate_is_accepted(world: World) -> None:
 def test_acceptance_is_logged(world: World) -> None:
     header = world.header(1, CREDITS)
     data = load_artifact("compute").encode_call("submit", *certificate(header, 2, world.sign(header, round_=2)))
-    [(topics, body)] = world.compute.logs(data, "BatchAccepted(uint64,bytes32,bytes32,uint256)")
+    [(topics, body)] = world.compute.logs(data, "BatchAccepted(uint64,bytes32,uint256)")
     assert topics == [(1).to_bytes(32, "big")]
-    assert body == batch_hash(header) + header.credit_root + int(header.total_credited).to_bytes(32, "big")
+    assert body == batch_hash(header) + int(header.total_credited).to_bytes(32, "big")
 
 
 def test_anybody_submits_and_heights_may_be_skipped(world: World) -> None:
