@@ -52,9 +52,7 @@ Times are relative: a world's genesis is added to them.
 
 def shifted(economics: Economics, by_s: int) -> Economics:
     """``economics`` begun ``by_s`` seconds later."""
-    schedule = msgspec.structs.replace(
-        economics.schedule, payout_start_s=economics.schedule.payout_start_s + by_s
-    )
+    schedule = msgspec.structs.replace(economics.schedule, payout_start_s=economics.schedule.payout_start_s + by_s)
     return msgspec.structs.replace(economics, schedule=schedule, genesis_s=economics.genesis_s + by_s)
 
 

@@ -52,7 +52,9 @@ def agree(cases: int, seed: int) -> None:
     source = LocalChain().deploy("emission_source", CAROL, CAROL, PUBLIC)
     for _ in range(cases):
         initial = chance.choice((0, 1, chance.randrange(1, 1_000), chance.randrange(1, 2**96)))
-        decrease = max(1, chance.choice((1, initial // chance.randrange(1, 5_000), initial + 1, chance.randrange(2**95))))
+        decrease = max(
+            1, chance.choice((1, initial // chance.randrange(1, 5_000), initial + 1, chance.randrange(2**95)))
+        )
         interval = chance.choice((1, 7, 86_400, chance.randrange(1, 10**6)))
         payout = chance.randrange(2**32)
         start = max(0, payout + chance.randrange(-5 * interval, 100 * interval))
