@@ -1,7 +1,11 @@
 """Every number that nodes of a network must agree on, in one table with units."""
 
+from typing import Literal
+
 import msgspec
 
+from contracts.budget import MAX_LATE_DAYS, BudgetPolicy, Economics, Schedule
+from contracts.emission import COMPUTE_DECREASE_WEI, COMPUTE_INITIAL_WEI
 from contracts.typed_data import Domain
 
 
@@ -28,6 +32,18 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far the reference price moves in a day."""
     withhold_only_if_user_richer: bool = False
     """The variant of S44: Fail withholds the reward only when the user's MOR exceeds the provider's."""
+    budget_policy: Literal["emission", "pool"] = "emission"
+    """A day's budget (S37): its compute emission, or 1 % of the pool at the end of the day before."""
+    endowment_mor: int = 0
+    """What the Compute Contract's pool holds at genesis, in whole MOR."""
+    emission_start_s: int = 0
+    """When compute's emission began, Unix seconds; 0: with this network."""
+    emission_interval_s: int = 0
+    """An interval of the emission, in seconds; 0: a day of this network, however short."""
+    bootstrap_days: int = 365
+    """For so many days, 365 at most, the leading providers share the bootstrap reserve (S24); 0: never."""
+    bootstrap_providers: int = 100
+    """How many of a day's providers share it."""
     report_deadline_slots: int = 5
     """After so many slots without a report, the last voucher or receipt counts."""
     settle_window_slots: int = 7_200
@@ -65,3 +81,23 @@ class Terms(msgspec.Struct, frozen=True):
     domain: Domain
     genesis_ms: int
     params: NetworkParams
+
+    @property
+    def economics(self) -> Economics:
+        """What the Compute Contract enforces on this network."""
+        return economics_of(self.params, self.genesis_ms // 1_000)
+
+
+def economics_of(params: NetworkParams, genesis_s: int) -> Economics:
+    """What a Compute Contract is deployed with, for a network whose slot 0 begins at ``genesis_s`` (Unix seconds)."""
+    interval_s = params.emission_interval_s or max(1, params.slot_ms * params.day_slots // 1_000)
+    start_s = params.emission_start_s or genesis_s
+    return Economics(
+        schedule=Schedule(COMPUTE_INITIAL_WEI, COMPUTE_DECREASE_WEI, start_s, interval_s),
+        genesis_s=genesis_s,
+        slot_ms=params.slot_ms,
+        day_slots=params.day_slots,
+        policy=BudgetPolicy.EMISSION if params.budget_policy == "emission" else BudgetPolicy.POOL_PERCENT,
+        endowment_wei=params.endowment_mor * 10**18,
+        late_days=min(MAX_LATE_DAYS, -(-params.settle_window_slots // params.day_slots)),
+    )

@@ -18,7 +18,10 @@ from contracts.errors import ArtifactError
 
 ARTIFACTS_DIR = Path(__file__).parent / "artifacts"
 
-CONTRACT_NAMES = ("mor", "registry", "compute", "lens")
+CONTRACT_NAMES = ("mor", "registry", "compute", "emission_source", "lens")
+
+MODULE_NAMES = ("emission",)
+"""Sources that others import; nothing of theirs is deployed alone."""
 
 
 class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

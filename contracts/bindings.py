@@ -1,4 +1,4 @@
-"""The three contracts by name: MOR, the registry and the Compute Contract on one chain.
+"""The contracts by name: MOR, the registry, the Compute Contract and the emission source on one chain.
 
 Each call takes and gives plain values; ``block`` pins a view to a block, None is the newest. Raises what
 :class:`~contracts.client.ChainClient` raises.
@@ -11,13 +11,15 @@ from typing import Any, Protocol
 import msgspec
 from eth_hash.auto import keccak
 
+from contracts.budget import Economics, Schedule
 from contracts.client import ChainClient, Receipt
 from contracts.errors import EvidenceMismatch, SignatureInvalid, TransactionReverted
+from contracts.payout import PayoutOrder
 from contracts.signing import Key
-from contracts.typed_data import ZERO_DIGEST, Address, Digest
+from contracts.typed_data import ZERO_ADDRESS, ZERO_DIGEST, Address, Digest
 
-_CLAIMED = keccak(b"Claimed(address,uint64,uint256)")
 _SLASHED = keccak(b"Slashed(address,address,uint8,uint64,uint64,uint256,uint256)")
+_CLAIMED = keccak(b"Claimed(address,uint64,address,uint256)")
 _KINDS = {"Proposal": 1, "Prevote": 2, "Precommit": 3}
 
 RESCUE_DELAY_S = 259_200
@@ -25,6 +27,10 @@ RESCUE_DELAY_S = 259_200
 
 RESCUE_NOTICE_S = 86_400
 """A day for the committee to show that it is alive."""
+
+
+GOVERNANCE_DELAY_S = 1_209_600
+"""Two weeks between the announcement of another emission source and the change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +241,31 @@ class Compute:
     address: Address
 
     @classmethod
-    def deploy(cls, client: ChainClient, key: Key, mor: Address, registry: Address) -> "Compute":
-        """A Compute Contract that pays in ``mor`` on the word of ``registry``'s committee."""
-        return cls(client, client.deploy(key, "compute", mor, registry))
+    def deploy(
+        cls,
+        client: ChainClient,
+        key: Key,
+        mor: Address,
+        registry: Address,
+        economics: Economics,
+        *,
+        governor: Address = ZERO_ADDRESS,
+        governance_delay_s: int = GOVERNANCE_DELAY_S,
+    ) -> "Compute":
+        """A Compute Contract that pays in ``mor`` on the word of ``registry``'s committee, within ``economics``.
+
+        ``governor`` may change the emission source after ``governance_delay_s``; by default nobody may.
+        """
+        arguments = compute_arguments(mor, registry, economics, governor, governance_delay_s)
+        return cls(client, client.deploy(key, "compute", *arguments))
+
+    def bind_source(self, key: Key, source: Address) -> Receipt:
+        """Name the emission source; only the deployer may, once, before the first batch."""
+        return self.client.transact(key, "compute", self.address, "bind_source", source)
+
+    def pull(self, key: Key) -> Receipt:
+        """Fetch the emission that is due; anybody may, and nobody has to."""
+        return self.client.transact(key, "compute", self.address, "pull")
 
     def submit(self, key: Key, header: msgspec.Struct, round_: int, signatures: Sequence[bytes]) -> Receipt:
         """Hand in a certified batch. ``header`` is a BatchHeader, ``signatures`` are sorted by signer."""
@@ -262,6 +290,42 @@ class Compute:
         """:meth:`submit` and :meth:`claim` in one; where the height was submitted already, only the claim."""
         arguments = (*certificate(header, round_, signatures), provider, cumulative, tuple(proof))
         return self._payment(self.client.transact(key, "compute", self.address, "claim_with_certificate", *arguments))
+
+    def claim_many(self, key: Key, height: int, credits: Sequence[tuple[Address, int, Sequence[Digest]]]) -> Payment:
+        """:meth:`claim` for many: provider, cumulative wei and proof of each. Who has been paid is passed over."""
+        many = tuple((provider, cumulative, tuple(proof)) for provider, cumulative, proof in credits)
+        return self._payment(self.client.transact(key, "compute", self.address, "claim_many", height, many))
+
+    def set_receiver(self, key: Key, receiver: Address) -> Receipt:
+        """Have ``key``'s payments sent to ``receiver``; the zero address for itself."""
+        return self.client.transact(key, "compute", self.address, "set_receiver", receiver)
+
+    def set_receiver_by_order(self, key: Key, order: PayoutOrder, signature: bytes) -> Receipt:
+        """Hand in a provider's signed order; ``key`` is anybody's."""
+        arguments = (order.provider, order.receiver, order.deadline, compact_signature(signature))
+        return self.client.transact(key, "compute", self.address, "set_receiver_by_order", *arguments)
+
+    def receiver_of(self, provider: Address, block: int | None = None) -> Address:
+        """Where ``provider``'s payments go."""
+        return Address(
+            bytes.fromhex(self.client.call("compute", self.address, "receiver_of", provider, block=block)[2:])
+        )
+
+    def nonce_of(self, provider: Address, block: int | None = None) -> int:
+        """The nonce that ``provider``'s next payout order must carry."""
+        return int(self.client.call("compute", self.address, "nonce_of", provider, block=block))
+
+    def budget_left(self, day: int, block: int | None = None) -> int:
+        """Wei that batches of ``day`` may still credit to bids, by what has been submitted."""
+        return int(self.client.call("compute", self.address, "budget_left", day, block=block))
+
+    def pool(self, block: int | None = None) -> int:
+        """Wei in the unused compute pool when the chain's day began (S23)."""
+        return int(self.client.call("compute", self.address, "pool", block=block))
+
+    def reserve(self, block: int | None = None) -> int:
+        """Wei left in the bootstrap reserve when the chain's day began (S24)."""
+        return int(self.client.call("compute", self.address, "reserve", block=block))
 
     def claimable(
         self, provider: Address, cumulative: int, height: int, proof: Sequence[Digest], block: int | None = None
@@ -291,10 +355,45 @@ class Compute:
         return Digest(self.client.call("compute", self.address, "credit_root", height, block=block))
 
     def _payment(self, receipt: Receipt) -> Payment:
-        for log in receipt.logs:
-            if log.address == self.address and log.topics[0] == _CLAIMED:
-                return Payment(int.from_bytes(log.data, "big"), receipt)
+        claimed = [log for log in receipt.logs if log.address == self.address and log.topics[0] == _CLAIMED]
+        if claimed:
+            return Payment(sum(int.from_bytes(log.data[32:], "big") for log in claimed), receipt)
         raise TransactionReverted("compute.claim", f"transaction 0x{receipt.tx_hash.hex()} paid nothing")
+
+
+@dataclass(frozen=True, slots=True)
+class EmissionSource:
+    """A test network's emission source."""
+
+    client: ChainClient
+    address: Address
+
+    @classmethod
+    def deploy(
+        cls, client: ChainClient, key: Key, mor: Address, beneficiary: Address, schedule: Schedule
+    ) -> "EmissionSource":
+        """A source that pays ``beneficiary`` by ``schedule`` what it holds of ``mor``."""
+        fields = msgspec.structs.astuple(schedule)
+        return cls(client, client.deploy(key, "emission_source", mor, beneficiary, fields))
+
+    def due(self, block: int | None = None) -> int:
+        """Wei that have been released and not fetched."""
+        return int(self.client.call("emission_source", self.address, "due", block=block))
+
+
+def compute_arguments(
+    mor: Address, registry: Address, economics: Economics, governor: Address, delay_s: int
+) -> tuple[object, ...]:
+    """What the Compute Contract's constructor takes."""
+    terms = (
+        economics.genesis_s,
+        economics.slot_ms,
+        economics.day_slots,
+        int(economics.policy),
+        economics.endowment_wei,
+        economics.late_days,
+    )
+    return mor, registry, msgspec.structs.astuple(economics.schedule), terms, (governor, delay_s)
 
 
 def certificate(

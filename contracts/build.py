@@ -6,6 +6,7 @@ The compiler is a development dependency: nothing else imports it.
 
 import argparse
 import hashlib
+import re
 import sys
 from pathlib import Path
 
@@ -20,13 +21,18 @@ def compile_contract(name: str, sources_dir: Path = SOURCES_DIR) -> bytes:
     """The artifact's JSON for ``sources_dir``/``name``.vy. Raises the compiler's own error where it doesn't compile."""
     from vyper import __version__  # noqa: PLC0415 - the compiler takes a second to import and only this needs it
     from vyper.compiler import compile_code  # noqa: PLC0415 - as above
+    from vyper.compiler.input_bundle import FilesystemInputBundle  # noqa: PLC0415 - as above
 
     source = (sources_dir / f"{name}.vy").read_text(encoding="utf-8")
-    outputs = compile_code(source, output_formats=["abi", "bytecode", "bytecode_runtime"])
+    outputs = compile_code(
+        source,
+        input_bundle=FilesystemInputBundle([sources_dir]),
+        output_formats=["abi", "bytecode", "bytecode_runtime"],
+    )
     artifact = Artifact(
         name=name,
         compiler=f"vyper {__version__}",
-        source_sha256=hashlib.sha256(source.encode()).hexdigest(),
+        source_sha256=_fingerprint(source, sources_dir),
         abi=tuple(outputs["abi"]),
         bytecode=outputs["bytecode"].removeprefix("0x"),
         runtime=outputs["bytecode_runtime"].removeprefix("0x"),
@@ -57,6 +63,13 @@ def main(arguments: list[str] | None = None) -> int:
     for name in stale:
         print(f"contracts/artifacts/{name}.json is stale: run python -m contracts.build", file=sys.stderr)
     return 1 if stale else 0
+
+
+def _fingerprint(source: str, sources_dir: Path) -> str:
+    """sha256 over the source and the modules that it imports, in their order."""
+    modules = re.findall(r"^import (\w+)$", source, re.MULTILINE)
+    texts = [source, *((sources_dir / f"{module}.vy").read_text(encoding="utf-8") for module in modules)]
+    return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 
 def _read(artifacts_dir: Path, name: str) -> bytes:

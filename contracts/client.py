@@ -196,7 +196,7 @@ class ChainClient:
         owner = to_checksum_address(key.address)
         try:
             with self._translated(what):
-                gas: int = self._eth.estimate_gas({"from": owner, **transaction})  # type: ignore[typeddict-item]  # built up key by key
+                gas: int = self._eth.estimate_gas({"from": owner, **transaction}, "pending")  # type: ignore[typeddict-item]  # built up key by key
                 tip = int(self._eth.max_priority_fee)
                 base = int(self._eth.get_block("latest")["baseFeePerGas"])
                 if sender.nonce is None:

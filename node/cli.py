@@ -84,10 +84,22 @@ def batch(height: int, config: Config = Path("node.toml"), overrides: Overrides 
 
 
 @app.command()
-def explain(rfc_id: str, config: Config = Path("node.toml"), overrides: Overrides = None) -> None:
-    """Print why an RFC of this user went to its provider: the bids, the beacon, the draw."""
-    entry = ask_control(config, overrides, f"/sessions/{rfc_id}")
-    for line in entry.get("explanation", []):
+def explain(
+    what: Annotated[str, typer.Argument(help="An RFC id of this user, `day` or `allowance`.")],
+    subject: Annotated[
+        str | None, typer.Argument(help="DAY after `day` (today's without), ADDRESS after `allowance`.")
+    ] = None,
+    config: Config = Path("node.toml"),
+    overrides: Overrides = None,
+) -> None:
+    """Print why an RFC went to its provider, or how a day's numbers or an address's allowance come about."""
+    if what == "allowance" and subject is None:
+        raise typer.BadParameter("`explain allowance` wants an ADDRESS")
+    if what in {"day", "allowance"}:
+        path = f"/explain/{what}" if subject is None else f"/explain/{what}/{subject}"
+    else:
+        path = f"/sessions/{what}"
+    for line in ask_control(config, overrides, path).get("explanation", []):
         typer.echo(line)
 
 

@@ -231,7 +231,7 @@ def _check_params(path: Path, params: NetworkParams) -> None:
     for key in ("slot_ms", "day_slots", "speed_samples", "speed_share", "age_boost_ms", "voucher_window"):
         _check_positive(path, f"params.{key}", getattr(params, key))
     for field in msgspec.structs.fields(params):
-        if (value := getattr(params, field.name)) < 0:
+        if isinstance(value := getattr(params, field.name), int) and value < 0:
             raise ConfigInvalid(path, f"params.{field.name}", f"{value} is negative")
 
 

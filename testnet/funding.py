@@ -3,17 +3,19 @@
 Synchronous, like the chain client: the launcher runs it in a worker thread.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from consensus.committee import Committee, Member
-from contracts.bindings import Compute, Mor, Registry
+from consensus.params import NetworkParams, economics_of
+from contracts.bindings import Compute, EmissionSource, Mor, Registry
 from contracts.client import ChainClient
 from contracts.signing import Key
 from contracts.typed_data import Address
 from testnet.errors import TestnetError
 from testnet.keys import Identity
-from testnet.plan import POOL_WEI, SUPPLY_WEI
+from testnet.plan import POOL_WEI, SOURCE_WEI, SUPPLY_WEI
 
 GAS_WEI = 10**18
 """What each key gets of the chain's own coin, for gas."""
@@ -29,24 +31,31 @@ class Deployment:
     mor: Address
     registry: Address
     compute: Address
+    source: Address
+    """The emission source, which the Compute Contract asks when it needs money."""
+    genesis_ms: int
+    """When slot 0 begins, Unix ms: a whole second, by which the Compute Contract counts days."""
     committee: Committee
     snapshot_block: int
 
 
 def deploy_and_fund(
-    client: ChainClient, treasury: Key, identities: Sequence[Identity], note: Callable[[str], None]
+    client: ChainClient,
+    treasury: Key,
+    identities: Sequence[Identity],
+    params: NetworkParams,
+    note: Callable[[str], None],
 ) -> Deployment:
     """Deploy, mint, stake and open epoch 1; ``treasury`` pays and keeps what is left of the supply.
 
+    The Compute Contract comes last, because the network's clock starts with it.
+
     Raises :class:`contracts.errors.ContractsError` where the chain refuses or doesn't answer.
     """
-    note("deploying MOR, registry and Compute Contract")
+    note("deploying MOR and registry")
     mor = Mor.deploy(client, treasury)
     registry = Registry.deploy(client, treasury, mor.address, UNBONDING_S)
-    compute = Compute.deploy(client, treasury, mor.address, registry.address)
-    registry.bind(treasury, compute.address)
-    handed_out = POOL_WEI
-    mor.mint(treasury, compute.address, POOL_WEI)
+    handed_out = POOL_WEI + SOURCE_WEI
     for identity in identities:
         node, key = identity.node, identity.key
         note(f"funding {node.name}")
@@ -58,12 +67,28 @@ def deploy_and_fund(
             mor.approve(key, registry.address, node.stake_wei)
             registry.stake(key, node.stake_wei)
     mor.mint(treasury, treasury.address, SUPPLY_WEI - handed_out)
+    note("deploying Compute Contract and emission source")
+    economics = economics_of(params, time.time_ns() // 10**9)
+    compute = Compute.deploy(client, treasury, mor.address, registry.address, economics)
+    source = EmissionSource.deploy(client, treasury, mor.address, compute.address, economics.schedule)
+    mor.mint(treasury, compute.address, POOL_WEI)
+    mor.mint(treasury, source.address, SOURCE_WEI)
+    compute.bind_source(treasury, source.address)
+    registry.bind(treasury, compute.address)
     note("opening epoch 1")
     registry.open_epoch(treasury)
     committee = Committee.of(1, [Member(address, stake) for address, stake in registry.committee(1)])
     if committee.root != registry.committee_root():
         raise TestnetError(f"the registry's committee root is not 0x{committee.root.hex()}, which its members make")
-    return Deployment(mor.address, registry.address, compute.address, committee, client.block_number())
+    return Deployment(
+        mor.address,
+        registry.address,
+        compute.address,
+        source.address,
+        economics.genesis_s * 1_000,
+        committee,
+        client.block_number(),
+    )
 
 
 def balances(client: ChainClient, mor: Address, identities: Sequence[Identity]) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -141,16 +140,15 @@ async def running(plan: Plan, folder: Path, progress: Progress, hurry: trio.Even
             stack.callback(client.close)
             step.detail = f"{chain.url}, chain id {chain.chain_id}"
         identities = await _make_keys(plan, folder, progress)
-        deployment = await _found(chain.funded_keys[0], client, identities, progress)
+        deployment = await _found(chain.funded_keys[0], client, identities, plan, progress)
         genesis = Genesis(plan, folder, chain.url, chain.chain_id, deployment, identities, model)
-        genesis_ms = time.time_ns() // 1_000_000
-        write_network_file(genesis, genesis_ms)
+        write_network_file(genesis, deployment.genesis_ms)
         vigil = Vigil(plan, progress)
         supervisor = await stack.enter_async_context(open_supervisor(vigil.note_end, hurry))
         with vigil.scope:
             nodes = await _start_all(genesis, supervisor, progress)
             vigil.is_up = True
-            yield Network(genesis, genesis_ms, client, nodes, supervisor, vigil)
+            yield Network(genesis, deployment.genesis_ms, client, nodes, supervisor, vigil)
         vigil.check()
 
 
@@ -178,14 +176,16 @@ async def _make_keys(plan: Plan, folder: Path, progress: Progress) -> tuple[Iden
     return tuple(made[node.name] for node in plan.nodes)
 
 
-async def _found(treasury: Key, client: ChainClient, identities: Sequence[Identity], progress: Progress) -> Deployment:
+async def _found(
+    treasury: Key, client: ChainClient, identities: Sequence[Identity], plan: Plan, progress: Progress
+) -> Deployment:
     """Contracts on the chain, and MOR where the plan wants it."""
     with progress.step("Contracts, stakes and balances") as step:
 
         def say(text: str) -> None:
             trio.from_thread.run_sync(step.say, text)
 
-        deployment = await trio.to_thread.run_sync(deploy_and_fund, client, treasury, identities, say)
+        deployment = await trio.to_thread.run_sync(deploy_and_fund, client, treasury, identities, plan.params, say)
         step.detail = f"Compute Contract 0x{deployment.compute.hex()}, epoch {deployment.committee.epoch}"
     return deployment
 

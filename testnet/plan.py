@@ -19,8 +19,10 @@ SUPPLY_WEI = 10_000_000 * MOR
 """Minted in all (S39's supply)."""
 BUDGET_WEI = COMPUTE_INITIAL_WEI
 """A day's budget: compute's share of the first day's emission (S7)."""
-POOL_WEI = 10_000 * MOR
-"""What the Compute Contract holds at the start."""
+POOL_WEI = 100_000 * MOR
+"""What the Compute Contract holds at the start: 1 % of it outweighs the bootstrap's share of a day (S23)."""
+SOURCE_WEI = 1_000_000 * MOR
+"""What the emission source can pay in all."""
 STAKE_WEI = 1_000 * MOR
 """Each member's stake."""
 USER_WEI = 500 * MOR
@@ -154,6 +156,7 @@ def compute_params(options: TestnetOptions) -> NetworkParams:
         slot_ms=options.block_s * 1_000,
         day_slots=day_slots,
         settle_window_slots=max(day_slots, 60),
+        endowment_mor=POOL_WEI // MOR,
         # all nodes and models share a machine's cores: a liveness check waits behind somebody's prefill
         liveness_ms=2_000,
     )

@@ -19,7 +19,9 @@ TOP_LEVEL = {
     "LICENSE",
 }
 
-CONTRACTS_PURE = {f"contracts.{name}" for name in ("errors", "typed_data", "signing", "merkle", "emission")}
+CONTRACTS_PURE = {
+    f"contracts.{name}" for name in ("errors", "typed_data", "signing", "merkle", "emission", "budget", "payout")
+}
 PURE = (*CONTRACTS_PURE, "gossip.messages", "gossip.errors", "gossip.topics", "consensus")
 PROTOCOL = (*CONTRACTS_PURE, "gossip.messages", "gossip.errors")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {

@@ -7,6 +7,7 @@ from consensus.market import access
 from consensus.market.doubles import Issuance
 from consensus.market.errors import PassRefused, RfcRefused
 from consensus.market.ledger_state import DayAccount
+from consensus.market.promises import Promises
 from contracts.typed_data import Address, Digest
 from gossip.messages.market import AccessPass, PassIssued, PassRequest, Rfc
 
@@ -38,8 +39,9 @@ class _Session:
 class Allowances:
     """Passes issued by this router and, as far as their users' sums go, by the others."""
 
-    def __init__(self, router: Address, routers: RoutersOf) -> None:
+    def __init__(self, router: Address, routers: RoutersOf, promises: Promises) -> None:
         self._router = router
+        self._promises = promises
         self._routers = routers
         self._sessions: dict[Address, _Session] = {}
         self._issued: dict[tuple[int, Address], dict[Address, int]] = {}
@@ -87,6 +89,7 @@ class Allowances:
         granted = AccessPass(key, day, allowance, priority, self._router, commitment)
         self._sessions[key] = _Session(granted)
         self._issued.setdefault((day, user), {})[key] = allowance
+        self._promises.issue(day, allowance)
         return granted
 
     def _check_request(self, request: PassRequest, account: DayAccount, now_ms: int, accept_rank: int) -> None:
@@ -117,6 +120,7 @@ class Allowances:
         self._issuance.note(issued)
         if issued.issuer == self._router and access_pass.session_key not in self._sessions:
             self._sessions[access_pass.session_key] = _Session(access_pass, 0, used, next_index)
+            self._promises.issue(access_pass.day, access_pass.allowance)
         return sum(of_user.values())
 
     def reserve(self, rfc: Rfc) -> None:
@@ -176,8 +180,18 @@ class Allowances:
         """T issued to a user on a day, by all routers together."""
         return sum(self._issued.get((day, user), {}).values())
 
+    def over_issued(self, user: Address, account: DayAccount, balance_wei: int) -> int:
+        """T that a user's passes of the account's day exceed its UserMax by; above 0 is provable fraud by an issuer.
+
+        ``balance_wei`` is the user's at the day's snapshot block. Every pass that made up the sum is signed by its
+        issuer, and so is the request by the user.
+        """
+        most = access.user_max(account.max_t, account.supply_wei, balance_wei)
+        return max(0, self.issued_to(user, account.day) - most)
+
     def forget_before(self, day: int) -> None:
         """Drop the passes of earlier days; unused access does not accrue (S40)."""
+        self._promises.forget_before(day)
         self._sessions = {key: held for key, held in self._sessions.items() if held.access_pass.day >= day}
         self._issued = {key: held for key, held in self._issued.items() if key[0] >= day}
         self._ended = {key: ended for key, ended in self._ended.items() if ended >= day}

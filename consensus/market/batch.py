@@ -192,6 +192,7 @@ def _finish(
         body_root=body_root(body),
         credit_root=merkle_root(after.credits),
         total_credited=Uint256(after.total_credited),
+        bootstrap_credited=Uint256(after.bootstrap_credited),
         state_root=state_root(after),
         committee_root=committee.root,
         beacon=after.beacon,

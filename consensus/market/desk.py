@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from consensus.market.allowances import Allowances, RoutersOf
 from consensus.market.book import StandingBid
 from consensus.market.errors import RfcRefused, SettlementInvalid
+from consensus.market.ledger_state import DayAccount
+from consensus.market.promises import Promises, worth_wei
 from consensus.market.waiting import Waiting, WaitingRoom
 from consensus.params import Terms
 from contracts.typed_data import Address, Digest
@@ -56,7 +58,8 @@ class Desk:
     def __init__(self, terms: Terms, router: Address, routers: RoutersOf) -> None:
         self._terms = terms
         self._router = router
-        self.allowances = Allowances(router, routers)
+        self._promises = Promises()
+        self.allowances = Allowances(router, routers, self._promises)
         self._room = WaitingRoom(terms.params.age_boost_ms)
         self._answers: dict[Digest, Matched | RfcRefused] = {}
         self._open: dict[Digest, _OpenTicket] = {}
@@ -66,8 +69,8 @@ class Desk:
         self._in_use: dict[tuple[Address, Digest], int] = {}
         """Sessions running, by provider and model."""
 
-    def admit(self, rfc: Signed[Rfc], rfc_id: Digest, *, now_ms: int, slot: int, budget_left_wei: int) -> None:
-        """Let an RFC whose signatures hold into the queue and reserve its TokenMax.
+    def admit(self, rfc: Signed[Rfc], rfc_id: Digest, *, now_ms: int, slot: int, account: DayAccount) -> None:
+        """Let an RFC whose signatures hold into the queue and reserve its TokenMax; ``account`` is the day's.
 
         An RFC that is here already, or has its answer, is left as it is: ask :meth:`outcome`. Raises
         :class:`RfcRefused` with wrong_router, unit_unsupported (S16), expired, wrong_day, budget_spent (S37),
@@ -86,8 +89,7 @@ class Desk:
             raise RfcRefused("expired", f"the deadline passed {now_ms - asked.deadline_ms} ms ago", left)
         if access_pass.day != day:
             raise RfcRefused("wrong_day", f"the pass is for day {access_pass.day}, it is day {day}", left)
-        if budget_left_wei <= 0:
-            raise RfcRefused("budget_spent", f"the compute budget of day {day} is spent", left)
+        self._check_budget(asked.token_max, 1, account, left)  # no bid is below 1 wei
         if self._room.is_full or len(self._open) + len(self._unsettled) >= MAX_TICKETS:
             raise RfcRefused("busy", f"{len(self._room)} RFCs wait, {len(self._open)} tickets are open", left)
         self.allowances.reserve(asked)
@@ -130,14 +132,32 @@ class Desk:
         """Slots of a bid that this desk has not filled."""
         return bid.slots - self._in_use.get(_seat(bid), 0)
 
-    def open_ticket(self, rfc_id: Digest, bid: Signed[Bid], *, slot: int, now_ms: int) -> Ticket:
+    def budget_left(self, account: DayAccount) -> int:
+        """Wei that this router may still promise of the day of ``account`` (S37)."""
+        return self._promises.left(account.day, account.reference_price_wei, account.budget_left_wei)
+
+    def check_budget(self, rfc_id: Digest, price_wei: int, account: DayAccount) -> None:
+        """Raise :class:`RfcRefused` (budget_spent) where a waiting RFC can't be paid at ``price_wei`` per T."""
+        if (waiting := self._room.get(rfc_id)) is not None:
+            asked = waiting.rfc.payload
+            self._check_budget(asked.token_max, price_wei, account, self.allowances.left(asked.session_key))
+
+    def _check_budget(self, token_max: int, price_wei: int, account: DayAccount, allowance_left: int) -> None:
+        needed, left = worth_wei(token_max, price_wei), self.budget_left(account)
+        if left < needed or left <= 0:
+            detail = f"TokenMax {token_max} T at {price_wei} wei need {needed} wei, {max(0, left)} wei of the budget"
+            raise RfcRefused("budget_spent", f"{detail} of day {account.day} are not promised yet", allowance_left)
+
+    def open_ticket(self, rfc_id: Digest, bid: Signed[Bid], *, slot: int, now_ms: int, account: DayAccount) -> Ticket:
         """The ticket for a match of a waiting RFC, to be signed; nothing is booked before :meth:`place`.
 
-        Raises :class:`RfcRefused` (expired) where the RFC isn't waiting any more.
+        Raises :class:`RfcRefused` with expired where the RFC isn't waiting any more, and with budget_spent where the
+        day's budget, as far as this router may promise it, doesn't pay for TokenMax at the bid's price.
         """
         waiting = self._room.get(rfc_id)
         if waiting is None:
             raise RfcRefused("expired", f"RFC 0x{rfc_id.hex()} isn't waiting")
+        self.check_budget(rfc_id, bid.payload.price_wei, account)
         asked = waiting.rfc.payload
         return Ticket(
             rfc_id=rfc_id,
@@ -162,14 +182,16 @@ class Desk:
         self._remember(ticket.rfc_id, matched)
         return self._book(waiting.rfc, matched.ticket)
 
-    def restore(self, rfc: Signed[Rfc], ticket: Signed[Ticket], *, is_settled: bool) -> None:
+    def restore(self, rfc: Signed[Rfc], ticket: Signed[Ticket], *, is_settled: bool, credited_wei: int = 0) -> None:
         """After a restart: take up a ticket that was placed, or remember one that has been settled since.
 
-        Its pass comes first, by :meth:`Allowances.note_issued`.
+        ``credited_wei`` is what it was credited where it is settled. Its pass comes first, by
+        :meth:`Allowances.note_issued`.
         """
         self.allowances.restore(rfc.payload, 0 if is_settled else ticket.payload.token_max)
         if is_settled:
             self._done[ticket.id(self._terms.domain)] = None
+            self._promises.credit(self._terms.params.day_of(ticket.payload.slot), credited_wei)
         else:
             self._book(rfc, ticket)
 
@@ -183,6 +205,7 @@ class Desk:
         ends_slot = params.slot_at(last_ms, self._terms.genesis_ms) + 1 + params.report_deadline_slots
         ticket_id = ticket.id(self._terms.domain)
         self._open[ticket_id] = _OpenTicket(rfc, ticket, ends_slot)
+        self._promises.promise(ticket_id, ticket.payload, params.day_of(ticket.payload.slot))
         seat = _seat(ticket.payload.bid.payload)
         self._in_use[seat] = self._in_use.get(seat, 0) + 1
         return ticket_id
@@ -246,10 +269,11 @@ class Desk:
                 self.settled(ticket_id, 0)
         return tuple(settlements)
 
-    def settled(self, ticket_id: Digest, charged: int) -> bool:
-        """A batch has settled a ticket at ``charged`` T: the rest of its reservation is free again.
+    def settled(self, ticket_id: Digest, charged: int, credited_wei: int = 0) -> bool:
+        """A batch has settled a ticket at ``charged`` T: the rest of its reservation and of its worth is free again.
 
-        Also for a settlement that no batch will take (``charged`` 0). False where the ticket isn't this desk's.
+        Also for a settlement that no batch will take (``charged`` and ``credited_wei`` 0). False where the ticket
+        isn't this desk's.
         """
         if (held := self._open.get(ticket_id)) is not None:
             self._leave(ticket_id, held)
@@ -257,6 +281,7 @@ class Desk:
         if ticket is None:
             return False
         self.allowances.release(ticket.session_key, ticket.token_max, charged)
+        self._promises.settle(ticket_id, credited_wei)
         return True
 
     def _held(self, ticket_id: Digest) -> _OpenTicket:

@@ -1,32 +1,37 @@
 """Settling: a draft of the next ledger, to which a batch's parts are applied one by one.
 
-A draft starts as a copy, checks everything before it changes anything, and leaves the ledger it came from as it was.
+A draft keeps what it changes beside the ledger that it came from, which stays as it was, and checks everything before
+it changes anything; so a batch costs what it settles, however many users and providers there are.
 Proposer and checker use the same draft, so they can't differ.
 """
 
-from bisect import insort
 from collections.abc import Mapping
+from typing import TypeVar
 
 from msgspec.structs import replace
 
 from consensus.errors import HandOverInvalid
-from consensus.market import access
+from consensus.market import access, indexes
 from consensus.market.beacon import next_beacon
+from consensus.market.bootstrap import bootstrap_reserve, bootstrap_shares
 from consensus.market.errors import BatchInvalid, SettlementInvalid
 from consensus.market.ledger_state import (
     DayAccount,
     Ledger,
     Outcome,
     SessionUse,
+    as_speed,
     check_opening,
     day_accounts,
     oldest_day,
 )
+from consensus.market.penalties import Penalties
 from consensus.market.settlement import VerifiedIds
-from consensus.market.shards import KeyShards, SlotTickets
 from consensus.market.speed import SpeedSample, is_fast_enough, us_per_t, with_sample
+from consensus.market.trie import Trie
 from consensus.membership import Draw, Term, check_drawn, hand_over_to, verify_hand_over
 from consensus.params import Terms
+from contracts.merkle import CreditTree
 from contracts.typed_data import Address, Digest, Uint256
 from gossip.errors import SignerMismatch
 from gossip.messages.base import Signed
@@ -34,10 +39,14 @@ from gossip.messages.committee import DayOpening, HandOverCertificate
 from gossip.messages.records import BeaconCommitment
 from gossip.messages.session import Settlement
 
+K = TypeVar("K", bound=bytes)
+V = TypeVar("V")
+
 MAX_COMMIT_AHEAD_DAYS = 7
 """How many days ahead a member may commit its secrets."""
 
 NO_BALANCES: Mapping[Address, int] = {}
+NO_TIPS: Mapping[Address, Digest] = {}
 
 
 class Draft:
@@ -70,22 +79,36 @@ class Draft:
             check_opening(opening, self.day, ledger.account.snapshot_block)
             self._check_drawn(opening)
         self._days = day_accounts(ledger, self._params, self.day, opening)
-        self._credits = dict(ledger.credits)
+        is_new_day = self.day > ledger.day
+        self._credits: dict[Address, int] = {}
         self._total = int(ledger.total_credited)
-        self._held_sessions = KeyShards.of(ledger.sessions)
-        self._sessions: dict[Address, SessionUse] = {}
-        self._held_settled = SlotTickets.of(ledger.settled)
-        self._settled: dict[Digest, int] = {}
-        self._speed = dict(ledger.speed)
-        gone = self.day - ledger.day
-        self._penalties = {who: left for who, points in ledger.penalties.items() if (left := points >> gone)}
-        self._penalised = dict(ledger.penalised) if gone == 0 else {}
-        self._commitments = {day: dict(tips) for day, tips in ledger.commitments.items()}
+        self._day_credits = Trie[Address, Uint256]() if is_new_day else Trie.of(ledger.day_credits)
+        self._credited_today: dict[Address, Uint256] = {}
+        self._sessions: dict[int, dict[Address, SessionUse]] = {}
+        self._settled: dict[int, dict[Digest, int]] = {}
+        self._speed: dict[Digest, tuple[SpeedSample, ...]] = {}
+        self._held_penalties = Penalties.of(ledger.penalties, ledger.day).on(self.day)
+        self._penalties: dict[Address, int] = {}
+        self._held_penalised = Trie[bytes, bool]() if is_new_day else Trie.of(ledger.penalised)
+        self._penalised: dict[bytes, bool] = {}
+        self._commitments = dict(ledger.commitments)
         self._outcomes: list[Outcome] = []
         self._drawn = ledger.drawn
         if opening is not None and opening.drawn:
             self._drawn = Draw(self.day, Term(ledger.running.epoch + 1, opening.drawn))
         self._hands_over = False
+        self._bootstrap = int(ledger.bootstrap_credited)
+        if is_new_day:
+            self._pay_leaders()
+
+    def _pay_leaders(self) -> None:
+        """The day that the ledger stands on is over: its leaders share its bootstrap reserve (S24)."""
+        old = self._ledger
+        for provider, share in bootstrap_shares(
+            old.day_credits, bootstrap_reserve(old.day, self._terms), self._params
+        ).items():
+            self._add_credit(provider, share)
+            self._bootstrap += share
 
     def _check_drawn(self, opening: DayOpening) -> None:
         """A draw waits until it has taken over: whoever signed for it signed once in an epoch."""
@@ -121,9 +144,10 @@ class Draft:
             raise BatchInvalid("commitment_member", commitment.member)
         if not self.day < commitment.day <= self.day + MAX_COMMIT_AHEAD_DAYS:
             raise BatchInvalid("commitment_day", commitment.day)
-        if commitment.member in self._commitments.get(commitment.day, {}):
+        if commitment.member in self._commitments.get(commitment.day, NO_TIPS):
             raise BatchInvalid("commitment_twice", commitment.member)
-        self._commitments.setdefault(commitment.day, {})[commitment.member] = commitment.tip
+        tips = {**self._commitments.get(commitment.day, NO_TIPS), commitment.member: commitment.tip}
+        self._commitments[commitment.day] = dict(sorted(tips.items()))
 
     def settle(self, settlement: Settlement, ids: VerifiedIds) -> Outcome:
         """Settle a session whose signatures hold. Raises :class:`SettlementInvalid` and then changes nothing."""
@@ -143,10 +167,11 @@ class Draft:
             raise SettlementInvalid("ticket_from_future", ticket.slot, retry=True)
         if self.slot - ticket.slot > self._params.settle_window_slots:
             raise SettlementInvalid("ticket_too_old", ticket.slot)
-        if ids.ticket_id in self._settled or self._held_settled.holds(ids.ticket_id, ticket.slot):
+        day = self._params.day_of(ticket.slot)
+        if self._is_settled(day, ids.ticket_id):
             raise SettlementInvalid("already_settled", ids.ticket_id)
-        account = self._days.get(access_pass.day)
-        if access_pass.day != self._params.day_of(ticket.slot) or account is None:
+        account = self._days.get(day)
+        if access_pass.day != day or account is None:
             raise SettlementInvalid("wrong_day", access_pass.day)
         if self._ledger.routers(access_pass.day).weight(access_pass.issuer) == 0:
             raise SettlementInvalid("issuer_not_a_member", access_pass.issuer)
@@ -155,15 +180,24 @@ class Draft:
             raise SettlementInvalid("price_over_ceiling", price)
         if access_pass.allowance > account.max_t:
             raise SettlementInvalid("allowance_over_max_t", access_pass.allowance)
-        fresh = SessionUse(access_pass.day, access_pass.allowance, 0, ())
-        session = self._sessions.get(ids.session_key) or self._held_sessions.get(ids.session_key, fresh)
-        if (session.day, session.allowance) != (fresh.day, fresh.allowance):
+        session = self._session(day, ids.session_key) or SessionUse(day, access_pass.allowance, 0, ())
+        if session.allowance != access_pass.allowance:
             raise SettlementInvalid("pass_changed", access_pass.allowance)
-        if rfc.index in session.indexes:
+        if indexes.holds(session.indexes, rfc.index):
             raise SettlementInvalid("index_used", rfc.index)
         if settlement.report is None and self.slot < ticket.slot + self._params.report_deadline_slots:
             raise SettlementInvalid("report_awaited", ids.ticket_id, retry=True)
         return account, session
+
+    def _is_settled(self, day: int, ticket_id: Digest) -> bool:
+        return ticket_id in self._settled.get(day, ()) or ticket_id in self._ledger.settled.get(day, ())
+
+    def _session(self, day: int, session_key: Address) -> SessionUse | None:
+        drafted = self._sessions.get(day)
+        if drafted is not None and (found := drafted.get(session_key)) is not None:
+            return found
+        held = self._ledger.sessions.get(day)
+        return None if held is None else held.get(session_key)
 
     def _outcome(self, settlement: Settlement, ids: VerifiedIds, charged: int) -> Outcome:
         ticket = settlement.ticket.payload
@@ -190,10 +224,10 @@ class Draft:
         if tokens == 0:
             return "nothing_delivered"
         if report is not None and report.payload.passed:
-            samples = self._speed.get(settlement.rfc.payload.model_id, ())
+            samples = self._samples(settlement.rfc.payload.model_id)
             if not is_fast_enough(samples, us_per_t(report.payload.last_ms, tokens), self._params):
                 return "slow"
-        if tokens * price > self._days[self.day].budget_left_wei:
+        if tokens * price > self._days[settlement.rfc.payload.access_pass.payload.day].budget_left_wei:
             return "budget_spent"
         return "credited"
 
@@ -208,54 +242,57 @@ class Draft:
         return user_rank > access.rank(self._balances.get(ids.provider, 0))
 
     def _record(self, settlement: Settlement, outcome: Outcome, account: DayAccount, session: SessionUse) -> None:
-        rfc, report = settlement.rfc.payload, settlement.report
-        indexes = list(session.indexes)
-        insort(indexes, rfc.index)
+        rfc, report, day = settlement.rfc.payload, settlement.report, account.day
         if not session.indexes:
-            issued = Uint256(account.issued_t + session.allowance)
-            self._days[account.day] = replace(account, issued_t=issued)
-        self._sessions[outcome.session_key] = replace(
-            session, used=session.used + outcome.charged, indexes=tuple(indexes)
-        )
-        self._settled[outcome.ticket_id] = settlement.ticket.payload.slot
-        self._outcomes.append(outcome)
+            account = replace(account, issued_t=Uint256(account.issued_t + session.allowance))
         if outcome.credited_wei:
-            self._credit(outcome)
+            account = replace(
+                account,
+                credited_t=Uint256(account.credited_t + outcome.tokens),
+                credited_wei=Uint256(account.credited_wei + outcome.credited_wei),
+            )
+            self._add_credit(outcome.provider, outcome.credited_wei)
+            self._count_today(outcome.provider, outcome.credited_wei)
+        self._days[day] = account
+        used, ranges = session.used + outcome.charged, indexes.with_index(session.indexes, rfc.index)
+        use = SessionUse(day, session.allowance, used, ranges)
+        self._sessions.setdefault(day, {})[outcome.session_key] = use
+        self._settled.setdefault(day, {})[outcome.ticket_id] = settlement.ticket.payload.slot
+        self._outcomes.append(outcome)
         if report is None:
             return
         tokens = delivered_tokens(settlement)
         if report.payload.passed and tokens:
             sample = SpeedSample(outcome.session_key, outcome.provider, us_per_t(report.payload.last_ms, tokens))
-            self._speed[rfc.model_id] = with_sample(self._speed.get(rfc.model_id, ()), sample, self._params)
+            self._speed[rfc.model_id] = with_sample(self._samples(rfc.model_id), sample, self._params)
         elif not report.payload.passed:
             self._penalise(outcome.provider, outcome.session_key)
 
-    def _credit(self, outcome: Outcome) -> None:
-        provider, amount = outcome.provider, outcome.credited_wei
-        today = self._days[self.day]
-        self._days[self.day] = replace(
-            today,
-            credited_t=Uint256(today.credited_t + outcome.tokens),
-            credited_wei=Uint256(today.credited_wei + amount),
-        )
-        self._credits[provider] = Uint256(self._credits.get(provider, 0) + amount)
-        self._total += amount
+    def _samples(self, model_id: Digest) -> tuple[SpeedSample, ...]:
+        drafted = self._speed.get(model_id)
+        return self._ledger.speed.get(model_id, ()) if drafted is None else drafted
+
+    def _add_credit(self, provider: Address, wei: int) -> None:
+        held = self._credits.get(provider)
+        self._credits[provider] = wei + (self._ledger.credits.get(provider, 0) if held is None else held)
+        self._total += wei
+
+    def _count_today(self, provider: Address, wei: int) -> None:
+        held = self._credited_today.get(provider)
+        before = self._day_credits.get(provider, 0) if held is None else held
+        self._credited_today[provider] = Uint256(before + wei)
 
     def _penalise(self, provider: Address, session_key: Address) -> None:
         """One point for the provider, but each session key counts once a day."""
-        counted = self._penalised.get(provider, ())
-        if session_key not in counted:
-            self._penalised[provider] = tuple(sorted((*counted, session_key)))
-            self._penalties[provider] = self._penalties.get(provider, 0) + 1
+        counted = provider + session_key
+        if counted not in self._penalised and counted not in self._held_penalised:
+            self._penalised[counted] = True
+            held = self._penalties.get(provider)
+            self._penalties[provider] = 1 + (self._held_penalties.get(provider, 0) if held is None else held)
 
     def close(self, reveal: Digest) -> Ledger:
         """The new ledger, with what is too old to matter left out. Its ``parent`` is still the old batch's hash."""
-        params, old = self._params, self._ledger
-        first_slot, first_day = self.slot - params.settle_window_slots, oldest_day(self.slot, params)
-        sessions = self._held_sessions.with_items(self._sessions)
-        if first_day > oldest_day(old.slot, params):
-            sessions = sessions.where(lambda use: use.day >= first_day)
-        commitments = {day: dict(sorted(tips.items())) for day, tips in self._commitments.items() if day >= first_day}
+        old, first_day = self._ledger, oldest_day(self.slot, self._params)
         return Ledger(
             height=old.height + 1,
             slot=self.slot,
@@ -263,19 +300,21 @@ class Draft:
             parent=old.parent,
             beacon=next_beacon(old.beacon, reveal, old.parent),
             total_credited=Uint256(self._total),
-            credits=dict(sorted(self._credits.items())),
+            credits=CreditTree.of(old.credits).with_items(self._credits),
             days=dict(sorted((day, account) for day, account in self._days.items() if day >= first_day)),
-            sessions=sessions,
-            settled=self._held_settled.moved_on(self._settled, max(0, first_slot)),
-            speed=dict(sorted(self._speed.items())),
-            penalties=dict(sorted(self._penalties.items())),
-            penalised=dict(sorted(self._penalised.items())),
-            commitments=dict(sorted(commitments.items())),
+            sessions=_by_day(old.sessions, self._sessions, first_day),
+            settled=_by_day(old.settled, self._settled, first_day),
+            speed=as_speed(old.speed).with_items(self._speed),
+            penalties=self._held_penalties.with_points(self._penalties),
+            penalised=self._held_penalised.with_items(self._penalised),
+            commitments=dict(sorted((day, tips) for day, tips in self._commitments.items() if day >= first_day)),
             outcomes=tuple(self._outcomes),
             committees=self._committees(first_day),
             drawn=None if self._hands_over else self._drawn,
             since=old.height + 1 if self._hands_over else old.since,
             is_rescued=False,
+            bootstrap_credited=Uint256(self._bootstrap),
+            day_credits=self._day_credits.with_items(self._credited_today),
         )
 
     def _committees(self, first_day: int) -> tuple[Term, ...]:
@@ -284,6 +323,15 @@ class Draft:
         oldest = min(account.epoch for day, account in self._days.items() if day >= first_day)
         kept = tuple(term for term in old.committees if term.epoch >= oldest or term is old.running)
         return (*kept, old.drawn.term) if self._hands_over and old.drawn is not None else kept
+
+
+def _by_day(
+    held: Mapping[int, Mapping[K, V]], changed: Mapping[int, Mapping[K, V]], first_day: int
+) -> dict[int, Mapping[K, V]]:
+    """The maps of ``first_day`` and later with what has changed; a day that is over is dropped whole."""
+    days = sorted(day for day in {*held, *changed} if day >= first_day)
+    empty: Mapping[K, V] = {}
+    return {day: Trie.of(held.get(day, empty)).with_items(changed.get(day, empty)) for day in days}
 
 
 def settle(

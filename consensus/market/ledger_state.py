@@ -1,10 +1,12 @@
 """The ledger: everything that the committee agrees on about the market, as one frozen value.
 
-Mappings are sorted by key when a ledger is made, so that a state has one encoding and one root. Nothing outside
-:mod:`consensus.market.ledger` makes a new one from an old one.
+What grows with users, providers or traffic stands in maps that share what stayed as it was and keep their roots
+(:class:`Trie`, :class:`CreditTree`); the small mappings are sorted by key, so that a state has one encoding and one
+root. Nothing outside :mod:`consensus.market.ledger` makes a new one from an old one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 from eth_hash.auto import keccak
@@ -12,10 +14,12 @@ from eth_hash.auto import keccak
 from consensus.committee import Committee
 from consensus.market import access
 from consensus.market.errors import BatchInvalid
-from consensus.market.shards import KeyShards, SlotTickets
+from consensus.market.penalties import Penalties, Penalty
 from consensus.market.speed import SpeedSample
+from consensus.market.trie import Trie
 from consensus.membership import Draw, Term
 from consensus.params import NetworkParams, Terms
+from contracts.merkle import CreditTree
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Uint256
 from gossip.messages.base import Signed, decode, encode
 from gossip.messages.committee import DayOpening
@@ -23,6 +27,12 @@ from gossip.messages.records import BeaconCommitment
 
 MAX_LEDGER_BYTES = 1 << 30
 """The largest encoded ledger that is read back."""
+
+NO_SPEED: Trie[Digest, tuple[SpeedSample, ...]] = Trie(bucket=1)
+"""No samples yet. A model's are some kilobytes, so each is hashed alone."""
+
+K = TypeVar("K", bound=bytes)
+V = TypeVar("V")
 
 
 class DayAccount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -37,9 +47,20 @@ class DayAccount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     issued_t: Uint256
     """T of allowance on the passes of this day that have been settled against: what the committee has seen used."""
     credited_t: Uint256
+    """Of the day's tickets, whichever batch settled them; so is ``credited_wei``."""
     credited_wei: Uint256
     epoch: int
     """Of the committee that was running when the day was opened: the day's routers, whoever takes over meanwhile."""
+    opened_height: int
+    """The batch that opened the day; 0 is the genesis."""
+    before_price_wei: int
+    """The reference price of the day before; on the genesis day its own."""
+    before_t: Uint256
+    """T credited on the day before, when this one opened: with ``before_wei`` the mean that moved the price."""
+    before_wei: Uint256
+    paid_before_wei: Uint256
+    """Wei that sessions had been credited when the day opened, and what the days before could still pay: what its
+    budget follows from (S23)."""
 
     @property
     def max_t(self) -> int:
@@ -57,12 +78,13 @@ class DayAccount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 class SessionUse(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What has been settled against one access pass. ``indexes`` are its RFCs', ascending."""
+    """What has been settled against one access pass."""
 
     day: int
     allowance: int
     used: int
-    indexes: tuple[int, ...]
+    indexes: tuple[tuple[int, int], ...]
+    """Its RFCs' indexes as ranges, first and last of each, ascending and apart."""
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -96,18 +118,23 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     credits: Mapping[Address, Uint256]
     """Cumulative wei by provider."""
     days: Mapping[int, DayAccount]
-    sessions: Mapping[Address, SessionUse]
-    settled: Mapping[Digest, int]
-    """Ticket id to the ticket's slot, for as long as the ticket could be settled again."""
+    sessions: Mapping[int, Mapping[Address, SessionUse]]
+    """Day to session key to what was settled against its pass of that day."""
+    settled: Mapping[int, Mapping[Digest, int]]
+    """Day to ticket id to the ticket's slot, for as long as the ticket could be settled again."""
     speed: Mapping[Digest, tuple[SpeedSample, ...]]
     penalties: Mapping[Address, int]
     """Penalty points by provider (S44); half of them are forgiven every day."""
-    penalised: Mapping[Address, tuple[Address, ...]]
-    """Provider to the session keys whose Fail has counted today."""
+    penalised: Mapping[bytes, bool]
+    """Provider ‖ session key for every Fail that has counted today."""
     commitments: Mapping[int, Mapping[Address, Digest]]
     """Day to member to the tip of its hash chain."""
     outcomes: tuple[Outcome, ...]
     """What the last batch settled, in its order."""
+    bootstrap_credited: Uint256
+    """Of ``total_credited``, what the bootstrap reserve paid (S24), in wei."""
+    day_credits: Mapping[Address, Uint256]
+    """Wei credited in this day's batches by provider, without the bootstrap: what the top 100 are ranked by (S24)."""
     committees: tuple[Term, ...]
     """The last one decides the next height; before it those whose tickets may still be settled, oldest first."""
     drawn: Draw | None
@@ -143,9 +170,9 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         """The current day's numbers."""
         return self.days[self.day]
 
-    def is_settled(self, ticket_id: Digest, slot: int) -> bool:
-        """Whether the ticket of ``slot`` has been settled: one look-up, where ``settled`` is searched slot by slot."""
-        return SlotTickets.of(self.settled).holds(ticket_id, slot)
+    def is_settled(self, ticket_id: Digest) -> bool:
+        """Whether the ticket has been settled, as far as it could be settled again."""
+        return any(ticket_id in tickets for tickets in self.settled.values())
 
 
 def genesis_ledger(
@@ -176,15 +203,17 @@ def genesis_ledger(
         parent=ZERO_DIGEST,
         beacon=Digest(keccak(terms.domain.separator() + terms.genesis_ms.to_bytes(8, "big") + seed)),
         total_credited=Uint256(0),
-        credits={},
+        credits=CreditTree.of({}),
         days={opening.day: opened(opening, reference_price_wei, committee.epoch)},
-        sessions=KeyShards[SessionUse].of({}),
-        settled=SlotTickets.of({}),
-        speed={},
-        penalties={},
-        penalised={},
+        sessions={},
+        settled={},
+        speed=NO_SPEED,
+        penalties=Penalties({}, opening.day),
+        penalised=Trie(),
         commitments=sorted_tips,
         outcomes=(),
+        bootstrap_credited=Uint256(0),
+        day_credits=Trie(),
         committees=(Term.of(committee),),
         drawn=None,
         since=0,
@@ -203,30 +232,95 @@ def rescue(ledger: Ledger, committee: Committee) -> Ledger:
     return msgspec.structs.replace(ledger, committees=committees, drawn=None, since=ledger.height, is_rescued=True)
 
 
+class _Snapshot(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A ledger on disk. Penalties are as they were written, for their root is over the days that they are of."""
+
+    ledger: Ledger
+    penalties: Mapping[Address, Penalty]
+
+
 def encode_ledger(ledger: Ledger) -> bytes:
     """A snapshot's bytes."""
-    return encode(msgspec.structs.replace(ledger, sessions=dict(ledger.sessions), settled=dict(ledger.settled)))
+    plain = msgspec.structs.replace(
+        ledger,
+        credits=dict(ledger.credits),
+        sessions={day: dict(uses) for day, uses in ledger.sessions.items()},
+        settled={day: dict(tickets) for day, tickets in ledger.settled.items()},
+        speed=dict(ledger.speed),
+        penalties={},
+        penalised=dict(ledger.penalised),
+        day_credits=dict(ledger.day_credits),
+    )
+    return encode(_Snapshot(plain, dict(Penalties.of(ledger.penalties, ledger.day).written)))
 
 
 def decode_ledger(data: bytes) -> Ledger:
     """A snapshot read back. Raises :class:`~gossip.errors.MessageError` for anything else."""
-    ledger = decode(Ledger, data, MAX_LEDGER_BYTES)
+    snapshot = decode(_Snapshot, data, MAX_LEDGER_BYTES)
+    plain = snapshot.ledger
     return msgspec.structs.replace(
-        ledger, sessions=KeyShards.of(ledger.sessions), settled=SlotTickets.of(ledger.settled)
+        plain,
+        credits=CreditTree.of(plain.credits),
+        sessions={day: Trie.of(uses) for day, uses in plain.sessions.items()},
+        settled={day: Trie.of(tickets) for day, tickets in plain.settled.items()},
+        speed=as_speed(plain.speed),
+        penalties=Penalties(snapshot.penalties, plain.day),
+        penalised=Trie.of(plain.penalised),
+        day_credits=Trie.of(plain.day_credits),
     )
 
 
 def state_root(ledger: Ledger) -> Digest:
     """keccak over the whole state but ``parent``, which commits to this root.
 
-    Sessions and settled tickets enter as roots of their own, so that the cost of a batch does not grow with the day.
+    What grows enters as roots of its own, so that the cost of a batch does not grow with what there is.
     """
-    rest = encode(msgspec.structs.replace(ledger, parent=ZERO_DIGEST, sessions={}, settled={}))
-    return Digest(keccak(KeyShards.of(ledger.sessions).root + SlotTickets.of(ledger.settled).root + rest))
+    small = msgspec.structs.replace(
+        ledger,
+        parent=ZERO_DIGEST,
+        credits={},
+        sessions={},
+        settled={},
+        speed={},
+        penalties={},
+        penalised={},
+        day_credits={},
+    )
+    roots = [
+        CreditTree.of(ledger.credits).root,
+        *_roots_by_day(ledger.sessions),
+        *_roots_by_day(ledger.settled),
+        as_speed(ledger.speed).root,
+        Penalties.of(ledger.penalties, ledger.day).root,
+        Trie.of(ledger.penalised).root,
+        Trie.of(ledger.day_credits).root,
+    ]
+    return Digest(keccak(b"".join(roots) + encode(small)))
 
 
-def opened(opening: DayOpening, reference_price_wei: int, epoch: int) -> DayAccount:
-    """A day's account at its start; ``epoch`` is the running committee's."""
+def _roots_by_day(maps: Mapping[int, Mapping[K, V]]) -> Iterator[bytes]:
+    """The number of days, then each day and the root of its map."""
+    yield len(maps).to_bytes(8, "big")
+    for day, held in maps.items():
+        yield day.to_bytes(8, "big") + Trie.of(held).root
+
+
+def as_speed(samples: Mapping[Digest, tuple[SpeedSample, ...]]) -> Trie[Digest, tuple[SpeedSample, ...]]:
+    """``samples`` by model as a trie."""
+    return samples if isinstance(samples, Trie) else NO_SPEED.with_items(samples)
+
+
+def opened(
+    opening: DayOpening,
+    reference_price_wei: int,
+    epoch: int,
+    before: DayAccount | None = None,
+    *,
+    height: int = 0,
+    paid_before_wei: int = 0,
+) -> DayAccount:
+    """A day's account at its start; ``epoch`` is the running committee's, ``before`` the account that the price
+    follows from, None at genesis."""
     return DayAccount(
         day=opening.day,
         snapshot_block=opening.snapshot_block,
@@ -237,6 +331,11 @@ def opened(opening: DayOpening, reference_price_wei: int, epoch: int) -> DayAcco
         credited_t=Uint256(0),
         credited_wei=Uint256(0),
         epoch=epoch,
+        opened_height=height,
+        before_price_wei=reference_price_wei if before is None else before.reference_price_wei,
+        before_t=Uint256(0 if before is None else before.credited_t),
+        before_wei=Uint256(0 if before is None else before.credited_wei),
+        paid_before_wei=Uint256(paid_before_wei),
     )
 
 
@@ -254,17 +353,21 @@ def check_opening(opening: DayOpening, day: int, last_block: int) -> None:
 
 
 def next_reference_price(account: DayAccount, params: NetworkParams) -> int:
-    """The reference price of the day after ``account``'s, in wei per T.
+    """The reference price of the day after ``account``'s, in wei per T."""
+    return moved_price(account.reference_price_wei, account.credited_t, account.credited_wei, params)
+
+
+def moved_price(old: int, credited_t: int, credited_wei: int, params: NetworkParams) -> int:
+    """The reference price, in wei per T, after a day at ``old`` on which ``credited_t`` T cost ``credited_wei``.
 
     The T-weighted mean price credited, moved by at most ``reference_step_percent`` a day; unchanged where nothing
     was credited, and never below 1.
     """
-    old = account.reference_price_wei
-    if account.credited_t == 0:
+    if credited_t == 0:
         return old
     lowest = max(1, -(-old * (100 - params.reference_step_percent) // 100))
     highest = old * (100 + params.reference_step_percent) // 100
-    return min(highest, max(lowest, account.credited_wei // account.credited_t))
+    return min(highest, max(lowest, credited_wei // credited_t))
 
 
 def day_accounts(ledger: Ledger, params: NetworkParams, day: int, opening: DayOpening | None) -> dict[int, DayAccount]:
@@ -279,7 +382,11 @@ def day_accounts(ledger: Ledger, params: NetworkParams, day: int, opening: DayOp
     for coming in range(max(ledger.day + 1, oldest_day(day * params.day_slots, params)), day + 1):
         carried = DayOpening(coming, account.snapshot_block, account.supply_wei, account.budget_wei)
         start = opening if opening is not None and coming == day else carried
-        accounts[coming] = opened(start, price, ledger.running.epoch)
+        first = oldest_day(coming * params.day_slots, params)
+        unpaid = sum(held.budget_left_wei for number, held in accounts.items() if first <= number < coming)
+        paid = int(ledger.total_credited) - int(ledger.bootstrap_credited) + unpaid
+        epoch, height = ledger.running.epoch, ledger.height + 1
+        accounts[coming] = opened(start, price, epoch, account, height=height, paid_before_wei=paid)
     return accounts
 
 

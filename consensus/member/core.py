@@ -245,7 +245,7 @@ class MemberCore:
 
     def _hear_settlement(self, heard: events.SettlementHeard) -> None:
         ticket_id = heard.settlement.ticket.id(self._terms.domain)
-        if self.ledger.is_settled(ticket_id, heard.settlement.ticket.payload.slot):
+        if self.ledger.is_settled(ticket_id):
             return
         try:
             is_new = self.pool.add(heard.settlement, own=heard.own)

@@ -33,9 +33,11 @@ class BatchHeader(Payload, frozen=True):
     """The batch hash of the height below; zero at height 1."""
     body_root: Digest
     credit_root: Digest
-    """StandardMerkleTree root over (provider, cumulative credit in wei)."""
+    """Merkle root over (provider, cumulative credit in wei), see contracts/merkle.py."""
     total_credited: Uint256
     """Wei credited since genesis, all providers together."""
+    bootstrap_credited: Uint256
+    """Of total_credited, what the bootstrap reserve paid (S24), in wei."""
     state_root: Digest
     committee_root: Digest
     beacon: Digest

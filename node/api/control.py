@@ -64,6 +64,12 @@ class StatusSource(Protocol):
     async def proof(self, height: int, provider: Address) -> Any:
         """A provider's cumulative credit at a height, with its Merkle proof."""
 
+    async def explain_day(self, day: int | None) -> Any:
+        """How a day's numbers come about, in lines of text; the present day's for None."""
+
+    async def explain_allowance(self, user: Address) -> Any:
+        """How today's allowance of an address comes about, in lines of text."""
+
     async def metrics(self) -> str:
         """Prometheus text."""
 
@@ -106,6 +112,9 @@ def build_control(source: StatusSource, token: str) -> ASGIApp:
         answer("/committee/log", lambda _: source.signed()),
         answer("/committee/hand-overs/{epoch}", lambda r: source.hand_overs(_number(r, "epoch"))),
         answer("/proof/{height}/{provider}", lambda r: source.proof(_height(r), Address(_hex(r, "provider", 20)))),
+        answer("/explain/day", lambda _: source.explain_day(None)),
+        answer("/explain/day/{day}", lambda r: source.explain_day(_number(r, "day"))),
+        answer("/explain/allowance/{user}", lambda r: source.explain_allowance(Address(_hex(r, "user", 20)))),
         Route("/metrics", metrics),
     ]
     return _BearerOnly(Starlette(routes=routes), token)

@@ -75,7 +75,7 @@ class DeskJournal:
                 if event.kind == PASS:
                     self._restore_pass(desk, ledger, decode(Signed[PassIssued], event.data))
                 elif event.kind == MATCH:
-                    self._restore_match(desk, ledger, slot, decode(_Placed, event.data, _MATCH_BYTES))
+                    await self._restore_match(desk, ledger, slot, decode(_Placed, event.data, _MATCH_BYTES))
                 elif event.kind == FILING and (settlement := self._restore_filing(desk, slot, event.data)):
                     settlements.append(settlement)
         desk.allowances.forget_before(self._node.terms.params.day_of(slot))
@@ -85,17 +85,24 @@ class DeskJournal:
         self._last_seq = await self._node.store.append(kind, data, durable=durable)
 
     def _restore_pass(self, desk: Desk, ledger: Ledger, issued: Signed[PassIssued]) -> None:
-        use = ledger.sessions.get(issued.payload.access_pass.payload.session_key)
+        access_pass = issued.payload.access_pass.payload
+        use = ledger.sessions.get(access_pass.day, {}).get(access_pass.session_key)
         try:
             desk.allowances.note_issued(issued.payload, used=0 if use is None else use.used)
         except MarketError as error:
             self._node.log.warning("stored pass does not hold", reason=str(error))
 
-    def _restore_match(self, desk: Desk, ledger: Ledger, slot: int, placed: _Placed) -> None:
+    async def _restore_match(self, desk: Desk, ledger: Ledger, slot: int, placed: _Placed) -> None:
         ticket_id = placed.ticket.id(self._node.terms.domain)
         matched = placed.ticket.payload.slot
         is_over = slot - matched > self._node.terms.params.settle_window_slots
-        desk.restore(placed.rfc, placed.ticket, is_settled=is_over or ledger.is_settled(ticket_id, matched))
+        outcome = await self._node.store.outcome(ticket_id)
+        desk.restore(
+            placed.rfc,
+            placed.ticket,
+            is_settled=is_over or ledger.is_settled(ticket_id),
+            credited_wei=0 if outcome is None else outcome.credited_wei,
+        )
 
     def _restore_filing(self, desk: Desk, slot: int, data: bytes) -> Settlement | None:
         filing = decode_router_ask(data)

@@ -232,7 +232,11 @@ class Matcher:
         if roomy and not bids:
             most = max(bid.bid.prompt_max for bid in roomy)
             raise RfcRefused("prompt_over_limit", f"a prompt of {rfc.prompt_bound} T, at most {most} are accepted")
-        return tuple(bid for bid in bids if bid.bid.provider in self._holders)
+        held = [bid for bid in bids if bid.bid.provider in self._holders]
+        if held:
+            lowest = min(bid.bid.price_wei for bid in held)
+            self._desk.check_budget(waiting.rfc_id, lowest, account)
+        return tuple(held)
 
     async def _is_live(self, winner: StandingBid, rfc_id: Digest) -> bool:
         record = self._public.book.record(winner.bid.provider, now_ms())
@@ -244,7 +248,10 @@ class Matcher:
         if record is None:
             raise MatchInvalid("record_expired", winner.bid.provider)
         rfc_id = drawing.waiting.rfc_id
-        ticket = sign(self._desk.open_ticket(rfc_id, winner.signed, slot=drawing.slot, now_ms=now_ms()), key, domain)
+        params = self._node.terms.params
+        account = account_of(self._public.ledger, params, params.day_of(drawing.slot))
+        opened = self._desk.open_ticket(rfc_id, winner.signed, slot=drawing.slot, now_ms=now_ms(), account=account)
+        ticket = sign(opened, key, domain)
         match = build_match(
             ticket.payload,
             ticket.id(domain),

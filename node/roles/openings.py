@@ -3,9 +3,9 @@
 A chain outage carries supply and committee over.
 """
 
+from consensus.market.budget import compute_budget, market_credit
 from consensus.market.ledger_state import Ledger
 from consensus.membership import draw
-from contracts.emission import daily_budget
 from contracts.errors import ChainUnavailable
 from contracts.typed_data import Uint256
 from gossip.messages.committee import DayOpening, DrawnMember
@@ -22,7 +22,7 @@ class Openings:
 
     async def make(self, day: int, ledger: Ledger) -> DayOpening:
         """The opening of ``day``. Without a chain the supply of the day before is carried over."""
-        budget = Uint256(daily_budget(day))
+        budget = self._budget(day, ledger)
         previous = ledger.account
         if self._chain is not None:
             try:
@@ -38,7 +38,7 @@ class Openings:
 
     async def is_fair(self, opening: DayOpening, ledger: Ledger) -> bool:
         """Whether the budget follows the formula and the supply is what this member reads at the same block."""
-        if opening.budget_wei != daily_budget(opening.day):
+        if opening.budget_wei != self._budget(opening.day, ledger):
             return False
         previous = ledger.account
         if (opening.snapshot_block, opening.supply_wei) == (previous.snapshot_block, previous.supply_wei):
@@ -52,3 +52,7 @@ class Openings:
         except ChainUnavailable as error:
             self._node.log.warning("opening can't be checked", day=opening.day, reason=str(error))
             return False
+
+    def _budget(self, day: int, ledger: Ledger) -> Uint256:
+        terms = self._node.terms
+        return compute_budget(day, market_credit(ledger, terms.params, day), terms)

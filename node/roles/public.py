@@ -14,6 +14,7 @@ from consensus.market.settlement import VerifiedSettlements
 from consensus.member.following import Following, check_body
 from consensus.membership import Term
 from consensus.tendermint.certificate import verify_certificate
+from contracts.merkle import CreditTree
 from contracts.typed_data import Address, Digest
 from gossip.messages import Payload, Signed
 from gossip.messages.committee import BatchBody, BatchHeader, CertifiedBatch, HandOverCertificate, batch_hash
@@ -165,7 +166,8 @@ class PublicState:
                 Outcome(o.ticket_id, following.height, o.provider, o.tokens, o.credited_wei, o.reason)
                 for o in following.outcomes
             )
-            await self._node.store.put_credits(following.height, following.credits)
+            changed = CreditTree.of(following.credits).changed_since(CreditTree.of(self.ledger.credits))
+            await self._node.store.put_credits(following.height, changed)
             self._advance(batch, following)
         return True
 

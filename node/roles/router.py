@@ -202,8 +202,7 @@ class HomeRouter:
         if rfc.payload.access_pass.payload.issuer == self._node.address:
             self._evidence.note_rfc(rfc)
         try:
-            left = self._account().budget_left_wei
-            self._desk.admit(rfc, rfc_id, now_ms=now_ms(), slot=self._node.slot(), budget_left_wei=left)
+            self._desk.admit(rfc, rfc_id, now_ms=now_ms(), slot=self._node.slot(), account=self._account())
         except RfcRefused as refused:
             return self._refuse(rfc_id, refused.code, refused.detail, refused.allowance_left)
         self._matcher.hurry()
@@ -264,12 +263,12 @@ class HomeRouter:
 
     def _settled(self, _: CertifiedBatch) -> None:
         for outcome in self._public.ledger.outcomes:
-            self._give_back(outcome.ticket_id, outcome.charged)
+            self._give_back(outcome.ticket_id, outcome.charged, outcome.credited_wei)
 
     def dropped(self, ticket_id: Digest) -> None:
         """No batch will settle a ticket."""
         self._give_back(ticket_id, 0)
 
-    def _give_back(self, ticket_id: Digest, charged: int) -> None:
+    def _give_back(self, ticket_id: Digest, charged: int, credited_wei: int = 0) -> None:
         self._journal.forget_filings(ticket_id)
-        self._desk.settled(ticket_id, charged)
+        self._desk.settled(ticket_id, charged, credited_wei)

@@ -1,21 +1,24 @@
 """What a node tells its operator: the source behind the control API."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from consensus.committee import Committee
 from consensus.market.explain import explain_match
+from consensus.market.explain_access import Holding, explain_allowance, explain_day
+from consensus.market.ledger_state import account_of
 from consensus.market.matching import MatchContext
 from consensus.market.proof import CreditProof
 from consensus.tendermint.certificate import signers_of
-from contracts.errors import MerkleError
-from contracts.merkle import merkle_proof
+from contracts.errors import ChainUnavailable
+from contracts.merkle import CreditTree
 from contracts.typed_data import Address, Digest, Uint256
 from gossip.messages.committee import CertifiedBatch, HandOverCertificate, batch_hash
 from node.context import Node, now_ms
 from node.proof_file import CommitteeEntry, HandOverEntry, ProofFile
+from node.roles.balances import Balances
 from node.roles.evidence import EvidencePool
 from node.roles.link import CommitteeLink
 from node.roles.member import CommitteeMember
@@ -37,6 +40,10 @@ class NodeStatus:
         self._evidence = evidence
         self.over_issued: Mapping[tuple[Address, int], int] = {}
         """By router and day: T above a user's UserMax, as this member's own books have it."""
+        self.balances = Balances(node, node.chain)
+        """Balances at snapshot blocks; a member's are its router's own."""
+        self.issued: Callable[[Address, int], int] | None = None
+        """A member's count of T issued to a user on a day, by all routers."""
         self.member: CommitteeMember | None = None
         self.link: CommitteeLink | None = None
         self._metrics = CollectorRegistry()
@@ -191,13 +198,12 @@ class NodeStatus:
     async def proof(self, height: int, provider: Address) -> ProofFile | None:
         """A provider's cumulative credit at a height, provable to outsiders: ``yellowstone verify`` reads it."""
         batch = await self._node.store.get_batch(height)
-        credits = await self._node.store.credits(height)
         if batch is None:
             return None
-        try:
-            proof = merkle_proof(credits, provider)
-        except MerkleError:
+        credits = CreditTree.of(await self._node.store.credits(height))
+        if credits.root != batch.header.credit_root or provider not in credits:
             return None
+        proof = credits.proof(provider)
         credit = CreditProof(provider, Uint256(credits[provider]), proof, batch.header, batch.certificate)
         committee = self._decided(batch)
         return ProofFile.of(credit, committee, self._node.terms.domain, self._hand_overs(committee.epoch))
@@ -227,6 +233,29 @@ class NodeStatus:
             "members": [{"address": one.address, "stake_wei": one.stake} for one in coming.members],
             "signatures": list(certificate.signatures),
         }
+
+    async def explain_day(self, day: int | None) -> dict[str, Any] | None:
+        """How a day's numbers come about; None for a day that the ledger has forgotten or that hasn't begun."""
+        ledger = self._public.ledger
+        account = ledger.days.get(ledger.day if day is None else day)
+        if account is None:
+            return None
+        lines = explain_day(ledger, account, self._node.terms)
+        return {"day": account.day, "height": ledger.height, "explanation": lines}
+
+    async def explain_allowance(self, user: Address) -> dict[str, Any]:
+        """How today's allowance of ``user`` comes about; without its balance where the chain is out of reach."""
+        params = self._node.terms.params
+        account = account_of(self._public.ledger, params, params.day_of(self._node.slot()))
+        try:
+            balance = await self.balances.of(user, account.snapshot_block)
+        except ChainUnavailable as error:
+            told = f"the balance at snapshot block {account.snapshot_block} is not known: {error}"
+            return {"day": account.day, "explanation": (told,)}
+        members = self._public.routers(account.day)
+        issued = None if self.issued is None else self.issued(user, account.day)
+        lines = explain_allowance(account, Holding(user, balance, members, issued))
+        return {"day": account.day, "balance_wei": balance, "explanation": lines}
 
     async def metrics(self) -> str:
         """Prometheus text."""

@@ -90,22 +90,33 @@ class BatchRoom:
         )
         return [_outcome(row) for row in rows]
 
-    async def put_credits(self, height: int, credits: Mapping[Address, int], *, keep: int = 1_000) -> None:
-        """Keep every provider's cumulative wei as of ``height``; older than ``keep`` heights are forgotten."""
-        rows = [(height, provider, str(wei)) for provider, wei in credits.items()]
+    async def put_credits(self, height: int, changed: Mapping[Address, int], *, keep: int = 1_000) -> None:
+        """Keep the cumulative wei of the providers whose credit the batch of ``height`` changed.
+
+        What stood more than ``keep`` heights ago and has been replaced since is forgotten.
+        """
+        rows = [(height, provider, str(wei)) for provider, wei in changed.items()]
+        old = [(provider, provider, height - keep) for provider in changed]
 
         def change(db: sqlite3.Connection) -> None:
             db.executemany("INSERT OR REPLACE INTO credit VALUES (?, ?, ?)", rows)
-            db.execute("DELETE FROM credit WHERE height <= ?", (height - keep,))
+            db.executemany(
+                "DELETE FROM credit WHERE provider = ? AND height <"
+                " (SELECT MAX(height) FROM credit WHERE provider = ? AND height <= ?)",
+                old,
+            )
 
         await self._worker.write(change)
 
     async def credits(self, height: int) -> dict[Address, int]:
-        """Cumulative wei by provider as of ``height``; empty where it is unknown."""
+        """Cumulative wei by provider as of ``height``; not all of them where ``height`` is older than what is kept."""
         rows = await self._worker.read(
-            lambda db: db.execute("SELECT provider, cumulative_wei FROM credit WHERE height = ?", (height,)).fetchall()
+            lambda db: db.execute(
+                "SELECT provider, cumulative_wei, MAX(height) FROM credit WHERE height <= ? GROUP BY provider",
+                (height,),
+            ).fetchall()
         )
-        return {Address(provider): int(wei) for provider, wei in rows}
+        return {Address(provider): int(wei) for provider, wei, _ in rows}
 
     async def put_ledger(self, height: int, data: bytes) -> None:
         """Replace the ledger snapshot, unless the stored one is of a later height."""

@@ -53,6 +53,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             tx_hash BLOB, reward_wei TEXT NOT NULL
         )""",
     ),
+    (
+        # Credits are written where they change; a provider's newest is found by its address.
+        "CREATE INDEX credit_provider ON credit (provider, height)",
+    ),
 )
 
 VERSION = len(MIGRATIONS)

@@ -1,4 +1,4 @@
-"""``python -m testnet.bench match|ttft|inference|streams|cancel|memory|replay|gossip``."""
+"""``python -m testnet.bench match|ttft|inference|streams|cancel|memory|replay|gossip|ledger``."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -140,6 +140,17 @@ def gossip(
     print(f"dropped: {outcome.drops}")
     if len(outcome.received) < load.deliveries:
         raise typer.Exit(1)
+
+
+@app.command()
+def ledger() -> None:
+    """What the ledger costs a report and a batch among 100 to 100,000 accounts, and the credit tree's figures."""
+    from testnet.bench import ledger as measured  # noqa: PLC0415  # loads what only this command needs
+
+    table = Table("", "n", "each", box=None)
+    for row in measured.rows():
+        table.add_row(*row)
+    Console().print(table)
 
 
 def short_command(command: str) -> str:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 
 from consensus.errors import CertificateInvalid, EvidenceInvalid
 from consensus.market.batch import apply_batch
+from consensus.market.bootstrap import bootstrap_reserve, bootstrap_shares
 from consensus.market.errors import BatchInvalid
 from consensus.market.ledger_state import Ledger, state_root
 from consensus.market.settlement import VerifiedSettlements
+from consensus.params import Terms
 from consensus.tendermint.certificate import verify_certificate
 from consensus.tendermint.evidence import Equivocation, verify_evidence
 from contracts.typed_data import Address, Digest, Signature
@@ -134,12 +136,20 @@ class Oracle:
 
     def _conserves(self, before: Ledger, after: Ledger) -> None:
         """S33, S35, S37: credits are the sum of what was settled, never more than the day's budget, and never fall."""
-        check_conservation(before, after)
+        check_conservation(before, after, self.setting.terms)
 
 
-def check_conservation(before: Ledger, after: Ledger) -> None:
-    """Raise :class:`Violation` unless the credits of ``after`` are those of ``before`` and what its batch settled."""
+def check_conservation(before: Ledger, after: Ledger, terms: Terms) -> None:
+    """Raise :class:`Violation` unless the credits of ``after`` are those of ``before`` and what its batch settled.
+
+    The first batch of a day credits the leaders of the day before besides (S24).
+    """
     gained: dict[Address, int] = {}
+    if after.day > before.day:
+        gained |= bootstrap_shares(before.day_credits, bootstrap_reserve(before.day, terms), terms.params)
+    bootstrap = sum(gained.values())
+    if after.bootstrap_credited != before.bootstrap_credited + bootstrap:
+        raise Violation("conservation", f"{after.bootstrap_credited} wei of bootstrap, {bootstrap} were due (S24)")
     for outcome in after.outcomes:
         if outcome.credited_wei != outcome.tokens * outcome.price_wei:
             raise Violation("conservation", f"{outcome.credited_wei} wei for {outcome.tokens} T (S33)")
@@ -151,5 +161,6 @@ def check_conservation(before: Ledger, after: Ledger) -> None:
             raise Violation("conservation", f"0x{provider.hex()} has {found} wei, not {expected}")
     if after.total_credited != sum(after.credits.values()):
         raise Violation("conservation", f"total of {after.total_credited} wei over credits of another sum")
-    if after.account.budget_left_wei < 0:
-        raise Violation("conservation", f"day {after.day} is {-after.account.budget_left_wei} wei over budget (S37)")
+    for account in after.days.values():
+        if account.budget_left_wei < 0:
+            raise Violation("conservation", f"day {account.day} is {-account.budget_left_wei} wei over budget (S37)")

@@ -40,6 +40,7 @@ def header_of(root: Digest) -> BatchHeader:
         body_root=digests[1],
         credit_root=digests[2],
         total_credited=Uint256(10**21),
+        bootstrap_credited=Uint256(10**18),
         state_root=digests[3],
         committee_root=root,
         beacon=digests[4],
@@ -72,7 +73,7 @@ def signed(key: Key, precommit: Precommit, change: Json, own: Domain) -> Signatu
 
 def changed_fields(fields: Json) -> Json:
     """Changes to a header, of the types that its fields have."""
-    kinds: dict[str, Any] = {"total_credited": Uint256}
+    kinds: dict[str, Any] = {"total_credited": Uint256, "bootstrap_credited": Uint256}
     return {name: kinds.get(name, lambda value: value)(value) for name, value in words(fields).items()}
 
 

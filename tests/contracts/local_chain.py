@@ -13,7 +13,8 @@ from eth_hash.auto import keccak
 
 from consensus.committee import Committee, Member
 from contracts.artifacts import load_artifact
-from contracts.bindings import certificate, compact_signature
+from contracts.bindings import certificate, compact_signature, compute_arguments
+from contracts.budget import Economics, Schedule
 from contracts.merkle import merkle_proof, merkle_root
 from contracts.signing import Key
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain, Signature, Uint256, digest
@@ -29,6 +30,30 @@ TERMS = (UNBONDING_S, 100, 5, RESCUE_DELAY_S, RESCUE_NOTICE_S)
 
 FUNDS = 10_000 * MOR
 """What the Compute Contract holds at first."""
+
+PAST_S = 100_000
+"""How long before a network's contracts are deployed its slot 0 begins, so that tests may name any slot."""
+
+GOVERNOR = Address(b"\x60" * 20)
+DELAY_S = 1_000
+
+AMPLE = Economics(
+    Schedule(200_000 * MOR, 1_000 * MOR, payout_start_s=0, interval_s=10),
+    genesis_s=0,
+    slot_ms=1_000,
+    day_slots=10,
+    endowment_wei=10_000_000 * MOR,
+)
+"""A formula that allows more than any test credits, so that only what the contract really holds bounds it.
+
+Times are relative: a world's genesis is added to them.
+"""
+
+
+def shifted(economics: Economics, by_s: int) -> Economics:
+    """``economics`` begun ``by_s`` seconds later."""
+    schedule = msgspec.structs.replace(economics.schedule, payout_start_s=economics.schedule.payout_start_s + by_s)
+    return msgspec.structs.replace(economics, schedule=schedule, genesis_s=economics.genesis_s + by_s)
 
 
 class Refused(Exception):
@@ -63,6 +88,11 @@ class LocalChain:
         address, computation = self.env.deploy(bytecode=data, sender=_hex(DEPLOYER))
         _check(computation)
         return Contract(self, name, Address(address.canonical_address))
+
+    @property
+    def now_s(self) -> int:
+        """The chain's time, in Unix seconds."""
+        return int(self.env.evm.patch.timestamp)
 
     def pass_time(self, seconds: int) -> None:
         self.env.evm.patch.timestamp += seconds
@@ -115,13 +145,18 @@ class World:
         *,
         keys: Sequence[Key] | None = None,
         terms: Sequence[int] = TERMS,
+        economics: Economics = AMPLE,
+        past_s: int = PAST_S,
+        funds: int = FUNDS,
     ) -> None:
         self.chain = LocalChain()
         self.mor = self.chain.deploy("mor")
         self.registry = self.chain.deploy("registry", self.mor.address, *terms)
-        self.compute = self.chain.deploy("compute", self.mor.address, self.registry.address)
+        self.economics = shifted(economics, self.chain.now_s - past_s)
+        self.compute = self.deploy_compute(self.registry.address)
         self.registry("bind", self.compute.address)
-        self.mor("mint", self.compute.address, FUNDS)
+        if funds:
+            self.mor("mint", self.compute.address, funds)
         self.keys = list(keys or (Key(bytes([1, index]) * 16) for index in range(1, len(stakes) + 1)))
         for key, stake in zip(self.keys, stakes, strict=True):
             self.stake(key.address, stake)
@@ -135,15 +170,32 @@ class World:
         self.mor("approve", self.registry.address, amount, sender=member)
         self.registry("stake", amount, sender=member)
 
-    def header(self, height: int, credits: Mapping[Address, int], **changes: object) -> BatchHeader:
+    def deploy_compute(self, registry: Address) -> Contract:
+        """A Compute Contract on the word of ``registry``'s committee."""
+        arguments = compute_arguments(self.mor.address, registry, self.economics, GOVERNOR, DELAY_S)
+        return self.chain.deploy("compute", *arguments)
+
+    def deploy_source(self, funds: int) -> Contract:
+        """An emission source that holds ``funds`` wei, bound to the Compute Contract."""
+        fields = msgspec.structs.astuple(self.economics.schedule)
+        source = self.chain.deploy("emission_source", self.mor.address, self.compute.address, fields)
+        self.mor("mint", source.address, funds)
+        self.compute("bind_source", source.address)
+        return source
+
+    def header(
+        self, height: int, credits: Mapping[Address, int], slot: int | None = None, **changes: object
+    ) -> BatchHeader:
+        slot = height + 7 if slot is None else slot
         header = BatchHeader(
             height=height,
-            slot=height + 7,
-            day=0,
+            slot=slot,
+            day=slot // self.economics.day_slots,
             parent=Digest(keccak(b"parent")),
             body_root=Digest(keccak(b"body")),
             credit_root=merkle_root(credits),
             total_credited=Uint256(sum(credits.values())),
+            bootstrap_credited=Uint256(0),
             state_root=Digest(keccak(b"state")),
             committee_root=self.root,
             beacon=Digest(keccak(b"beacon")),

@@ -27,8 +27,9 @@ REASONS = {
     "batch_hash": {
         *("registry: unknown signer", "compute: unsorted signers", "compute: bad signature"),
         "registry: unknown committee",  # where the header is moved to one
+        "compute: wrong day",  # a day that the header's slot isn't in
     },
-    "committee_root": {"registry: unknown committee"},
+    "committee_root": {"registry: unknown committee", "compute: unsorted signers", "compute: bad signature"},
 }
 """By what words the contract may refuse each fault. 65 signatures are refused by their number, without a word."""
 

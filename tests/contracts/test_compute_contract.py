@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from contracts.artifacts import load_artifact
-from contracts.bindings import certificate, compact_signature
+from contracts.bindings import certificate, compact_signature, compute_arguments
 from contracts.errors import SignatureInvalid
 from contracts.merkle import merkle_proof, merkle_root
 from contracts.signing import Key
@@ -29,7 +29,7 @@ def keys_of(world: World, *stakes: int) -> list[Key]:
 
 
 def test_the_contract_hashes_a_header_as_the_committee_does(world: World) -> None:
-    header = world.header(5, CREDITS, reveal=Digest(b"\x77" * 32), day=3)
+    header = world.header(5, CREDITS, reveal=Digest(b"\x77" * 32), day=3, bootstrap_credited=Uint256(5))
     assert world.compute("batch_hash", certificate(header, 0, [])[0]) == batch_hash(header)
 
 
@@ -55,9 +55,9 @@ def test_a_certificate_is_accepted(world: World) -> None:
 def test_acceptance_is_logged(world: World) -> None:
     header = world.header(1, CREDITS)
     data = load_artifact("compute").encode_call("submit", *certificate(header, 2, world.sign(header, round_=2)))
-    [(topics, body)] = world.compute.logs(data, "BatchAccepted(uint64,bytes32,bytes32,uint256)")
+    [(topics, body)] = world.compute.logs(data, "BatchAccepted(uint64,bytes32,uint256)")
     assert topics == [(1).to_bytes(32, "big")]
-    assert body == batch_hash(header) + header.credit_root + int(header.total_credited).to_bytes(32, "big")
+    assert body == batch_hash(header) + int(header.total_credited).to_bytes(32, "big")
 
 
 def test_anybody_submits_and_heights_may_be_skipped(world: World) -> None:
@@ -191,12 +191,13 @@ def test_precommits_for_nil_are_no_certificate(world: World) -> None:
     "change",
     [
         {"height": 2},
-        {"slot": 1},
-        {"day": 1},
+        {"slot": 9},
+        {"slot": 18, "day": 1},
         {"parent": Digest(b"\x01" * 32)},
         {"body_root": Digest(b"\x01" * 32)},
         {"credit_root": Digest(b"\x01" * 32)},
         {"total_credited": Uint256(1)},
+        {"bootstrap_credited": Uint256(1)},
         {"state_root": Digest(b"\x01" * 32)},
         {"beacon": Digest(b"\x01" * 32)},
         {"reveal": Digest(b"\x01" * 32)},
@@ -233,7 +234,7 @@ def test_the_contract_never_credits_more_than_it_received(world: World) -> None:
     """S35, and what was paid out counts as received."""
     world.submit(world.header(1, {ALICE: FUNDS}))
     world.claim({ALICE: FUNDS}, ALICE, 1)
-    with refused("compute: over budget"):
+    with refused("compute: not funded"):
         world.submit(world.header(2, {ALICE: FUNDS + 1}))
     assert world.compute("credit_root", 2) == ZERO_DIGEST
     world.mor("mint", world.compute.address, 1)
@@ -257,8 +258,9 @@ def test_a_payment_is_logged(world: World) -> None:
     world.submit(world.header(1, CREDITS))
     arguments = (BOB, CREDITS[BOB], 1, merkle_proof(CREDITS, BOB))
     data = load_artifact("compute").encode_call("claim", *arguments)
-    logged = world.compute.logs(data, "Claimed(address,uint64,uint256)", sender=CAROL)
-    assert logged == [([BOB.rjust(32, b"\0"), (1).to_bytes(32, "big")], CREDITS[BOB].to_bytes(32, "big"))]
+    logged = world.compute.logs(data, "Claimed(address,uint64,address,uint256)", sender=CAROL)
+    body = BOB.rjust(32, b"\0") + CREDITS[BOB].to_bytes(32, "big")
+    assert logged == [([BOB.rjust(32, b"\0"), (1).to_bytes(32, "big")], body)]
 
 
 def test_nothing_is_paid_twice(world: World) -> None:
@@ -394,10 +396,12 @@ def test_64_members_sign(world: World) -> None:
 
 
 def test_the_contract_needs_a_token_and_a_registry(world: World) -> None:
-    with refused("compute: zero token"):
-        world.chain.deploy("compute", ZERO_ADDRESS, CAROL)
-    with refused("compute: zero registry"):
-        world.chain.deploy("compute", CAROL, ZERO_ADDRESS)
+    for token, registry, reason in (
+        (ZERO_ADDRESS, CAROL, "compute: zero token"),
+        (CAROL, ZERO_ADDRESS, "compute: zero registry"),
+    ):
+        with refused(reason):
+            world.chain.deploy("compute", *compute_arguments(token, registry, world.economics, ZERO_ADDRESS, 0))
 
 
 PROVIDERS = [ALICE, BOB, CAROL]
@@ -423,7 +427,7 @@ class Payouts(RuleBasedStateMachine):
         credited = self.credited | {provider: self.credited[provider] + amount}
         header = self.world.header(self.height + gap, credited)
         if sum(credited.values()) > self.received:
-            with refused("compute: over budget"):
+            with refused("compute: not funded"):
                 self.world.submit(header)
         else:
             self.world.submit(header)

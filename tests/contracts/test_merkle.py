@@ -1,20 +1,20 @@
 import pytest
+from eth_hash.auto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import MerkleError
-from contracts.merkle import merkle_leaf, merkle_proof, merkle_root, merkle_verify
+from contracts.merkle import CreditTree, merkle_leaf, merkle_proof, merkle_root, merkle_verify
 from contracts.typed_data import ZERO_DIGEST, Address, Digest
 
-# from @openzeppelin/merkle-tree 1.x: StandardMerkleTree.of([[0x0101…, 1e18·i²+i] for i in 1..n], [address, uint256])
+# from @openzeppelin/merkle-tree 1.x: StandardMerkleTree.of([[0x0101…, 1e18·i²+i] for i in 1..n], [address, uint256]);
+# up to two leaves every tree has the same shape
 VECTORS = {
     1: "3058d7f21006dcb72cb579ffae0fcee5b3665e1fccf19e2aedd53eae4cb2443b",
     2: "db18f54d924d2a091a5f1bfda21ac77be11217589367f61cce65ad0fb6ff2c8c",
-    3: "40ac9690e3c102c98846e24038672bdc639519b078a0e1db7c8bac01fcbc3a5f",
-    5: "0e9cabbb7fca2d06db8f39921cdf14676648445ba08308fe847c3444ca6abc54",
-    8: "49005770f64e9487a77ee393e98c364a5969eadc75efb4abb434ddf39f8a11c4",
-    13: "01faf04533d284c93530b983f239d94c97f830ac19b8382765872b4b5d191c2b",
 }
+
+ROOT_OF_13 = "01faf04533d284c93530b983f239d94c97f830ac19b8382765872b4b5d191c2b"
 
 LAST_OF_13 = [
     "4139089236c562f36f8177b83dffab76aeda0b3517712d1e7c2d80fa74a9d2f4",
@@ -33,7 +33,7 @@ def vector_credits(count: int) -> dict[Address, int]:
 
 
 @pytest.mark.parametrize(("count", "root"), VECTORS.items())
-def test_roots_equal_openzeppelins(count: int, root: str) -> None:
+def test_leaves_and_pairs_are_openzeppelins(count: int, root: str) -> None:
     assert merkle_root(vector_credits(count)).hex() == root
 
 
@@ -42,9 +42,78 @@ def test_the_root_of_openzeppelins_readme() -> None:
     assert merkle_root(credit).hex() == "d4dee0beab2d53f2cc83e567171bd2820e49898130a22622b10ead383e90bd77"
 
 
-def test_a_proof_equals_openzeppelins() -> None:
-    proof = merkle_proof(vector_credits(13), Address(bytes([13]) * 20))
-    assert [sibling.hex() for sibling in proof] == LAST_OF_13
+def test_a_proof_of_openzeppelins_tree_verifies_whatever_the_shape() -> None:
+    provider, cumulative = list(vector_credits(13).items())[-1]
+    proof = [Digest(bytes.fromhex(sibling)) for sibling in LAST_OF_13]
+    assert merkle_verify(Digest(bytes.fromhex(ROOT_OF_13)), provider, cumulative, proof)
+
+
+def plain_root(credit: dict[Address, int]) -> bytes | None:
+    """The shape as the module's text has it, without any of its shortcuts."""
+    shards: list[bytes | None] = []
+    for number in range(4_096):
+        level: list[bytes | None] = [
+            merkle_leaf(who, credit[who]) for who in sorted(credit) if who.hex()[:3] == f"{number:03x}"
+        ]
+        while len(level) > 1:
+            level = joined(level)
+        shards.append(level[0] if level else None)
+    while len(shards) > 1:
+        shards = joined(shards)
+    return shards[0]
+
+
+def joined(level: list[bytes | None]) -> list[bytes | None]:
+    pairs = [[one for one in level[place : place + 2] if one is not None] for place in range(0, len(level), 2)]
+    return [keccak(b"".join(sorted(pair))) if len(pair) == 2 else next(iter(pair), None) for pair in pairs]
+
+
+# few shards, so that providers meet in one
+CROWDED = st.dictionaries(
+    st.builds(
+        lambda head, tail: Address(bytes([head, 0]) + bytes(17) + bytes([tail])), st.integers(0, 2), st.integers(0, 20)
+    ),
+    st.integers(0, 2**256 - 1),
+    max_size=12,
+)
+
+
+@given(st.lists(CROWDED, max_size=5))
+@settings(max_examples=40, deadline=None)
+def test_a_tree_that_grows_step_by_step_is_the_one_made_at_once(steps: list[dict[Address, int]]) -> None:
+    expected: dict[Address, int] = {}
+    tree = CreditTree.of({})
+    for step in steps:
+        old, root = tree, tree.root
+        before = dict(old)
+        expected |= step
+        tree = tree.with_items(step)
+        assert (dict(old), old.root) == (before, root), "the old one is as it was"
+        assert tree.changed_since(old) == {who: wei for who, wei in step.items() if before.get(who) != wei}
+    assert dict(tree) == expected
+    assert list(tree) == sorted(expected)
+    assert len(tree) == len(expected)
+    assert tree.root == merkle_root(expected) == (plain_root(expected) or ZERO_DIGEST)
+    for provider, cumulative in expected.items():
+        assert merkle_verify(tree.root, provider, cumulative, tree.proof(provider))
+
+
+def test_ground_addresses_make_no_path_longer_than_the_contract_takes() -> None:
+    """The contract reads 32 siblings: 12 above the shards leave a million providers of one shard."""
+    victim = Address(b"\xab\xc0" + bytes(18))
+    crowd = {Address(b"\xab\xc0" + number.to_bytes(18, "big")): number for number in range(1, 1_025)}
+    others = {Address(bytes([head, tail]) + bytes(18)): 1 for head in range(256) for tail in range(0, 256, 16)}
+    tree = CreditTree.of({**others, **crowd, victim: 5})
+    assert len(tree.proof(victim)) == 12 + 11
+    assert merkle_verify(tree.root, victim, 5, tree.proof(victim))
+
+
+def test_a_tree_is_taken_as_it_is_and_who_is_not_in_it_is_a_key_error() -> None:
+    tree = CreditTree.of(vector_credits(3))
+    assert CreditTree.of(tree) is tree
+    assert tree.with_items({}) is tree
+    with pytest.raises(KeyError):
+        tree[Address(bytes(20))]
 
 
 def test_nobody_credited_is_the_zero_digest_which_holds_nothing() -> None:

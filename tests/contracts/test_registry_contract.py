@@ -3,8 +3,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus.committee import Committee, Member
+from contracts.bindings import compute_arguments
 from contracts.typed_data import ZERO_ADDRESS, ZERO_DIGEST, Address, Digest
-from tests.contracts.local_chain import TERMS, UNBONDING_S, Contract, LocalChain, World, refused
+from tests.contracts.local_chain import AMPLE, TERMS, UNBONDING_S, Contract, LocalChain, World, refused
 
 
 def member(number: int) -> Address:
@@ -18,7 +19,8 @@ class Staking:
         self.chain = LocalChain()
         self.mor = self.chain.deploy("mor")
         self.registry: Contract = self.chain.deploy("registry", self.mor.address, *TERMS)
-        compute = self.chain.deploy("compute", self.mor.address, self.registry.address)
+        arguments = compute_arguments(self.mor.address, self.registry.address, AMPLE, ZERO_ADDRESS, 0)
+        compute = self.chain.deploy("compute", *arguments)
         self.registry("bind", compute.address)
 
     def stake(self, who: Address, amount: int) -> None:

@@ -370,7 +370,7 @@ def test_a_slashing_is_logged(world: World) -> None:
 
 def test_the_compute_contract_is_bound_once_by_the_deployer(world: World) -> None:
     registry = world.chain.deploy("registry", world.mor.address, *TERMS)
-    compute = world.chain.deploy("compute", world.mor.address, registry.address)
+    compute = world.deploy_compute(registry.address)
     with refused("registry: not bound"):
         registry("open_epoch")
     with refused("registry: not the opener"):

@@ -138,7 +138,8 @@ def test_a_precommit_hashes_as_eth_account_hashes_it(height: int, round_: int, v
 def test_the_batch_headers_type_is_the_contracts() -> None:
     assert encode_type(BatchHeader) == (
         "BatchHeader(uint64 height,uint64 slot,uint64 day,bytes32 parent,bytes32 bodyRoot,bytes32 creditRoot,"
-        "uint256 totalCredited,bytes32 stateRoot,bytes32 committeeRoot,bytes32 beacon,bytes32 reveal,address proposer)"
+        "uint256 totalCredited,uint256 bootstrapCredited,bytes32 stateRoot,bytes32 committeeRoot,bytes32 beacon,"
+        "bytes32 reveal,address proposer)"
     )
 
 

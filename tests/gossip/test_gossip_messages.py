@@ -55,9 +55,10 @@ bids = st.builds(Bid, st.just(KEY.address), digests, units, u64, u64, u64, u64, 
 passes = st.builds(AccessPass, st.just(KEY.address), u64, u64, u64, st.just(KEY.address), digests)
 rfcs = st.builds(Rfc, signed(passes), st.just(KEY.address), u64, digests, units, u64, u64, u64)
 tickets = st.builds(Ticket, digests, st.just(KEY.address), signed(bids), u64, u64, u64, u64, st.just(KEY.address))
+amounts = st.integers(0, 2**256 - 1).map(Uint256)
 headers = st.builds(
-    BatchHeader, u64, u64, u64, digests, digests, digests, st.integers(0, 2**256 - 1).map(Uint256), digests, digests,
-    digests, digests, st.just(KEY.address),
+    BatchHeader, u64, u64, u64, digests, digests, digests, amounts, amounts, digests, digests, digests,
+    digests, st.just(KEY.address),
 )  # fmt: skip
 payloads = st.one_of(
     bids,

@@ -2,22 +2,26 @@
 
 import itertools
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import msgspec
 import pytest
 import trio
 
 from consensus.committee import Committee, Member
 from contracts import client as client_module
 from contracts.anvil import CHAIN_ID, AnvilChain, anvil
-from contracts.bindings import Compute, Mor, Registry
+from contracts.bindings import Compute, EmissionSource, Mor, Registry
+from contracts.budget import Economics, Schedule
 from contracts.client import ChainClient
 from contracts.errors import ChainUnavailable, TransactionReverted
 from contracts.merkle import merkle_proof, merkle_root
+from contracts.payout import PayoutOrder
 from contracts.signing import Key
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain, Uint256, digest
 from gossip.messages.base import sign
@@ -43,6 +47,12 @@ async def chain(tmp_path: Path) -> AsyncIterator[AnvilChain]:
         yield running
 
 
+def economics_now() -> Economics:
+    """Days of 1,000 s, the first of which has begun; a pool that allows all that these tests credit."""
+    schedule = Schedule(3_456 * MOR, MOR, int(time.time()) - 100, 1_000)
+    return Economics(schedule, schedule.payout_start_s, 1_000, 1_000, endowment_wei=100_000 * MOR)
+
+
 def header_of(height: int, credit: dict[Address, int], committee_root: Digest, proposer: Address) -> BatchHeader:
     return BatchHeader(
         height=height,
@@ -52,6 +62,7 @@ def header_of(height: int, credit: dict[Address, int], committee_root: Digest, p
         body_root=ZERO_DIGEST,
         credit_root=merkle_root(credit),
         total_credited=Uint256(sum(credit.values())),
+        bootstrap_credited=Uint256(0),
         state_root=ZERO_DIGEST,
         committee_root=committee_root,
         beacon=ZERO_DIGEST,
@@ -73,7 +84,7 @@ def pay_a_provider(chain: AnvilChain, members: int) -> None:
 
     mor = Mor.deploy(client, deployer)
     registry = Registry.deploy(client, deployer, mor.address, 3_600)
-    compute = Compute.deploy(client, deployer, mor.address, registry.address)
+    compute = Compute.deploy(client, deployer, mor.address, registry.address, economics_now())
     registry.bind(deployer, compute.address)
     mor.mint(deployer, compute.address, 10_000 * MOR)
     for number, key in enumerate(keys):
@@ -128,7 +139,63 @@ def pay_a_provider(chain: AnvilChain, members: int) -> None:
     assert compute.credited_total() == compute.paid_total() == 6 * MOR
     with pytest.raises(TransactionReverted, match="compute: old height"):
         compute.submit(deployer, third, 0, signatures_of(third, 0, keys, domain))
+    assert compute.budget_left(0) == 3_456 * MOR - 6 * MOR
+    assert (compute.pool(), compute.reserve()) == (99_994 * MOR, 0)
+
+    provider = Key(b"\x5a" * 32)
+    many = later | {provider.address: 7, Address(b"\xca" * 20): 9}
+    fourth = header_of(4, many, committee.root, keys[0].address)
+    compute.submit(deployer, fourth, 0, signatures_of(fourth, 0, keys, domain))
+    order = PayoutOrder(provider.address, OTHER, compute.nonce_of(provider.address), int(time.time()) + 1_000)
+    compute.set_receiver_by_order(deployer, order, provider.sign(order, domain))
+    assert compute.receiver_of(provider.address) == OTHER
+    credits = [(who, many[who], merkle_proof(many, who)) for who in many]
+    paid = compute.claim_many(deployer, 4, credits)
+    print(f"claims of {len(credits)} providers, 2 of them new: {paid.receipt.gas_used} gas")
+    assert paid.amount == 16
+    assert mor.balance_of(OTHER) == 2 * MOR + 7
+    compute.set_receiver(deployer, PROVIDER)
+    assert compute.receiver_of(deployer.address) == PROVIDER
     client.close()
+
+
+def fetch_the_emission(chain: AnvilChain) -> None:
+    """The pool is empty: a batch fetches what has been emitted, and nothing else has to."""
+    client = ChainClient(chain.url)
+    deployer, *_ = chain.funded_keys
+    key = Key(b"\x07" * 32)
+    mor = Mor.deploy(client, deployer)
+    registry = Registry.deploy(client, deployer, mor.address, 3_600)
+    economics = economics_now()
+    schedule = msgspec.structs.replace(economics.schedule, payout_start_s=economics.genesis_s - 5_000)
+    economics = msgspec.structs.replace(economics, schedule=schedule, endowment_wei=0)
+    compute = Compute.deploy(client, deployer, mor.address, registry.address, economics)
+    source = EmissionSource.deploy(client, deployer, mor.address, compute.address, schedule)
+    mor.mint(deployer, source.address, 1_000_000 * MOR)
+    compute.bind_source(deployer, source.address)
+    registry.bind(deployer, compute.address)
+    client.pay(deployer, key.address, MOR)
+    mor.mint(deployer, key.address, 100)
+    mor.approve(key, registry.address, 100)
+    registry.stake(key, 100)
+    registry.open_epoch(deployer)
+    committee = Committee.of(1, [Member(key.address, 100)])
+    credit = {PROVIDER: 1_000 * MOR}
+    header = header_of(1, credit, committee.root, key.address)
+    signatures = signatures_of(header, 0, [key], Domain(chain.chain_id, compute.address))
+    assert mor.balance_of(compute.address) == 0
+    assert source.due() >= economics.schedule.emitted(economics.genesis_s)
+    arguments: Any = {"provider": PROVIDER, "cumulative": 1_000 * MOR, "proof": ()}
+    assert compute.claim_with_certificate(deployer, header, 0, signatures, **arguments).amount == 1_000 * MOR
+    before = mor.balance_of(compute.address)
+    rpc(chain.url, "evm_increaseTime", 100)
+    compute.pull(deployer)
+    assert mor.balance_of(compute.address) > before
+    client.close()
+
+
+async def test_a_batch_fetches_the_emission_that_it_needs(chain: AnvilChain) -> None:
+    await on_thread(fetch_the_emission, chain)
 
 
 @pytest.mark.parametrize("members", [4, 7])
@@ -144,7 +211,7 @@ def outlive_a_committee(chain: AnvilChain) -> None:
     culprit, *honest = keys
     mor = Mor.deploy(client, deployer)
     registry = Registry.deploy(client, deployer, mor.address, 60, rescue_delay_s=3_600, rescue_notice_s=600)
-    compute = Compute.deploy(client, deployer, mor.address, registry.address)
+    compute = Compute.deploy(client, deployer, mor.address, registry.address, economics_now())
     registry.bind(deployer, compute.address)
     for key in keys:
         client.pay(deployer, key.address, MOR)
@@ -280,26 +347,27 @@ async def test_a_stuck_transaction_is_sent_again_for_more(chain: AnvilChain, mon
 
 
 def revert_when_mined(chain: AnvilChain) -> None:
-    """Two transactions that both looked fine when they were sent, of which only one can succeed."""
+    """A transaction that looked fine when it was sent, in a block whose time is too early for it."""
     client = ChainClient(chain.url)
     deployer, *_ = chain.funded_keys
     mor = Mor.deploy(client, deployer)
     registry = Registry.deploy(client, deployer, mor.address, 60)
-    registry.bind(deployer, Compute.deploy(client, deployer, mor.address, registry.address).address)
     mor.mint(deployer, deployer.address, 10)
     mor.approve(deployer, registry.address, 10)
     registry.stake(deployer, 10)
+    registry.unstake(deployer, 10)
     rpc(chain.url, "evm_setAutomine", False)
-    with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(registry.open_epoch, deployer) for _ in range(2)]
+    rpc(chain.url, "evm_increaseTime", 100)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(registry.withdraw, deployer)
         pause = threading.Event()
-        while sum(map(len, rpc(chain.url, "txpool_content")["pending"].values())) < 2:
+        while not future.done() and not rpc(chain.url, "txpool_content")["pending"]:
             pause.wait(0.01)
+        rpc(chain.url, "evm_setNextBlockTimestamp", client.block_timestamp() + 1)
         rpc(chain.url, "evm_mine")
-        errors = [future.exception(30) for future in futures]
-    [error] = [error for error in errors if error is not None]
+        error = future.exception(30)
     assert isinstance(error, TransactionReverted)
-    assert error.reason == "registry: epoch already open"
+    assert error.reason == "registry: still bonded"
     client.close()
 
 

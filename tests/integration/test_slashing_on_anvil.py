@@ -8,6 +8,7 @@ from typing import TypeVar
 import pytest
 import trio
 
+from consensus.params import NetworkParams, economics_of
 from contracts.anvil import AnvilChain, anvil
 from contracts.bindings import Compute, Mor, Registry
 from contracts.client import ChainClient
@@ -38,7 +39,7 @@ def deploy(chain: AnvilChain, client: ChainClient) -> tuple[Mor, Registry, Compu
     deployer = chain.funded_keys[0]
     mor = Mor.deploy(client, deployer)
     registry = Registry.deploy(client, deployer, mor.address, 3_600)
-    compute = Compute.deploy(client, deployer, mor.address, registry.address)
+    compute = Compute.deploy(client, deployer, mor.address, registry.address, economics_of(NetworkParams(), 1))
     registry.bind(deployer, compute.address)
     for member in MEMBERS:
         client.pay(deployer, member.address, WEI)

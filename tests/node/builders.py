@@ -60,6 +60,7 @@ def batch(height: int, *, slot: int = 1, signature: bytes = b"\x01" * 65) -> Cer
         body_root=ZERO,
         credit_root=ZERO,
         total_credited=Uint256(height),
+        bootstrap_credited=Uint256(0),
         state_root=ZERO,
         committee_root=ZERO,
         beacon=ZERO,

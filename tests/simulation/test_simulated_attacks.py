@@ -55,6 +55,7 @@ def proposal(round_: int, mark: int) -> ProposalFrame:
         body_root(body),
         ZERO_DIGEST,
         Uint256(0),
+        Uint256(0),
         state,
         committee_root,
         ZERO_DIGEST,

@@ -18,10 +18,11 @@ from testnet.simulator.faults import FaultPlan, draw_plan
 from testnet.simulator.network import Links
 from testnet.simulator.node import SimulatedNode
 from testnet.simulator.oracle import Oracle, check_conservation
-from testnet.simulator.setting import PARAMS, Setting, make_setting
+from testnet.simulator.setting import Setting, make_setting
 from testnet.simulator.simulation import Result, Simulation
 
 SETTING = make_setting(4)
+TERMS = SETTING.terms
 OTHER = Digest(b"\x66" * 32)
 
 
@@ -136,16 +137,16 @@ def test_a_certificate_of_another_header_is_seen() -> None:
 def test_credits_from_nowhere_are_seen() -> None:
     _, ledgers = good_run()
     before, after = next((old, new) for old, new in pairwise(ledgers) if new.total_credited > old.total_credited)
-    check_conservation(before, after)
+    check_conservation(before, after, TERMS)
     provider = next(iter(after.credits))
     more = {**after.credits, provider: Uint256(after.credits[provider] + 1)}
-    violated("conservation", lambda: check_conservation(before, replace(after, credits=more)))
-    violated("conservation", lambda: check_conservation(before, replace(after, total_credited=Uint256(1))))
-    violated("conservation", lambda: check_conservation(before, replace(after, outcomes=())))
+    violated("conservation", lambda: check_conservation(before, replace(after, credits=more), TERMS))
+    violated("conservation", lambda: check_conservation(before, replace(after, total_credited=Uint256(1)), TERMS))
+    violated("conservation", lambda: check_conservation(before, replace(after, outcomes=()), TERMS))
     overpaid = tuple(replace(outcome, credited_wei=Uint256(outcome.credited_wei + 1)) for outcome in after.outcomes)
-    violated("conservation", lambda: check_conservation(before, replace(after, outcomes=overpaid)))
+    violated("conservation", lambda: check_conservation(before, replace(after, outcomes=overpaid), TERMS))
     spent = {day: replace(account, budget_wei=Uint256(0)) for day, account in after.days.items()}
-    violated("conservation", lambda: check_conservation(before, replace(after, days=spent)))
+    violated("conservation", lambda: check_conservation(before, replace(after, days=spent), TERMS))
 
 
 def test_an_accused_innocent_is_seen() -> None:
@@ -180,7 +181,7 @@ def test_a_network_that_never_heals_does_not_terminate(monkeypatch: pytest.Monke
 def test_twins_that_are_taken_for_one_honest_member_are_found_out() -> None:
     """The same runs that pass with the twin known as faulty fail where it is held to be honest."""
     for seed in range(20):
-        simulation = run_of(draw_plan("twins", seed, 4, 8, PARAMS.slot_ms), seed)
+        simulation = run_of(draw_plan("twins", seed, 4, 8, TERMS.params.slot_ms), seed)
         simulation.oracle.faulty = frozenset()
         for node in simulation.nodes:
             node._oracle = simulation.oracle
@@ -206,7 +207,7 @@ def test_a_guard_that_forgets_is_found_out(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(SimulatedNode, "restart", restarts_empty)
     found = set()
     for seed in range(40):
-        result = run_of(draw_plan("crashes", seed, 4, 8, PARAMS.slot_ms), seed).run()
+        result = run_of(draw_plan("crashes", seed, 4, 8, TERMS.params.slot_ms), seed).run()
         if result.violation is not None:
             found.add(result.violation.rule)
     assert found & {"double_sign", "innocent"}

@@ -10,6 +10,7 @@ from testnet.plan import (
     MOR,
     POOL_WEI,
     REFERENCE_PRICE_WEI,
+    SOURCE_WEI,
     STAKE_WEI,
     SUPPLY_WEI,
     USER_WEI,
@@ -61,7 +62,7 @@ def test_two_bids_are_in_the_tie_band_and_a_third_is_not() -> None:
 def test_every_possible_network_is_consistent(members: int, providers: int, block: int, blocks: int) -> None:
     plan = compute_plan(TestnetOptions(members=members, providers=providers, block_s=block, day_s=block * blocks))
     assert len({node.name for node in plan.nodes}) == len(plan.nodes) == members + providers + 3
-    assert sum(node.balance_wei + node.stake_wei for node in plan.nodes) + POOL_WEI <= SUPPLY_WEI
+    assert sum(node.balance_wei + node.stake_wei for node in plan.nodes) + POOL_WEI + SOURCE_WEI <= SUPPLY_WEI
     assert plan.params.day_slots == blocks
     assert plan.params.slot_ms * plan.params.day_slots == 1_000 * block * blocks
     assert all(node.price_wei <= 2 * REFERENCE_PRICE_WEI for node in plan.of_kind("provider")), "under the ceiling"

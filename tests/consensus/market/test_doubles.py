@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from consensus.evidence import DoubleIndex, DoublePass, examine
 from consensus.market.allowances import Allowances
 from consensus.market.doubles import Doubles, Issuance
+from consensus.market.promises import Promises
 from gossip.messages.base import Signed, sign
 from gossip.messages.market import AccessPass, PassIssued, Rfc
 from tests.consensus.builders import World, key
@@ -78,7 +79,9 @@ def test_one_routers_passes_add_up_by_user_and_day() -> None:
 
 
 def test_a_routers_books_keep_the_sum_of_each_issuer() -> None:
-    allowances = Allowances(WORLD.members[3].address, lambda _: [member.address for member in WORLD.members])
+    allowances = Allowances(
+        WORLD.members[3].address, lambda _: [member.address for member in WORLD.members], Promises()
+    )
     made = issued("one", 64)
     allowances.note_issued(made)
     user, day = made.request.payload.user, made.access_pass.payload.day

@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -8,11 +10,13 @@ from msgspec.structs import replace
 from consensus.market import settlement as settlement_module
 from consensus.market.batch import body_root, credits, settlement_outcome
 from consensus.market.beacon import next_beacon
+from consensus.market.bootstrap import reserve_until
 from consensus.market.errors import BatchInvalid
 from consensus.market.ledger_state import encode_ledger
 from consensus.market.settlement import VerifiedSettlements
+from contracts.emission import daily_budget
 from contracts.merkle import merkle_proof, merkle_root, merkle_verify
-from contracts.typed_data import ZERO_DIGEST, Uint256
+from contracts.typed_data import ZERO_DIGEST, Address, Uint256
 from gossip.messages.base import decode, encode, sign
 from gossip.messages.committee import BatchBody, BatchHeader, batch_hash
 from gossip.messages.session import Settlement
@@ -301,6 +305,12 @@ SESSIONS = st.lists(
 )
 
 
+def fair_shares(credited: Mapping[Address, int], reserve: int) -> dict[bytes, int]:
+    """S24 in fractions, for no more providers than share."""
+    total = sum(credited.values())
+    return {provider: int(Fraction(reserve * wei, total)) for provider, wei in credited.items()}
+
+
 @given(st.lists(SESSIONS, min_size=1, max_size=3), st.integers(1, 700))
 @settings(max_examples=60, deadline=None)
 def test_s35_credits_are_conserved_whatever_is_proposed(batches: list[Any], budget_t: int) -> None:
@@ -316,14 +326,21 @@ def test_s35_credits_are_conserved_whatever_is_proposed(batches: list[Any], budg
         ]
         header, body, rejected = world.propose(ledger, pending, slot=slot)
         assert len(rejected) + len(body.settlements) == len(pending)
+        before = encode_ledger(ledger)
         after = world.apply(ledger, header, body)
         assert world.apply(ledger, header, body) == after
+        assert encode_ledger(ledger) == before, "the old ledger is as it was"
+        if after.day > ledger.day:
+            for provider, share in fair_shares(ledger.day_credits, daily_budget(ledger.day) // 10).items():
+                expected[provider] += share
         for made in after.outcomes:
             assert made.credited_wei == made.tokens * made.price_wei
             assert (made.credited_wei > 0) == (made.reason == "credited")
             expected[made.provider] = expected.get(made.provider, 0) + made.credited_wei
         assert {who: wei for who, wei in expected.items() if wei} == credits(after)
         assert after.total_credited == sum(credits(after).values()) >= ledger.total_credited
-        assert after.account.credited_wei <= after.account.budget_wei
-        assert all(use.used <= use.allowance for use in after.sessions.values())
+        assert all(account.credited_wei <= account.budget_wei for account in after.days.values())
+        assert sum(after.day_credits.values()) <= sum(account.credited_wei for account in after.days.values())
+        assert header.bootstrap_credited == after.bootstrap_credited <= reserve_until(after.day, world.terms)
+        assert all(use.used <= use.allowance for uses in after.sessions.values() for use in uses.values())
         ledger = after

@@ -11,13 +11,14 @@ from consensus.market import desk as desk_module
 from consensus.market.desk import Desk
 from consensus.market.errors import PassRefused, RfcRefused, SettlementInvalid
 from consensus.market.ledger_state import DayAccount, account_of
+from consensus.market.promises import Promises
 from consensus.market.waiting import Waiting
-from contracts.typed_data import Address, Digest
+from contracts.typed_data import Address, Digest, Uint256
 from gossip.messages.base import Signed, Unit, encode, sign
-from gossip.messages.market import AccessPass, Match, Rfc
+from gossip.messages.market import AccessPass, Match, Rfc, Ticket
 from gossip.messages.router import DeliveryFiling, Matched, ReportFiling
 from gossip.messages.session import Settlement
-from tests.consensus.builders import GENESIS_MS, SALT, WEI, World, address, key, make_terms, named_digest
+from tests.consensus.builders import GENESIS_MS, PRICE, SALT, WEI, World, address, key, make_terms, named_digest
 
 NOW = GENESIS_MS + 12_000
 USER_MAX = 3_456 * WEI // 10**11 * 5 // 10_000_000
@@ -44,18 +45,23 @@ class Counter:
     def rfc(self, granted: AccessPass, session: str = "session", **changes: Any) -> Signed[Rfc]:
         return self.world.rfc(session, sign(granted, self.world.router, self.world.domain), **changes)
 
-    def admit(self, rfc: Signed[Rfc], now_ms: int = NOW, slot: int = 1, budget_left_wei: int = 1) -> Digest:
+    def admit(self, rfc: Signed[Rfc], now_ms: int = NOW, slot: int = 1, spent_wei: int = 0) -> Digest:
         rfc_id = rfc.id(self.world.domain)
-        self.desk.admit(rfc, rfc_id, now_ms=now_ms, slot=slot, budget_left_wei=budget_left_wei)
+        account = replace(self.account, credited_wei=Uint256(spent_wei))
+        self.desk.admit(rfc, rfc_id, now_ms=now_ms, slot=slot, account=account)
         return rfc_id
 
     def place(self, rfc_id: Digest, provider: str = "provider", slot: int = 1) -> Digest:
         world = self.world
-        ticket = self.desk.open_ticket(rfc_id, world.bid(provider), slot=slot, now_ms=world.slot_ms(slot))
+        ticket = self.open_ticket(rfc_id, provider, slot)
         signed = sign(ticket, world.router, world.domain)
         ticket_id = signed.id(world.domain)
         made = Match(rfc_id, ticket_id, slot, named_digest("b"), named_digest("d"), 0, (), (), world.router.address)
         return self.desk.place(Matched(sign(made, world.router, world.domain), signed, world.record(provider)))
+
+    def open_ticket(self, rfc_id: Digest, provider: str = "provider", slot: int = 1, price_wei: int = PRICE) -> Ticket:
+        bid = self.world.bid(provider, price_wei=price_wei)
+        return self.desk.open_ticket(rfc_id, bid, slot=slot, now_ms=self.world.slot_ms(slot), account=self.account)
 
     def session(self, token_max: int = 100, index: int = 0) -> tuple[Digest, Digest, Address]:
         """One RFC of one user, matched: its id, its ticket's, and the session key."""
@@ -278,7 +284,7 @@ def test_a_used_index_is_refused(counter: Counter) -> None:
         ({"deadline_ms": NOW}, {}, "expired"),
         ({"token_max": 0}, {}, "token_max_over_allowance"),
         ({}, {"slot": 100}, "wrong_day"),
-        ({}, {"budget_left_wei": 0}, "budget_spent"),
+        ({}, {"spent_wei": 3_456 * WEI - 255}, "budget_spent"),
     ],
 )
 def test_rfcs_are_refused_by_name(
@@ -400,11 +406,11 @@ def test_a_provider_with_two_sessions_gets_one_slot_back_at_a_time(counter: Coun
 
 def test_a_ticket_takes_its_terms_from_the_rfc(counter: Counter) -> None:
     rfc_id = counter.admit(counter.rfc(counter.grant(), token_max=99))
-    ticket = counter.desk.open_ticket(rfc_id, counter.world.bid(), slot=1, now_ms=NOW)
+    ticket = counter.open_ticket(rfc_id)
     assert (ticket.token_max, ticket.prompt_bound, ticket.session_key) == (99, 512, address("session"))
     assert ticket.expires_ms == NOW + counter.world.terms.params.ticket_ttl_ms
     with pytest.raises(RfcRefused, match="isn't waiting"):
-        counter.desk.open_ticket(named_digest("unknown"), counter.world.bid(), slot=1, now_ms=NOW)
+        counter.open_ticket(named_digest("unknown"))
 
 
 def test_a_match_cannot_be_placed_twice(counter: Counter) -> None:
@@ -565,3 +571,107 @@ def test_reserved_and_spent_never_exceed_the_allowance(steps: list[tuple[int, st
         used = counter.desk.allowances.used(granted.session_key)
         assert spent <= used <= granted.allowance
         assert counter.desk.allowances.left(granted.session_key) == granted.allowance - used
+
+
+# The budget.
+
+
+def waiting_rfc(counter: Counter, token_max: int, index: int = 0, **granted: Any) -> Digest:
+    rfc_id = counter.admit(counter.rfc(counter.grant(**granted), token_max=token_max, index=index))
+    assert counter.desk.next_waiting(NOW) is not None
+    return rfc_id
+
+
+def test_s37_a_router_promises_what_its_passes_are_worth_and_no_more(counter: Counter) -> None:
+    """16,384 T were issued: at twice the reference price they pay for 8,192."""
+    first = waiting_rfc(counter, 8_192)
+    counter.open_ticket(first, price_wei=2 * PRICE)
+    counter.place(first)
+    assert counter.desk.budget_left(counter.account) == 8_192 * PRICE
+    second = waiting_rfc(counter, 8_192, index=1)
+    with pytest.raises(RfcRefused) as refused:
+        counter.open_ticket(second, price_wei=PRICE + 1)
+    assert refused.value.code == "budget_spent"
+    assert f"{8_192 * PRICE} wei of the budget of day 0" in refused.value.detail
+    assert counter.open_ticket(second, price_wei=PRICE).token_max == 8_192
+
+
+def test_s37_what_a_session_did_not_use_of_its_worth_can_be_promised_again(counter: Counter) -> None:
+    _, ticket_id, _ = counter.session(token_max=100)
+    before = counter.desk.budget_left(counter.account)
+    assert before == (16_384 - 100) * PRICE
+    counter.file(counter.report(ticket_id, with_receipt=True), 2)
+    assert counter.desk.budget_left(counter.account) == before, "a settlement that waits is outstanding still"
+    counter.desk.settled(ticket_id, 50, 50 * PRICE)
+    assert counter.desk.budget_left(counter.account) == before + 50 * PRICE
+    _, lost, _ = counter.session(token_max=100, index=1)
+    counter.desk.settled(lost, 0)
+    assert counter.desk.budget_left(counter.account) == before + 50 * PRICE
+
+
+def test_s37_the_ledgers_budget_bounds_every_router(counter: Counter) -> None:
+    counter.grant()
+    nearly = replace(counter.account, credited_wei=Uint256(counter.account.budget_wei - 7))
+    assert counter.desk.budget_left(nearly) == 7
+
+
+def test_s37_a_restarted_router_knows_what_it_promised(counter: Counter) -> None:
+    granted = counter.grant()
+    rfc = counter.rfc(granted, token_max=100)
+    ticket = sign(counter.open_ticket(counter.admit(rfc)), counter.world.router, counter.world.domain)
+    fresh = Counter()
+    issued = fresh.world.pass_issued(rfc.payload.access_pass, fresh.world.pass_request(day=0))
+    fresh.desk.allowances.note_issued(issued)
+    fresh.desk.restore(rfc, ticket, is_settled=False)
+    assert fresh.desk.budget_left(fresh.account) == (16_384 - 100) * PRICE
+    fresh = Counter()
+    fresh.desk.allowances.note_issued(issued)
+    fresh.desk.restore(rfc, ticket, is_settled=True, credited_wei=30 * PRICE)
+    assert fresh.desk.budget_left(fresh.account) == (16_384 - 30) * PRICE
+
+
+def test_yesterdays_promises_do_not_bind_today(counter: Counter) -> None:
+    counter.session()
+    counter.desk.allowances.forget_before(1)
+    tomorrow = replace(counter.account, day=1)
+    assert counter.desk.budget_left(tomorrow) == 0
+    asked = counter.world.pass_request("user", "tomorrow", day=1).payload
+    granted = counter.desk.allowances.grant(asked, balance_wei=5 * WEI, account=tomorrow, salt=SALT, now_ms=NOW)
+    assert counter.desk.budget_left(tomorrow) == granted.allowance * PRICE
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 40_000), st.integers(1, 200)), max_size=30),
+)
+def test_s37_routers_that_do_not_talk_never_promise_more_than_the_budget(
+    balances: list[int], asked: list[tuple[int, int, int]]
+) -> None:
+    """One router for each user, all on one budget: whatever they match at whatever price, it pays for all."""
+    supply = sum(balances)
+    world = World(budget_wei=100_000 * PRICE, supply_wei=supply * WEI)
+    account = account_of(world.ledger(), world.terms.params, 0)
+    routers = [Promises() for _ in balances]
+    for router, balance in zip(routers, balances, strict=True):
+        router.issue(0, access.round_allowance(access.user_max(account.max_t, account.supply_wei, balance * WEI)))
+    promised = 0
+    for number, (which, token_max, percent) in enumerate(asked):
+        router, price = routers[which % len(routers)], PRICE * percent // 100
+        if token_max * price <= router.left(0, account.reference_price_wei, account.budget_left_wei):
+            bid = world.bid(price_wei=price)
+            ticket = Ticket(named_digest("rfc"), address("s"), bid, token_max, 1, 1, NOW, world.router.address)
+            router.promise(named_digest(str(number)), ticket, 0)
+            promised += token_max * price
+    assert promised <= account.budget_wei
+
+
+def test_s36_over_issue_is_measured_against_user_max() -> None:
+    counter = Counter(member_count=2)
+    world, other = counter.world, counter.world.members[1]
+    for session, allowance in (("one", 16_384), ("two", 900)):
+        made = world.access_pass(session, other, allowance=allowance)
+        counter.desk.allowances.note_issued(world.pass_issued(made, world.pass_request(session=session)))
+    assert counter.desk.allowances.over_issued(address("user"), counter.account, 5 * WEI) == 16_384 + 900 - USER_MAX
+    assert counter.desk.allowances.over_issued(address("user"), counter.account, 6 * WEI) == 0
+    assert counter.desk.allowances.over_issued(address("stranger"), counter.account, 0) == 0

@@ -65,6 +65,12 @@ class ScriptedSource:
     async def proof(self, height: int, provider: Address) -> Any:
         return {"proof": [TICKET]} if (height, provider) == (3, PROVIDER.address) else None
 
+    async def explain_day(self, day: int | None) -> Any:
+        return {"explanation": ("today",) if day is None else (f"day {day}",)} if day != 9 else None
+
+    async def explain_allowance(self, user: Address) -> Any:
+        return {"explanation": (user.hex(),)}
+
     async def metrics(self) -> str:
         return "yellowstone_height 3.0\n"
 
@@ -90,6 +96,9 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         ("/sessions", [{"rfc_id": "0x" + TICKET.hex()}]),
         (f"/sessions/0x{TICKET.hex()}", {"rfc_id": "0x" + TICKET.hex()}),
         (f"/sessions/{TICKET.hex()}", {"rfc_id": "0x" + TICKET.hex()}),
+        ("/explain/day", {"explanation": ["today"]}),
+        ("/explain/day/4", {"explanation": ["day 4"]}),
+        (f"/explain/allowance/0x{PROVIDER.address.hex()}", {"explanation": [PROVIDER.address.hex()]}),
         (f"/proof/3/0x{PROVIDER.address.hex()}", {"proof": ["0x" + TICKET.hex()]}),
     ],
 )
@@ -113,7 +122,9 @@ async def test_metrics(client: httpx.AsyncClient) -> None:
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
-@pytest.mark.parametrize("path", ["/batches/4", f"/tickets/{'00' * 32}", f"/sessions/{'00' * 32}", "/nothing"])
+@pytest.mark.parametrize(
+    "path", ["/batches/4", f"/tickets/{'00' * 32}", f"/sessions/{'00' * 32}", "/explain/day/9", "/nothing"]
+)
 async def test_unknown_is_404(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == 404
 

@@ -65,6 +65,7 @@ SHORT = NetworkParams(
     voucher_window=8,
     # a busy machine spreads answers further than S31 allows; tests of S31 bring samples of their own
     speed_samples_min=1_000_000,
+    endowment_mor=100_000,
     propose_ms=600,
     prevote_ms=300,
     precommit_ms=300,

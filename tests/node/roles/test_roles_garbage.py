@@ -144,7 +144,7 @@ async def test_nodes_bear_garbage(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         answer, _ = await ask(user)
         assert answer.tokens == 32
         ticket_id = user.parts.sessions.all()[0]["ticket_id"]
-        await until(lambda: bytes.fromhex(ticket_id[2:]) in user.parts.public.ledger.settled, "the settlement")
+        await until(lambda: user.parts.public.ledger.is_settled(Digest(bytes.fromhex(ticket_id[2:]))), "the settlement")
         first = await user.node.store.get_batch(1)
         assert first is not None
         assert batch_hash(first.header) != nonsense

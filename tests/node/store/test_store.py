@@ -75,12 +75,15 @@ async def test_outcomes(store: Store) -> None:
     assert await store.outcomes(5) == [first, other]
 
 
-async def test_credits_are_kept_by_height_and_forgotten(store: Store) -> None:
-    credits = {PROVIDER.address: 2**100, Address(b"\x05" * 20): 0}
-    for height in (1, 2, 3):
-        await store.put_credits(height, credits, keep=2)
-    assert await store.credits(1) == {}
-    assert await store.credits(2) == credits
+async def test_credits_are_written_where_they_change_and_forgotten(store: Store) -> None:
+    quiet = Address(b"\x05" * 20)
+    await store.put_credits(1, {PROVIDER.address: 2**100, quiet: 7}, keep=2)
+    for height in (2, 3, 4):
+        await store.put_credits(height, {PROVIDER.address: 2**100 + height}, keep=2)
+    assert await store.credits(4) == {PROVIDER.address: 2**100 + 4, quiet: 7}
+    assert await store.credits(2) == {PROVIDER.address: 2**100 + 2, quiet: 7}
+    assert await store.credits(1) == {quiet: 7}, "what was replaced long ago is forgotten"
+    assert await store.credits(0) == {}
 
 
 async def test_ledger_snapshot_never_goes_back(store: Store) -> None:

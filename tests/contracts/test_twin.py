@@ -1,0 +1,146 @@
+"""The contract against its Python twin, and the twin against what an honest ledger does."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from contracts.budget import BudgetGate, BudgetPolicy, Economics
+from contracts.typed_data import Address
+from tests.contracts.fuzz import fuzz
+from tests.contracts.local_chain import MOR
+from tests.contracts.twin import DAY_SLOTS, LIFELIKE, PROVIDERS, SLOT_S, Side
+
+DAY_S = DAY_SLOTS * SLOT_S
+
+
+def test_contract_and_twin_agree_on_random_operations() -> None:
+    done = fuzz(250, seed=20240208)
+    assert min(done[name] for name in ("credit", "refused", "claim", "many", "pull", "roll", "redirect")) > 0
+
+
+class Economy(RuleBasedStateMachine):
+    """Batches on time, late, over budget and forged, payments in any order; the invariants are Side.check's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.side = Side()
+
+    @rule(seconds=st.integers(1, 3 * DAY_S))
+    def time_passes(self, seconds: int) -> None:
+        self.side.pass_time(seconds)
+
+    @rule(provider=st.sampled_from(PROVIDERS), percent=st.integers(0, 100), late=st.integers(0, 2))
+    def credit_within_budget(self, provider: Address, percent: int, late: int) -> None:
+        day = max(0, self.side.today - late)
+        assert self.side.credit(provider, max(0, self.side.room(day)) * percent // 100, 0, day)
+
+    @rule(provider=st.sampled_from(PROVIDERS), over=st.integers(1, 10**24))
+    def credit_over_budget(self, provider: Address, over: int) -> None:
+        day = self.side.today
+        assert not self.side.credit(provider, self.side.room(day) + over, 0, day)
+
+    @rule(provider=st.sampled_from(PROVIDERS), percent=st.integers(1, 100))
+    def bootstrap(self, provider: Address, percent: int) -> None:
+        left = self.side.gate.economics.bootstrap_ceiling(self.side.today) - self.side.gate.bootstrap
+        assert self.side.credit(provider, 0, left * percent // 100, self.side.today)
+        assert not self.side.credit(provider, 0, left + 1, self.side.today)
+
+    @precondition(lambda self: self.side.history)
+    @rule(provider=st.sampled_from(PROVIDERS), data=st.data())
+    def claim(self, provider: Address, data: st.DataObject) -> None:
+        self.side.claim(provider, data.draw(st.sampled_from(sorted(self.side.history))))
+
+    @precondition(lambda self: self.side.history)
+    @rule()
+    def claim_for_all(self) -> None:
+        self.side.claim_many(self.side.height)
+
+    @rule()
+    def pull(self) -> None:
+        self.side.pull()
+
+    @rule(provider=st.sampled_from(PROVIDERS), receiver=st.sampled_from(PROVIDERS))
+    def redirect(self, provider: Address, receiver: Address) -> None:
+        self.side.redirect(provider, receiver)
+
+    @invariant()
+    def s23_s24_s33_s35_s37_hold(self) -> None:
+        self.side.check()
+
+    def teardown(self) -> None:
+        """Nothing is stuck: whoever was credited is paid to the last wei."""
+        if self.side.history:
+            self.side.claim_many(self.side.height)
+            assert self.side.paid == self.side.credited
+
+
+TestEconomy = Economy.TestCase
+TestEconomy.settings = settings(max_examples=5, stateful_step_count=12, deadline=None)
+
+
+def economics(policy: BudgetPolicy, endowment: int, late_days: int) -> Economics:
+    return Economics(
+        LIFELIKE.schedule, 0, SLOT_S * 1_000, DAY_SLOTS, policy, endowment_wei=endowment, late_days=late_days
+    )
+
+
+@given(
+    st.sampled_from(list(BudgetPolicy)),
+    st.sampled_from([0, 5_000 * MOR, 10**6 * MOR]),
+    st.integers(0, 3),
+    st.lists(
+        st.tuples(st.integers(1, 3), st.lists(st.integers(0, 100), min_size=4, max_size=4), st.booleans()),
+        max_size=12,
+    ),
+)
+@settings(max_examples=100, deadline=None)
+def test_no_honest_batch_is_ever_refused(
+    policy: BudgetPolicy, endowment: int, late_days: int, days: list[tuple[int, list[int], bool]]
+) -> None:
+    """A ledger that spends what it likes of each day's budget, partly late; any of its batches may be submitted.
+
+    ``days``: how many days on, what percent is spent of today's budget and of the late days', and whether a batch is
+    submitted.
+    """
+    terms = economics(policy, endowment, late_days)
+    gate = BudgetGate(terms)
+    left: dict[int, int] = {}
+    credited, day = 0, -1
+    for days_on, percents, submitted in days:
+        for coming in range(day + 1, day + days_on + 1):
+            open_days = {late: wei for late, wei in left.items() if coming - late <= late_days}
+            left = open_days | {coming: terms.budget(coming, credited + sum(open_days.values()))}
+        day += days_on
+        for spent_on, percent in zip(sorted(left, reverse=True), percents, strict=False):
+            amount = left[spent_on] * percent // 100
+            left[spent_on] -= amount
+            credited += amount
+        if submitted:
+            assert gate.objection(day, credited, 0) is None
+    assert credited <= terms.income(max(day, 0))
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=30), st.sampled_from(list(BudgetPolicy)))
+@settings(max_examples=100, deadline=None)
+def test_s23_the_unused_pool_falls_by_one_percent_a_day_at_most(spent: list[int], policy: BudgetPolicy) -> None:
+    terms = economics(policy, 20_000 * MOR, 1)
+    credited = 0
+    for day, percent in enumerate(spent):
+        before = terms.unused(day, credited)
+        credited += terms.budget(day, credited) * percent // 100
+        assert terms.unused(day + 1, credited) * 100 >= before * 99
+        assert credited <= terms.income(day)
+
+
+@given(st.integers(2, 60), st.sampled_from(list(BudgetPolicy)))
+@settings(max_examples=20, deadline=None)
+def test_s23_a_lying_committee_gets_two_late_days_and_today_where_batches_come_daily(
+    idle: int, policy: BudgetPolicy
+) -> None:
+    """Nothing is credited for days, batches show it; then the committee takes all it can."""
+    terms = economics(policy, 20_000 * MOR, 1)
+    gate = BudgetGate(terms)
+    for day in range(idle):
+        assert gate.objection(day, 0, 0) is None
+    most = terms.late(idle - 1) + terms.late(idle) + terms.budget(idle, 0)
+    assert gate.objection(idle, most + 1, 0) == "compute: over budget"
