@@ -91,6 +91,11 @@ class VerifiedSettlements:
             self.note(settlement, found)
         return found
 
+    def ticket_id(self, settlement: Settlement) -> Digest:
+        """The id of a settlement's ticket: what was found when it was checked, else worked out."""
+        found = self._known.get(settlement)
+        return settlement.ticket.id(self._terms.domain) if found is None else found.ticket_id
+
     def note(self, settlement: Settlement, ids: VerifiedIds) -> None:
         """Take the caller's word that ``settlement`` was verified elsewhere, under the same terms and committee."""
         if len(self._known) >= MAX_REMEMBERED:

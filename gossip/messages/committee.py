@@ -4,12 +4,14 @@
 contracts/registry.vy fix their EIP-712 types.
 """
 
+from functools import cached_property, lru_cache
 from typing import Annotated, ClassVar
 
 import msgspec
+from eth_hash.auto import keccak
 
 from contracts.typed_data import Address, Digest, Signature, Uint256, struct_hash
-from gossip.messages.base import U64, Payload, Signed, decode_union
+from gossip.messages.base import U64, Payload, Signed, decode_union, encode
 from gossip.messages.market import PassIssued
 from gossip.messages.records import BeaconCommitment, NodeRecord
 from gossip.messages.session import Settlement
@@ -18,7 +20,7 @@ MAX_BATCH_BYTES = 8 << 20
 """The largest proposal or certified batch that is read."""
 
 
-class BatchHeader(Payload, frozen=True):
+class BatchHeader(Payload, frozen=True, cache_hash=True):
     """The value that the committee agrees on, and the contract's view of a batch (S17)."""
 
     height: U64
@@ -50,12 +52,17 @@ class DayOpening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     budget_wei: Uint256
 
 
-class BatchBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class BatchBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
     """What a batch settles; its hash is the header's ``body_root``."""
 
     opening: DayOpening | None
     commitments: Annotated[tuple[Signed[BeaconCommitment], ...], msgspec.Meta(max_length=64)]
     settlements: Annotated[tuple[Settlement, ...], msgspec.Meta(max_length=10_000)]
+
+    @cached_property
+    def root(self) -> Digest:
+        """keccak of the canonical encoding; worked out once, for a body may be megabytes."""
+        return Digest(keccak(encode(self)))
 
 
 class Proposal(Payload, frozen=True):
@@ -123,6 +130,7 @@ class CertifiedBatch(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     body: BatchBody
 
 
+@lru_cache(maxsize=256)  # every vote, certificate and ledger asks for it
 def batch_hash(header: BatchHeader) -> Digest:
     """EIP-712 hashStruct of the header: what is voted on and what the contract recomputes."""
     return struct_hash(header)
