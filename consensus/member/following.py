@@ -28,10 +28,15 @@ class Following:
         step = ledger.parent, batch_hash(header)
         if step not in self._known:
             following = apply_batch(ledger, self._terms, self._committee, header, body, verified=self.verified)
-            self._known[step] = following
-            while len(self._known) > REMEMBERED:
-                del self._known[next(iter(self._known))]
+            self.note(ledger, header, following)
         return self._known[step]
+
+    def note(self, ledger: Ledger, header: BatchHeader, following: Ledger) -> None:
+        """Take the caller's word that the batch of ``header``, which it made itself, turns ``ledger`` into
+        ``following``."""
+        self._known[ledger.parent, batch_hash(header)] = following
+        while len(self._known) > REMEMBERED:
+            del self._known[next(iter(self._known))]
 
 
 def check_body(header: BatchHeader, body: BatchBody) -> None:
