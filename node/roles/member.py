@@ -86,6 +86,8 @@ class CommitteeMember:
         """Called with tickets that no batch will settle."""
         self.on_behind: Callable[[], None] | None = None
         """Called when others are ahead."""
+        self.on_tell: Callable[[LinkFrame], None] | None = None
+        """Called with every frame for all other members, as it is handed to the link."""
         self.others: dict[Address, Standing] = {}
         """Where the other members were when they were last heard."""
         self.evidence: list[Evidence] = []
@@ -317,6 +319,8 @@ class CommitteeMember:
         if self._link is None:
             return
         if to is None:
+            if self.on_tell is not None:
+                self.on_tell(frame)
             self._link.broadcast(frame)
         else:
             self._link.send(to, frame)
