@@ -150,8 +150,6 @@ class MemberCore:
     def _begin_slot(self, slot: int) -> None:
         """A slot has ended: settle what came in, open the new day, commit to the days ahead."""
         self._slot = max(self._slot, slot)
-        for settlement in self.pool.own():
-            self._do(events.Tell(SettlementFrame(settlement)))
         day = self._terms.params.day_of(self._slot)
         for ahead in range(day + 1, day + 1 + COMMIT_AHEAD_DAYS):
             if self._address not in self.ledger.commitments.get(ahead, {}):
@@ -163,6 +161,9 @@ class MemberCore:
         early, self.height.early = self.height.early, None
         if early is not None:
             self._hear_proposal(early)
+        # What was told during the slot that has just ended is on its way into its batch.
+        for settlement in self.pool.own(before=self._slot - 1):
+            self._do(events.Tell(SettlementFrame(settlement)))
 
     def _is_due(self) -> bool:
         """No reports, no batch; except that the first ended slot of a day opens it."""
@@ -211,7 +212,7 @@ class MemberCore:
         if self.ledger.is_settled(ticket_id, heard.settlement.ticket.payload.slot):
             return
         try:
-            is_new = self.pool.add(ticket_id, heard.settlement, own=heard.own)
+            is_new = self.pool.add(ticket_id, heard.settlement, own=heard.own, slot=self._slot)
         except SettlementInvalid as error:
             self._do(events.Dropped(ticket_id, str(error)))
             return

@@ -16,8 +16,11 @@ from gossip.messages.market import PassIssued
 from gossip.messages.records import BeaconCommitment, NodeRecord
 from gossip.messages.session import Settlement
 
-MAX_BATCH_BYTES = 8 << 20
-"""The largest proposal or certified batch that is read."""
+MAX_BATCH_BYTES = 14 << 20
+"""The largest proposal or certified batch that is read: 10,000 settlements are 11 MB."""
+
+MAX_TOLD = 64
+"""Settlements in one frame at most."""
 
 
 class BatchHeader(Payload, frozen=True, cache_hash=True):
@@ -183,6 +186,29 @@ class SettlementFrame(msgspec.Struct, frozen=True, array_like=True, tag=34, forb
     settlement: Settlement
 
 
+class SettlementsFrame(msgspec.Struct, frozen=True, array_like=True, tag=39, forbid_unknown_fields=True):
+    """Finished sessions for the next batch, or such as somebody lacks of a proposed one."""
+
+    settlements: Annotated[tuple[Settlement, ...], msgspec.Meta(min_length=1, max_length=MAX_TOLD)]
+
+
+class ShortProposalFrame(msgspec.Struct, frozen=True, array_like=True, tag=40, forbid_unknown_fields=True):
+    """A proposal whose settlements, which members mostly hold, are only named: each by the hash of its encoding."""
+
+    proposal: Signed[Proposal]
+    header: BatchHeader
+    opening: DayOpening | None
+    commitments: Annotated[tuple[Signed[BeaconCommitment], ...], msgspec.Meta(max_length=64)]
+    settlements: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=10_000)]
+
+
+class WantFrame(msgspec.Struct, frozen=True, array_like=True, tag=41, forbid_unknown_fields=True):
+    """Which settlements of a proposed batch a member lacks, by their place in it."""
+
+    batch_hash: Digest
+    places: Annotated[tuple[U64, ...], msgspec.Meta(min_length=1, max_length=10_000)]
+
+
 class PassFrame(msgspec.Struct, frozen=True, array_like=True, tag=35, forbid_unknown_fields=True):
     """An issued pass; the committee keeps it to itself."""
 
@@ -210,6 +236,9 @@ LinkFrame = (
     | PolkaFrame
     | DecidedFrame
     | SettlementFrame
+    | SettlementsFrame
+    | ShortProposalFrame
+    | WantFrame
     | PassFrame
     | CommitmentFrame
     | StatusFrame

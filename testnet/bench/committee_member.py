@@ -16,7 +16,7 @@ import trio
 
 from contracts.signing import Key
 from gossip.messages.base import Signed, decode
-from gossip.messages.committee import CertifiedBatch, LinkFrame, ProposalFrame
+from gossip.messages.committee import CertifiedBatch, LinkFrame, ProposalFrame, ShortProposalFrame
 from gossip.messages.records import NodeRecord
 from gossip.messages.session import Settlement
 from gossip.network import NetworkConfig, open_network
@@ -198,7 +198,7 @@ class Watched:
             self._stall_s = max(self._stall_s, time.monotonic() - before - LOOK_S)
 
     def _note_frame(self, frame: LinkFrame) -> None:
-        if isinstance(frame, ProposalFrame):
+        if isinstance(frame, ProposalFrame | ShortProposalFrame):
             self._proposed.setdefault(frame.header.height, time.time() * 1_000)
 
     def _note_batch(self, batch: CertifiedBatch) -> None:
