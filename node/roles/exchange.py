@@ -26,11 +26,12 @@ from gossip.messages.committee import (
 from gossip.messages.session import Settlement
 from node.context import Node
 
-GATHER_S = 0.02
+GATHER_S = 0.1
 """How long a settlement may wait for others to travel with."""
 
-BACKLOG = 64
-"""Frames with settlements that wait to be checked; when they are so many, the links that bring more wait."""
+BACKLOG = 512
+"""Frames with settlements that wait to be checked. Past that they are dropped: they will be told again, and the votes
+behind them must not wait."""
 
 CHECKERS = 2
 """Threads that check signatures: libsecp256k1 lets others run meanwhile."""
@@ -61,6 +62,8 @@ class SettlementExchange:
         self._limiter = trio.CapacityLimiter(CHECKERS)
         self._proposals = ShortProposals(verified.find)
         self._answers = Answers()
+        self.dropped = 0
+        """Frames that found too many others waiting."""
         self._untold: list[Settlement] = []
         self._has_untold = trio.Event()
         self._last_short: ProposalFrame | ShortProposalFrame | None = None
@@ -86,9 +89,12 @@ class SettlementExchange:
             self._last_short = shorten(frame)
         return self._last_short
 
-    async def hear(self, member: Address, frame: SettlementsFrame) -> None:
-        """Take settlements; waits while many others are being checked."""
-        await self._in.send((member, frame))
+    def hear(self, member: Address, frame: SettlementsFrame) -> None:
+        """Take settlements, to be checked when it is their turn; dropped where too many wait."""
+        try:
+            self._in.send_nowait((member, frame))
+        except trio.WouldBlock:
+            self.dropped += 1
 
     async def learn(self, settlements: Sequence[Settlement]) -> None:
         """Check those that are new in worker threads. What does not hold is not remembered."""

@@ -143,7 +143,7 @@ class CommitteeMember:
                     self.others[member] = Standing(height, round_, now_ms())
                     await self._events_in.send(events.StatusHeard(member, height, round_))
                 case SettlementsFrame():
-                    await self._exchange.hear(member, frame)
+                    self._exchange.hear(member, frame)
                 case ShortProposalFrame(proposal):
                     if not self._holds(proposal, member):
                         await self._exchange.begin(member, frame)
