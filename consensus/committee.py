@@ -1,6 +1,6 @@
 """The committee of an epoch: members, stakes, quorum and whose turn it is to propose. Pure."""
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import gcd
 
 import msgspec
@@ -20,7 +20,7 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     stake: int
 
 
-class Committee(msgspec.Struct, frozen=True):
+class Committee(msgspec.Struct, frozen=True, dict=True, cache_hash=True):
     """Members sorted by address; the contract's registry holds the same list under the same root."""
 
     epoch: int
@@ -31,19 +31,24 @@ class Committee(msgspec.Struct, frozen=True):
         """A committee with its members in canonical order."""
         return cls(epoch, tuple(sorted(members, key=lambda member: member.address)))
 
-    @property
+    @cached_property
     def total(self) -> int:
         """All stake, in wei."""
         return sum(member.stake for member in self.members)
 
-    @property
+    @cached_property
     def root(self) -> Digest:
         """keccak(abi.encode(epoch, addresses, stakes)), as contracts/registry.vy computes it."""
         return committee_root(self)
 
+    @cached_property
+    def _stakes(self) -> dict[Address, int]:
+        """Asked for with every vote; where an address stands twice, its first stake counts."""
+        return {member.address: member.stake for member in reversed(self.members)}
+
     def weight(self, address: Address) -> int:
         """A member's stake in wei; 0 for anybody else."""
-        return next((member.stake for member in self.members if member.address == address), 0)
+        return self._stakes.get(address, 0)
 
     def is_quorum(self, weight: int) -> bool:
         """More than two thirds of all stake: exactly two thirds is none."""
@@ -59,8 +64,11 @@ class Committee(msgspec.Struct, frozen=True):
         In any full rotation (at most about :data:`SEATS` turns) a member has turns in proportion to its stake, spread
         evenly, and at least one; with equal stakes that is plain rotation by address.
         """
-        turns = rotation(self.members)
-        return turns[(height + round_) % len(turns)]
+        return self._turns[(height + round_) % len(self._turns)]
+
+    @cached_property
+    def _turns(self) -> tuple[Address, ...]:
+        return rotation(self.members)
 
 
 @lru_cache(maxsize=16)

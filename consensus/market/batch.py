@@ -7,7 +7,6 @@ header and ledger come out of the same draft, so a header is valid exactly where
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from eth_hash.auto import keccak
 from msgspec.structs import replace
 
 from consensus.committee import Committee
@@ -19,7 +18,7 @@ from consensus.market.settlement import VerifiedSettlements
 from consensus.params import Terms
 from contracts.merkle import merkle_root
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Uint256
-from gossip.messages.base import Signed, encode
+from gossip.messages.base import Signed
 from gossip.messages.committee import (
     BatchBody,
     BatchHeader,
@@ -62,26 +61,85 @@ def propose_batch(
     Settlements over the batch's limit are neither in it nor rejected: they stay pending. Commitments that can't be
     taken are left out. Raises :class:`BatchInvalid` where proposer, slot, reveal or opening would make none valid.
     """
-    check = verified or VerifiedSettlements(terms)
-    draft = Draft(ledger, terms, slot, opening, balances=balances)
-    _check_proposer(ledger, terms, (proposer, slot, reveal))
-    if hand_over is not None:
-        draft.hand_over(hand_over)
-    taken = [signed for signed in commitments if _takes(draft, signed)][:MAX_COMMITMENTS]
-    settled: list[Settlement] = []
-    rejected: list[Rejected] = []
-    for settlement in pending:
-        if len(settled) == terms.params.batch_settlements:
-            break
-        try:
-            draft.settle(settlement, check(settlement))
-        except SettlementInvalid as error:
-            rejected.append(Rejected(settlement, str(error), error.retry))
-        else:
-            settled.append(settlement)
-    body = BatchBody(opening, tuple(taken), tuple(settled), hand_over, _rescue(ledger))
-    header, _ = _finish(draft, body, ledger.committee, proposer, reveal)
-    return header, body, tuple(rejected)
+    chosen = Selection(
+        ledger,
+        terms,
+        slot=slot,
+        opening=opening,
+        pending=pending,
+        hand_over=hand_over,
+        verified=verified,
+        balances=balances,
+    )
+    chosen.fill(terms.params.batch_settlements)
+    header, body, _ = propose_selection(chosen, proposer=proposer, reveal=reveal, commitments=commitments)
+    return header, body, chosen.rejected
+
+
+class Selection:
+    """What of the pending settlements a batch that closes ``slot`` would settle, in the order given.
+
+    Looks at no more of them than it is asked for. Raises :class:`BatchInvalid` for a bad slot, opening or hand-over.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        terms: Terms,
+        *,
+        slot: int,
+        opening: DayOpening | None,
+        pending: Sequence[Settlement],
+        hand_over: HandOverCertificate | None = None,
+        verified: VerifiedSettlements | None = None,
+        balances: Mapping[Address, int] = NO_BALANCES,
+    ) -> None:
+        self.ledger = ledger
+        self.terms = terms
+        self.slot = slot
+        self.opening = opening
+        self.hand_over = hand_over
+        self.draft = Draft(ledger, terms, slot, opening, balances=balances)
+        if hand_over is not None:
+            self.draft.hand_over(hand_over)
+        self.settled: list[Settlement] = []
+        self._rejected: list[Rejected] = []
+        self._pending = iter(pending)
+        self._check = verified or VerifiedSettlements(terms)
+
+    @property
+    def rejected(self) -> tuple[Rejected, ...]:
+        """Those that were looked at and can't be settled in this batch."""
+        return tuple(self._rejected)
+
+    def fill(self, count: int) -> int:
+        """Settle on, until there are ``count`` or no more; how many there are."""
+        while len(self.settled) < count:
+            settlement = next(self._pending, None)
+            if settlement is None:
+                break
+            try:
+                self.draft.settle(settlement, self._check(settlement))
+            except SettlementInvalid as error:
+                self._rejected.append(Rejected(settlement, str(error), error.retry))
+            else:
+                self.settled.append(settlement)
+        return len(self.settled)
+
+
+def propose_selection(
+    chosen: Selection, *, proposer: Address, reveal: Digest, commitments: Sequence[Signed[BeaconCommitment]]
+) -> tuple[BatchHeader, BatchBody, Ledger]:
+    """The batch of what was chosen, and the ledger after it; the selection is used up by that.
+
+    Raises as :func:`propose_batch`.
+    """
+    _check_proposer(chosen.ledger, chosen.terms, (proposer, chosen.slot, reveal))
+    taken = [signed for signed in commitments if _takes(chosen.draft, signed)][:MAX_COMMITMENTS]
+    ledger = chosen.ledger
+    body = BatchBody(chosen.opening, tuple(taken), tuple(chosen.settled), chosen.hand_over, _rescue(ledger))
+    header, after = _finish(chosen.draft, body, ledger.committee, proposer, reveal)
+    return header, body, after
 
 
 def apply_batch(
@@ -120,7 +178,7 @@ def apply_batch(
 
 def body_root(body: BatchBody) -> Digest:
     """keccak of the body's canonical encoding."""
-    return Digest(keccak(encode(body)))
+    return body.root
 
 
 def credits(ledger: Ledger) -> Mapping[Address, int]:

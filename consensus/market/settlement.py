@@ -4,18 +4,21 @@ This is the dear half of settling (eight recoveries) and needs no ledger, so a s
 arrives and :class:`VerifiedSettlements` remembers it. What depends on the ledger is :mod:`consensus.market.ledger`'s.
 """
 
+from collections import OrderedDict
+
 import msgspec
+from eth_hash.auto import keccak
 
 from consensus.market.errors import SettlementInvalid
 from consensus.params import Terms
 from contracts.typed_data import Address, Digest, Domain, Signature
 from gossip.errors import SignerMismatch
-from gossip.messages.base import Signed, Unit
+from gossip.messages.base import Signed, Unit, encode
 from gossip.messages.market import AccessPass, Rfc, Ticket
 from gossip.messages.records import Bid
 from gossip.messages.session import Cosigned, Settlement
 
-MAX_REMEMBERED = 20_000
+MAX_REMEMBERED = 60_000
 """Settlements whose signatures are remembered as checked."""
 
 
@@ -77,26 +80,51 @@ class VerifiedSettlements:
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
-        self._known: dict[Settlement, VerifiedIds] = {}
+        self._known: OrderedDict[Settlement, VerifiedIds] = OrderedDict()
+        self._by_digest: dict[Digest, Settlement] = {}
         self._standing = Standing()
 
     def __call__(self, settlement: Settlement) -> VerifiedIds:
         """The settlement's ids. Raises :class:`SettlementInvalid`."""
         found = self._known.get(settlement)
         if found is None:
-            found = verify_settlement(settlement, self._terms, self._standing)
+            found = self.check(settlement)
             self.note(settlement, found)
         return found
+
+    def __contains__(self, settlement: Settlement) -> bool:
+        return settlement in self._known
+
+    def check(self, settlement: Settlement) -> VerifiedIds:
+        """As a call, but nothing is remembered of the settlement: any thread may do it. Raises as a call does."""
+        return verify_settlement(settlement, self._terms, self._standing)
+
+    def find(self, digest: Digest) -> Settlement | None:
+        """The settlement whose encoding hashes to ``digest``, where it was found good."""
+        return self._by_digest.get(digest)
+
+    def ticket_id(self, settlement: Settlement) -> Digest:
+        """The id of a settlement's ticket: what was found when it was checked, else worked out."""
+        found = self._known.get(settlement)
+        return settlement.ticket.id(self._terms.domain) if found is None else found.ticket_id
 
     def note(self, settlement: Settlement, ids: VerifiedIds) -> None:
         """Take the caller's word that ``settlement`` was verified elsewhere, under the same terms."""
         if len(self._known) >= MAX_REMEMBERED:
-            del self._known[next(iter(self._known))]
+            oldest, _ = self._known.popitem(last=False)
+            self._by_digest.pop(settlement_digest(oldest), None)
         self._known[settlement] = ids
+        self._by_digest[settlement_digest(settlement)] = settlement
 
     def forget(self, settlement: Settlement) -> None:
         """Drop a settlement that a batch has settled."""
-        self._known.pop(settlement, None)
+        if self._known.pop(settlement, None) is not None:
+            self._by_digest.pop(settlement_digest(settlement), None)
+
+
+def settlement_digest(settlement: Settlement) -> Digest:
+    """keccak of the canonical encoding: names these very bytes, where a ticket may be settled in several ways."""
+    return Digest(keccak(encode(settlement)))
 
 
 def _ids(settlement: Settlement, terms: Terms) -> VerifiedIds:

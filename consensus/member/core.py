@@ -9,7 +9,7 @@ from typing import Protocol
 
 from consensus.committee import Committee
 from consensus.errors import CertificateInvalid, EvidenceInvalid
-from consensus.market.batch import Rejected, propose_batch
+from consensus.market.batch import Selection, propose_selection
 from consensus.market.errors import BatchInvalid, SettlementInvalid
 from consensus.market.ledger_state import Ledger, rescue
 from consensus.member import events
@@ -47,6 +47,7 @@ from gossip.messages.committee import (
     batch_hash,
 )
 from gossip.messages.records import BeaconCommitment
+from gossip.messages.session import Settlement
 
 COMMIT_AHEAD_DAYS = 2
 """A member commits to the secrets of so many days ahead, so that a missed batch costs no day its beacon."""
@@ -76,7 +77,7 @@ class MemberCore:
     ) -> None:
         self.ledger = ledger
         self.height = self._next_height()
-        self.pool = SettlementPool(terms.domain)
+        self.pool = SettlementPool()
         self._address = address
         self._terms = terms
         self._following = following
@@ -85,6 +86,8 @@ class MemberCore:
         self._slot = 0
         self._commitments: dict[tuple[Address, int], Signed[BeaconCommitment]] = {}
         self._relief = Relief(address)
+        self._selection: tuple[object, Selection] | None = None
+        """What was begun last, and for which slot, opening, ledger and pool."""
         self._effects: list[Effect] = []
 
     def handle(self, event: Input) -> list[Effect]:
@@ -178,8 +181,6 @@ class MemberCore:
     def _begin_slot(self, slot: int) -> None:
         """A slot has ended: settle what came in, open the new day, commit to the days ahead."""
         self._slot = max(self._slot, slot)
-        for settlement in self.pool.own():
-            self._do(events.Tell(SettlementFrame(settlement)))
         for effect in self._relief.say(self.ledger):
             self._do(effect)
         self._commit_ahead()
@@ -188,6 +189,9 @@ class MemberCore:
         early, self.height.early = self.height.early, None
         if early is not None:
             self._hear_proposal(early)
+        # What was told during the slot that has just ended is on its way into its batch.
+        for settlement in self.pool.own(before=self._slot - 1):
+            self._do(events.Tell(SettlementFrame(settlement)))
 
     def _commit_ahead(self) -> None:
         day = self._terms.params.day_of(self._slot)
@@ -214,41 +218,47 @@ class MemberCore:
         return self.ledger.is_rescued or self.ledger.since == self.ledger.height > 0
 
     def _sift(self, closing: int) -> bool:
-        """Drop what no batch will ever take; whether a batch that closes ``closing`` would settle anything."""
+        """Whether a batch that closes ``closing`` would settle anything; drop what turns out to be for no batch."""
         if len(self.pool) == 0:
             return False
-        _, body, rejected = self._draft(closing, None, ())
-        for refused in rejected:
-            if not refused.retry:
-                ticket_id = refused.settlement.ticket.id(self._terms.domain)
-                self.pool.forget([ticket_id])
-                self._do(events.Dropped(ticket_id, refused.reason))
-        return len(body.settlements) > 0
+        chosen = self._select(closing, None)
+        is_worth_it = chosen.fill(1) > 0
+        self._drop_rejected(chosen)
+        return is_worth_it
 
-    def _draft(
-        self, slot: int, opening: DayOpening | None, commitments: tuple[Signed[BeaconCommitment], ...]
-    ) -> tuple[BatchHeader, BatchBody, tuple[Rejected, ...]]:
-        """The batch that this member would propose to close ``slot``."""
-        has_committed = self._address in self.ledger.commitments.get(self._terms.params.day_of(slot), {})
-        return propose_batch(
-            self.ledger,
-            self._terms,
-            proposer=self._address,
-            slot=slot,
-            reveal=self._secrets.of_slot(slot) if has_committed else ZERO_DIGEST,
-            opening=opening,
-            commitments=commitments,
-            pending=self.pool.waiting(),
-            hand_over=self._relief.certificate(self.ledger),
-            verified=self._following.verified,
-        )
+    def _drop_rejected(self, chosen: Selection) -> None:
+        for refused in chosen.rejected:
+            if not refused.retry:
+                ticket_id = self._ticket_id(refused.settlement)
+                if self.pool.forget([ticket_id]):
+                    self._do(events.Dropped(ticket_id, refused.reason))
+
+    def _select(self, slot: int, opening: DayOpening | None) -> Selection:
+        """What this member would settle in a batch that closes ``slot``; begun once while nothing new has come."""
+        hand_over = self._relief.certificate(self.ledger)
+        state = slot, opening, hand_over, self.ledger.parent, self.ledger.running.epoch, self.pool.arrivals
+        if self._selection is None or self._selection[0] != state:
+            chosen = Selection(
+                self.ledger,
+                self._terms,
+                slot=slot,
+                opening=opening,
+                pending=self.pool.waiting(),
+                hand_over=hand_over,
+                verified=self._following.verified,
+            )
+            self._selection = state, chosen
+        return self._selection[1]
+
+    def _ticket_id(self, settlement: Settlement) -> Digest:
+        return self._following.verified.ticket_id(settlement)
 
     def _hear_settlement(self, heard: events.SettlementHeard) -> None:
-        ticket_id = heard.settlement.ticket.id(self._terms.domain)
+        ticket_id = self._ticket_id(heard.settlement)
         if self.ledger.is_settled(ticket_id):
             return
         try:
-            is_new = self.pool.add(heard.settlement, own=heard.own)
+            is_new = self.pool.add(ticket_id, heard.settlement, own=heard.own, slot=self._slot)
         except SettlementInvalid as error:
             self._do(events.Dropped(ticket_id, str(error)))
             return
@@ -307,7 +317,7 @@ class MemberCore:
             return
         self.height.keep(vote, member)
         # A single member's stray vote starts nothing; the driver keeps it until enough of them have voted.
-        if self._committee.is_third(sum(map(self._committee.weight, self.height.voters()))):
+        if not self.height.started and self._committee.is_third(sum(map(self._committee.weight, self.height.voters()))):
             self._start()
         self._drive(core_events.VoteIn(vote_of(vote.payload, member)))
 
@@ -412,10 +422,18 @@ class MemberCore:
 
     def _batch(self, height: int, round_: int, opening: DayOpening | None) -> core_events.ValueReady | None:
         slot = self._slot - 1
-        commitments = self._new_commitments(self._terms.params.day_of(slot))
-        header, body, _ = self._draft(slot, opening, commitments)
-        if not body.settlements and opening is None and body.hand_over is None and not self._is_new():
+        day = self._terms.params.day_of(slot)
+        commitments = self._new_commitments(day)
+        chosen = self._select(slot, opening)
+        chosen.fill(self._terms.params.batch_settlements)
+        self._drop_rejected(chosen)
+        self._selection = None  # what is proposed now is used up
+        if not chosen.settled and opening is None and chosen.hand_over is None and not self._is_new():
             return None
+        has_committed = self._address in self.ledger.commitments.get(day, {})
+        reveal = self._secrets.of_slot(slot) if has_committed else ZERO_DIGEST
+        header, body, after = propose_selection(chosen, proposer=self._address, reveal=reveal, commitments=commitments)
+        self._following.note(self.ledger, header, after)
         value = batch_hash(header)
         self.height.keep_value(value, header, body, self._address)
         return core_events.ValueReady(height, round_, value)

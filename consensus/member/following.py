@@ -1,5 +1,7 @@
 """What a batch does to a ledger, worked out once: a proposal is followed before the vote and when it is decided."""
 
+from collections import OrderedDict
+
 from consensus.market.batch import apply_batch, body_root
 from consensus.market.errors import BatchInvalid
 from consensus.market.ledger_state import Ledger
@@ -18,18 +20,24 @@ class Following:
     def __init__(self, terms: Terms) -> None:
         self.verified = VerifiedSettlements(terms)
         self._terms = terms
-        self._known: dict[tuple[Digest, Digest], Ledger] = {}
+        self._known: OrderedDict[tuple[Digest, Digest], Ledger] = OrderedDict()
 
     def __call__(self, ledger: Ledger, header: BatchHeader, body: BatchBody) -> Ledger:
         """The ledger after a batch. Raises :class:`BatchInvalid`."""
         check_body(header, body)
         step = ledger.parent, batch_hash(header)
-        if step not in self._known:
+        following = self._known.get(step)
+        if following is None:
             following = apply_batch(ledger, self._terms, header, body, verified=self.verified)
-            self._known[step] = following
-            while len(self._known) > REMEMBERED:
-                del self._known[next(iter(self._known))]
-        return self._known[step]
+            self.note(ledger, header, following)
+        return following
+
+    def note(self, ledger: Ledger, header: BatchHeader, following: Ledger) -> None:
+        """Take the caller's word that the batch of ``header``, which it made itself, turns ``ledger`` into
+        ``following``."""
+        self._known[ledger.parent, batch_hash(header)] = following
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
 
 
 def check_body(header: BatchHeader, body: BatchBody) -> None:

@@ -7,7 +7,9 @@ are kept, within bounds, until it does.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from consensus.committee import Committee
 from consensus.errors import WrongHeight
@@ -34,8 +36,7 @@ EARLY_SENDERS = 128
 """Senders of whom early messages are kept: a committee has at most 64 members, and the next may be another."""
 
 
-@dataclass(frozen=True, slots=True)
-class Driver:
+class Driver(msgspec.Struct, frozen=True):
     """A member and where it stands."""
 
     member: Address
@@ -44,7 +45,7 @@ class Driver:
     proposer_of: ProposerOf = Committee.proposer
     instance: Instance | None = None
     """The height that is running or was decided last; None before the first start."""
-    early: Mapping[Address, tuple[Message, ...]] = field(default_factory=dict)
+    early: Mapping[Address, tuple[Message, ...]] = msgspec.field(default_factory=dict)
     """Messages of ``next_height`` and the one above it, by sender; certificates under the zero address."""
 
     @classmethod

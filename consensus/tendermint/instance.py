@@ -6,7 +6,9 @@ so the order of arrival and messages that came early make no difference. "For th
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from consensus.committee import Committee
 from consensus.tendermint import round as core
@@ -56,8 +58,7 @@ ProposerOf = Callable[[Committee, int, int], Address]
 """Whose turn it is: (committee, height, round) -> member."""
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(msgspec.Struct, frozen=True):
     """Everything that a member knows of a height."""
 
     proposer_of: ProposerOf

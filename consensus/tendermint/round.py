@@ -7,7 +7,9 @@ An event that does not apply is answered with :class:`Rejected` and leaves the s
 """
 
 import enum
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from consensus.tendermint.events import GetValue, Propose, ScheduleTimeout
 from consensus.tendermint.round_events import (
@@ -57,8 +59,7 @@ class Line(enum.StrEnum):
     L67 = "go to the next round"
 
 
-@dataclass(frozen=True, slots=True)
-class RoundState:
+class RoundState(msgspec.Struct, frozen=True):
     """Everything that algorithm 1 keeps for a height (its lines 1 to 9), with the member whose state it is."""
 
     member: Address
@@ -71,8 +72,7 @@ class RoundState:
     valid_value: ValueId | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(msgspec.Struct, frozen=True):
     """What an event did: ``line`` is None where it was rejected."""
 
     state: RoundState

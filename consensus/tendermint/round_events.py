@@ -1,6 +1,6 @@
 """What the round state machine is told, once it has been recognised, and what it answers."""
 
-from dataclasses import dataclass
+import msgspec
 
 from consensus.tendermint.events import GetValue, Propose, ScheduleTimeout
 from consensus.tendermint.types import Step, ValueId, Vote
@@ -8,31 +8,27 @@ from consensus.tendermint.types import Step, ValueId, Vote
 # Events
 
 
-@dataclass(frozen=True, slots=True)
-class NewRound:
+class NewRound(msgspec.Struct, frozen=True):
     """StartRound(round), line 11."""
 
     round: int
     is_proposer: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ProposeValue:
+class ProposeValue(msgspec.Struct, frozen=True):
     """getValue() returned (line 18)."""
 
     value: ValueId
 
 
-@dataclass(frozen=True, slots=True)
-class FreshProposal:
+class FreshProposal(msgspec.Struct, frozen=True):
     """This round's proposal, without a valid round (line 22)."""
 
     value: ValueId
     is_valid: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ProposalWithEarlierPolka:
+class ProposalWithEarlierPolka(msgspec.Struct, frozen=True):
     """This round's proposal and the polka of the valid round that it names (line 28)."""
 
     value: ValueId
@@ -40,45 +36,38 @@ class ProposalWithEarlierPolka:
     is_valid: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PolkaAny:
+class PolkaAny(msgspec.Struct, frozen=True):
     """Prevotes of more than 2/3 of stake in this round, for whatever (line 34)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProposalWithPolka:
+class ProposalWithPolka(msgspec.Struct, frozen=True):
     """This round's valid proposal and its polka (line 36)."""
 
     value: ValueId
 
 
-@dataclass(frozen=True, slots=True)
-class PolkaNil:
+class PolkaNil(msgspec.Struct, frozen=True):
     """More than 2/3 of stake prevoted nil in this round (line 44)."""
 
 
-@dataclass(frozen=True, slots=True)
-class PrecommitAny:
+class PrecommitAny(msgspec.Struct, frozen=True):
     """Precommits of more than 2/3 of stake in this round, for whatever (line 47)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProposalWithCommit:
+class ProposalWithCommit(msgspec.Struct, frozen=True):
     """Some round's valid proposal and its precommits by more than 2/3 of stake (line 49)."""
 
     round: int
     value: ValueId
 
 
-@dataclass(frozen=True, slots=True)
-class RoundSkip:
+class RoundSkip(msgspec.Struct, frozen=True):
     """More than 1/3 of stake is in a later round (line 55)."""
 
     round: int
 
 
-@dataclass(frozen=True, slots=True)
-class Timeout:
+class Timeout(msgspec.Struct, frozen=True):
     """A timer ran out (lines 57, 61, 65)."""
 
     step: Step
@@ -104,23 +93,20 @@ RoundInput = (
 # Outputs
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """Decide ``value``, whose precommits are of ``round``."""
 
     round: int
     value: ValueId
 
 
-@dataclass(frozen=True, slots=True)
-class SkipRound:
+class SkipRound(msgspec.Struct, frozen=True):
     """Start ``round`` next."""
 
     round: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(msgspec.Struct, frozen=True):
     """The event does not apply; the state is unchanged."""
 
     reason: str

@@ -7,8 +7,10 @@ round; the tallies can be asked at any time.
 
 import enum
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from itertools import chain
+
+import msgspec
+from msgspec.structs import replace
 
 from consensus.committee import Committee
 from consensus.tendermint.types import Certificate, ValueId, Vote, VoteType
@@ -31,8 +33,7 @@ class ThresholdKind(enum.StrEnum):
     """More than 1/3 of stake has voted, in either type, in a round above the current one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Threshold:
+class Threshold(msgspec.Struct, frozen=True):
     """A threshold of ``round``; ``value`` is set for the two kinds that name one."""
 
     kind: ThresholdKind
@@ -40,15 +41,14 @@ class Threshold:
     value: ValueId | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(msgspec.Struct, frozen=True):
     """The votes of one type in one round."""
 
-    votes: Mapping[Address, tuple[Vote, ...]] = field(default_factory=dict)
+    votes: Mapping[Address, tuple[Vote, ...]] = msgspec.field(default_factory=dict)
     """Each member's different votes in the order of arrival; the first one counts."""
-    weights: Mapping[ValueId | None, int] = field(default_factory=dict)
+    weights: Mapping[ValueId | None, int] = msgspec.field(default_factory=dict)
     """Stake by what the votes that count are for, in wei."""
-    certified: Mapping[ValueId, frozenset[Address]] = field(default_factory=dict)
+    certified: Mapping[ValueId, frozenset[Address]] = msgspec.field(default_factory=dict)
     """Values with a certificate, and whose votes it consists of."""
 
     @property
@@ -77,12 +77,11 @@ class Tally:
         return singly | self.certified.get(value, frozenset())
 
 
-@dataclass(frozen=True, slots=True)
-class RoundVotes:
+class RoundVotes(msgspec.Struct, frozen=True):
     """Both tallies of a round, and the thresholds already reported for it."""
 
-    prevotes: Tally = field(default_factory=Tally)
-    precommits: Tally = field(default_factory=Tally)
+    prevotes: Tally = msgspec.field(default_factory=Tally)
+    precommits: Tally = msgspec.field(default_factory=Tally)
     reported: frozenset[Threshold] = frozenset()
 
     def of(self, kind: VoteType) -> Tally:
@@ -94,13 +93,12 @@ class RoundVotes:
         return replace(self, prevotes=tally) if kind == VoteType.PREVOTE else replace(self, precommits=tally)
 
 
-@dataclass(frozen=True, slots=True)
-class VoteKeeper:
+class VoteKeeper(msgspec.Struct, frozen=True):
     """All votes of one height under one committee. Adding gives a new keeper; this one stays as it is."""
 
     height: int
     committee: Committee
-    rounds: Mapping[int, RoundVotes] = field(default_factory=dict)
+    rounds: Mapping[int, RoundVotes] = msgspec.field(default_factory=dict)
 
     def add(self, vote: Vote, current_round: int) -> tuple["VoteKeeper", Threshold | None]:
         """Count ``vote``; the threshold that it brings to light, if any.

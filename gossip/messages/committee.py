@@ -4,24 +4,29 @@
 contracts/registry.vy fix their EIP-712 types.
 """
 
+from functools import cached_property, lru_cache
 from typing import Annotated, ClassVar
 
 import msgspec
+from eth_hash.auto import keccak
 
 from contracts.typed_data import Address, Digest, Signature, Uint256, struct_hash
-from gossip.messages.base import U64, Payload, Signed, decode_union
+from gossip.messages.base import U64, Payload, Signed, decode_union, encode
 from gossip.messages.market import PassIssued
 from gossip.messages.records import BeaconCommitment, NodeRecord
 from gossip.messages.session import Settlement
 
-MAX_BATCH_BYTES = 8 << 20
-"""The largest proposal or certified batch that is read."""
+MAX_BATCH_BYTES = 14 << 20
+"""The largest proposal or certified batch that is read: 10,000 settlements are 11 MB."""
+
+MAX_TOLD = 64
+"""Settlements in one frame at most."""
 
 MAX_MEMBERS = 64
 """The largest committee."""
 
 
-class BatchHeader(Payload, frozen=True):
+class BatchHeader(Payload, frozen=True, cache_hash=True):
     """The value that the committee agrees on, and the contract's view of a batch (S17)."""
 
     height: U64
@@ -96,7 +101,7 @@ class Rescue(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     members: DrawnMembers
 
 
-class BatchBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class BatchBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
     """What a batch settles; its hash is the header's ``body_root``."""
 
     opening: DayOpening | None
@@ -106,6 +111,11 @@ class BatchBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     """Who was drawn takes over: the heights above this one are theirs."""
     rescue: Rescue | None = None
     """How the committee that decides this very batch came to be, where none has handed over to it."""
+
+    @cached_property
+    def root(self) -> Digest:
+        """keccak of the canonical encoding; worked out once, for a body may be megabytes."""
+        return Digest(keccak(encode(self)))
 
 
 class Proposal(Payload, frozen=True):
@@ -160,6 +170,7 @@ class CertifiedBatch(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     body: BatchBody
 
 
+@lru_cache(maxsize=256)  # every vote, certificate and ledger asks for it
 def batch_hash(header: BatchHeader) -> Digest:
     """EIP-712 hashStruct of the header: what is voted on and what the contract recomputes."""
     return struct_hash(header)
@@ -212,6 +223,31 @@ class SettlementFrame(msgspec.Struct, frozen=True, array_like=True, tag=34, forb
     settlement: Settlement
 
 
+class SettlementsFrame(msgspec.Struct, frozen=True, array_like=True, tag=42, forbid_unknown_fields=True):
+    """Finished sessions for the next batch, or such as somebody lacks of a proposed one."""
+
+    settlements: Annotated[tuple[Settlement, ...], msgspec.Meta(min_length=1, max_length=MAX_TOLD)]
+
+
+class ShortProposalFrame(msgspec.Struct, frozen=True, array_like=True, tag=40, forbid_unknown_fields=True):
+    """A proposal whose settlements, which members mostly hold, are only named: each by the hash of its encoding."""
+
+    proposal: Signed[Proposal]
+    header: BatchHeader
+    opening: DayOpening | None
+    commitments: Annotated[tuple[Signed[BeaconCommitment], ...], msgspec.Meta(max_length=64)]
+    settlements: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=10_000)]
+    hand_over: HandOverCertificate | None = None
+    rescue: Rescue | None = None
+
+
+class WantFrame(msgspec.Struct, frozen=True, array_like=True, tag=41, forbid_unknown_fields=True):
+    """Which settlements of a proposed batch a member lacks, by their place in it."""
+
+    batch_hash: Digest
+    places: Annotated[tuple[U64, ...], msgspec.Meta(min_length=1, max_length=10_000)]
+
+
 class PassFrame(msgspec.Struct, frozen=True, array_like=True, tag=35, forbid_unknown_fields=True):
     """An issued pass; the committee keeps it to itself."""
 
@@ -245,6 +281,9 @@ LinkFrame = (
     | PolkaFrame
     | DecidedFrame
     | SettlementFrame
+    | SettlementsFrame
+    | ShortProposalFrame
+    | WantFrame
     | PassFrame
     | CommitmentFrame
     | HandOverFrame

@@ -91,7 +91,7 @@ class Report(Payload, frozen=True):
     unit: Unit = Unit.TEXT_TOKEN
 
 
-class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, cache_hash=True):
     """Everything about one finished session that the committee settles; each part carries its own signature.
 
     At least one of voucher, receipt and report is present.

@@ -30,13 +30,18 @@ from gossip.messages.committee import (
     Prevote,
     Proposal,
     ProposalFrame,
+    SettlementFrame,
+    SettlementsFrame,
+    ShortProposalFrame,
     StatusFrame,
+    WantFrame,
 )
 from gossip.messages.market import PassIssued
 from gossip.messages.session import Settlement
 from node.context import Node, now_ms
 from node.errors import SigningRefused
 from node.member_log import MemberLog
+from node.roles.exchange import SettlementExchange
 from node.roles.link import CommitteeLink
 from node.roles.openings import Openings
 from node.roles.public import PublicState
@@ -54,6 +59,9 @@ PUBLISH_TURN_S = 0.5
 
 FORGED_POINTS = 10
 """For a frame with a signature that does not hold; what the market refuses may have been right when it was sent."""
+
+MUCH = 200
+"""The core handles a batch of so many settlements, or a pool of so many, in a worker thread: that takes a while."""
 
 EVENTS = 8_192
 """Inputs waiting for the core; when full, the links that bring more wait."""
@@ -81,13 +89,23 @@ class CommitteeMember:
         self._tasks: trio.Nursery | None = None
         self._guard: SigningGuard | None = None
         self._log: MemberLog[Input] | None = None
-        public.on_batch.append(lambda batch: self._post(events.BatchAdopted(batch)))
+        public.on_batch.append(self._on_batch)
+        self._exchange = SettlementExchange(
+            node,
+            public.verified,
+            tell=self._send,
+            heard=lambda settlement: self._events_in.send(events.SettlementHeard(settlement, own=False)),
+            whole=self._hear,
+            failed=self._failed,
+        )
         self.on_pass: Callable[[Signed[PassIssued]], None] | None = None
         """Called with the passes that other routers issue."""
         self.on_drop: Callable[[Digest], None] | None = None
         """Called with tickets that no batch will settle."""
         self.on_behind: Callable[[], None] | None = None
         """Called when others are ahead."""
+        self.on_tell: Callable[[LinkFrame], None] | None = None
+        """Called with every frame for all other members, as it is handed to the link."""
         self.others: dict[Address, Standing] = {}
         """Where the other members were when they were last heard."""
         self.on_accused: Callable[[Equivocation], None] | None = None
@@ -107,6 +125,7 @@ class CommitteeMember:
             if wal.torn is not None:
                 self._node.log.warning("the end of the input log was torn off by a crash", torn=str(wal.torn))
             await self._restore(self._guard, self._log)
+            nursery.start_soon(self._exchange.run)
             nursery.start_soon(self._watch_slots)
             nursery.start_soon(self._watch_status)
             task_status.started()
@@ -125,18 +144,47 @@ class CommitteeMember:
                 case StatusFrame(height, round_):
                     self.others[member] = Standing(height, round_, now_ms())
                     await self._events_in.send(events.StatusHeard(member, height, round_))
+                case SettlementsFrame():
+                    self._exchange.hear(member, frame)
+                case ShortProposalFrame(proposal):
+                    if not self._holds(proposal, member):
+                        await self._exchange.begin(member, frame)
+                case WantFrame(value):
+                    if (held := self._core.height.values.get(value)) is not None:
+                        self._exchange.answer(member, frame, held[1])
                 case _:
-                    ledger = self._core.ledger
-                    if height_of(frame) not in {None, ledger.height + 1}:
-                        return  # not this height's business, and another committee may be deciding there
-                    event = admit(member, frame, self._node.terms, ledger.committee, self._public.verified)
-                    if event is not None:
-                        await self._events_in.send(event)
+                    await self._hear(member, frame)
         except (MessageError, MarketError, ConsensusError) as error:
-            kind = type(frame).__name__
-            self._node.log.warning("bad frame", kind=kind, member=member.hex(), reason=str(error))
-            if isinstance(error, MessageError) and self._link is not None:
-                self._link.penalise(member, FORGED_POINTS, f"{kind}: {error}")
+            self._failed(member, frame, error)
+
+    async def _hear(self, member: Address, frame: LinkFrame) -> None:
+        """Check a frame and give it to the core; raises what :func:`admit` does."""
+        if isinstance(frame, ProposalFrame):
+            await self._exchange.learn(frame.body.settlements)
+        ledger = self._core.ledger
+        if height_of(frame) not in {None, ledger.height + 1}:
+            return  # not this height's business, and another committee may be deciding there
+        event = admit(member, frame, self._node.terms, ledger.committee, self._public.verified)
+        if event is not None:
+            await self._events_in.send(event)
+        if isinstance(event, events.SettlementHeard):
+            await self._exchange.note(event.settlement)
+
+    def _holds(self, proposal: Signed[Proposal], member: Address) -> bool:
+        """Whether the core was given the whole of a proposal, or won't look at it."""
+        height, payload = self._core.height, proposal.payload
+        said = height.said("Proposal", payload.round, member, payload.batch_hash)
+        return payload.height != height.number or said is not None
+
+    def _failed(self, member: Address, frame: LinkFrame, error: Exception) -> None:
+        kind = type(frame).__name__
+        self._node.log.warning("bad frame", kind=kind, member=member.hex(), reason=str(error))
+        if isinstance(error, MessageError) and self._link is not None:
+            self._link.penalise(member, FORGED_POINTS, f"{kind}: {error}")
+
+    def _on_batch(self, batch: CertifiedBatch) -> None:
+        self._exchange.clear()
+        self._post(events.BatchAdopted(batch))
 
     def file(self, settlement: Settlement) -> None:
         """Take a session that was finished at this member's own desk, and tell the committee.
@@ -218,10 +266,10 @@ class CommitteeMember:
         while waiting:
             event = waiting.pop(0)
             height = self._core.height.number
-            if height >= log.height and not isinstance(event, events.StatusHeard):
+            if height >= log.height and not isinstance(event, events.StatusHeard | events.BatchAdopted):
                 log.append(event)
-            effects = self._core.handle(event)
-            if effects:
+            effects = await self._handle(event)
+            if any(map(_commits, effects)):
                 await log.flush()
             for effect in effects:
                 answer = await self._carry_out(effect)
@@ -231,6 +279,13 @@ class CommitteeMember:
                 await log.reset(self._core.height.number)
                 # What the clock said is part of what the core must hear again.
                 log.append(events.SlotBegan(self._core.slot))
+
+    async def _handle(self, event: Input) -> list[Effect]:
+        """Run the core, in a worker thread where it has much to do; this task alone changes it."""
+        much = len(event.frame.body.settlements) if isinstance(event, events.ProposalHeard) else len(self._core.pool)
+        if much < MUCH or isinstance(event, events.SettlementHeard | events.StatusHeard):
+            return self._core.handle(event)
+        return await trio.to_thread.run_sync(self._core.handle, event)
 
     async def _carry_out(self, effect: Effect) -> Input | None:
         match effect:
@@ -327,9 +382,23 @@ class CommitteeMember:
             self._tasks.start_soon(task, *arguments)
 
     def _tell(self, frame: LinkFrame, to: Address | None = None) -> None:
+        """Send a frame of the core's: settlements go together, and large proposals name what others hold."""
+        if isinstance(frame, SettlementFrame) and to is None:
+            self._exchange.tell(frame.settlement)
+        else:
+            self._send(self._exchange.short(frame) if isinstance(frame, ProposalFrame) else frame, to)
+
+    def _send(self, frame: LinkFrame, to: Address | None) -> None:
         if self._link is None:
             return
         if to is None:
+            if self.on_tell is not None:
+                self.on_tell(frame)
             self._link.broadcast(frame)
         else:
             self._link.send(to, frame)
+
+
+def _commits(effect: Effect) -> bool:
+    """Whether a member that forgot the input might contradict the effect; telling a settlement says nothing."""
+    return not (isinstance(effect, events.Tell) and isinstance(effect.frame, SettlementFrame))

@@ -1,4 +1,4 @@
-"""``python -m testnet.bench match|ttft|inference|streams|cancel|memory|replay|gossip|ledger``."""
+"""``python -m testnet.bench match|ttft|inference|streams|cancel|memory|replay|gossip|ledger|committee``."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from consensus.params import NetworkParams
 from node.replay import Checks
 from testnet.bench.cancel import measure_cancel
 from testnet.bench.capacity import measure_capacity
@@ -29,6 +30,9 @@ Queries = Annotated[int, typer.Option(min=1, help="How many queries count.")]
 Members = Annotated[int, typer.Option(help="Committee members.")]
 Providers = Annotated[int, typer.Option(help="Providers.")]
 Folder = Annotated[Path, typer.Option("--dir", help="The network's folder.")]
+
+DISTANT_SLOTS = 3
+"""Slots with work of the simulated committee; what it takes is the same in each."""
 
 FOLDER = CACHE / "bench-testnet"
 
@@ -151,6 +155,52 @@ def ledger() -> None:
     for row in measured.rows():
         table.add_row(*row)
     Console().print(table)
+
+
+@app.command()
+def committee(  # noqa: PLR0917  # a command's options
+    members: Annotated[list[int] | None, typer.Option(min=1, max=64, help="Committee sizes; 4 and 16.")] = None,
+    slots: Annotated[int, typer.Option(min=1, help="Batches to decide.")] = 10,
+    reports: Annotated[int, typer.Option(min=1, max=10_000, help="Sessions in each batch.")] = 1,
+    slot_ms: Annotated[int, typer.Option(min=200, help="A slot, in ms.")] = 2_000,
+    delay_ms: Annotated[int, typer.Option(min=0, help="One-way delay of the simulated committee.")] = 100,
+    distant: Annotated[int, typer.Option(min=0, max=64, help="Members of the simulated committee; 0: none.")] = 64,
+) -> None:
+    """Time from a proposal to its decision: a process a member on loopback, and a distant committee in virtual time."""
+    from testnet.bench.committee import measure_committee  # noqa: PLC0415  # loads what only this command needs
+    from testnet.bench.distance import measure_distance  # noqa: PLC0415  # as above
+
+    progress = Progress(Console(stderr=True))
+    params = NetworkParams(slot_ms=slot_ms, batch_settlements=max(reports, NetworkParams().batch_settlements))
+    table = Table("members", "what", "n", "p50", "p90", "p99", "worst", box=None)
+    notes = []
+    try:
+        for size in members or [4, 16]:
+            run = measure_committee(size, slots, reports, params, progress)
+            _add_figures(table, size, "proposal to decision (ms)", run.decided_ms)
+            _add_figures(table, size, "end of slot to decision (ms)", run.within_ms)
+            cpu_ms = run.cpu_s * 1_000 / max(1, run.heights) / size
+            notes.append(
+                f"{size} members, 1 process each: {run.heights} batches, {run.settlements} sessions, {run.rounds} in "
+                f"more than one round; {cpu_ms:.0f} ms of CPU a member and batch; longest stall {run.stall_ms:.0f} ms"
+            )
+        if distant:
+            with progress.step(f"deciding among {distant} members, {delay_ms} ms apart"):
+                far = measure_distance(distant, delay_ms, DISTANT_SLOTS)
+            _add_figures(table, distant, f"the same, {delay_ms} ms apart, virtual (ms)", far.decided_ms)
+            notes.append(
+                f"{distant} members, simulated: {far.cpu_ms:.0f} ms of CPU a member and batch, of {far.frames} frames"
+            )
+    except TestnetError as error:
+        typer.secho(f"bench failed: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from error
+    Console().print(table)
+    Console().print("\n".join(notes))
+
+
+def _add_figures(table: Table, members: int, what: str, sample: Sequence[float]) -> None:
+    f = Figures.of(list(sample))
+    table.add_row(f"{members}", what, f"{f.count}", *(f"{value:.0f}" for value in (f.p50, f.p90, f.p99, f.worst)))
 
 
 def short_command(command: str) -> str:

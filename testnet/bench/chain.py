@@ -32,15 +32,16 @@ MODEL = Digest(sha256(b"bench model").digest())
 class LogBuilder:
     """Makes a log batch by batch. Every settlement has all its eight signatures."""
 
-    def __init__(self, params: NetworkParams | None = None) -> None:
-        self._members = sorted((_key(f"member {i}") for i in range(MEMBERS)), key=lambda key: key.address)
+    def __init__(self, params: NetworkParams | None = None, members: int = MEMBERS) -> None:
+        self.members = sorted((_key(f"member {i}") for i in range(members)), key=lambda key: key.address)
+        """In the committee's order."""
         self.network = NetworkFile(
             name="bench",
             genesis_ms=GENESIS_MS,
             chain_id=77_101,
             contracts=ContractAddresses(*(Address(bytes([number]) * 20) for number in (1, 2, 3))),
             epoch=1,
-            members=tuple(Member(member.address, 10**21) for member in self._members),
+            members=tuple(Member(member.address, 10**21) for member in self.members),
             params=params or NetworkParams(),
             snapshot_block=1,
             supply_wei=10**25,
@@ -52,7 +53,7 @@ class LogBuilder:
         self._providers = [_key(f"provider {number}") for number in range(PROVIDERS)]
         self._bids = [self._bid(provider) for provider in self._providers]
         self._made = 0
-        self._session = self._members[0]
+        self._session = self.members[0]
         self._pass = self._open_session(0)
 
     def batches(self, count: int, settlements: int) -> Iterator[tuple[int, bytes]]:
@@ -70,7 +71,7 @@ class LogBuilder:
         self, ledger: Ledger, slot: int, settlements: int, verified: VerifiedSettlements
     ) -> tuple[CertifiedBatch, Ledger]:
         terms, committee = self._terms, self._committee
-        pending = [self._settlement(slot) for _ in range(settlements)]
+        pending = [self.settlement(slot) for _ in range(settlements)]
         for settlement in pending:
             verified.note(settlement, certified_ids(settlement, terms))
         account, day = ledger.account, terms.params.day_of(slot)
@@ -96,7 +97,7 @@ class LogBuilder:
     def _certify(self, header: BatchHeader, body: BatchBody) -> CertifiedBatch:
         value = batch_hash(header)
         vote = Precommit(header.height, 0, value, self._committee.root)
-        signatures = {member.address: member.sign(vote, self._domain) for member in self._members}
+        signatures = {member.address: member.sign(vote, self._domain) for member in self.members}
         return CertifiedBatch(header, assemble_certificate(header.height, 0, value, self._committee, signatures), body)
 
     def _bid(self, provider: Key) -> Signed[Bid]:
@@ -106,13 +107,13 @@ class LogBuilder:
 
     def _open_session(self, day: int) -> Signed[AccessPass]:
         """A new session key and its pass."""
-        self._session, router = _key(f"session {self._made}"), self._members[0]
+        self._session, router = _key(f"session {self._made}"), self.members[0]
         granted = AccessPass(self._session.address, day, 1_000_000, 9, router.address, Digest(bytes(32)))
         return sign(granted, router, self._domain)
 
-    def _settlement(self, slot: int) -> Settlement:
+    def settlement(self, slot: int) -> Settlement:
         """A whole session, matched one slot before ``slot`` and passed."""
-        matched, domain, router = slot - 1, self._domain, self._members[0]
+        matched, domain, router = slot - 1, self._domain, self.members[0]
         day = self._terms.params.day_of(matched)
         if self._made % RFCS_PER_PASS == 0 or self._pass.payload.day != day:
             self._pass = self._open_session(day)

@@ -1,5 +1,6 @@
 """``python -m testnet.simulator --seeds 1..100 --members 4 --faults all``."""
 
+import gc
 import re
 import time
 import traceback
@@ -16,6 +17,9 @@ from testnet.simulator.setting import make_setting
 from testnet.simulator.simulation import Result, simulate
 
 app = typer.Typer(name="simulator", add_completion=False, pretty_exceptions_enable=False)
+
+COLLECT = 50_000, 20, 20
+"""Collect garbage rarely: messages are many, small and in no cycles, and a run is short."""
 
 SEEDS = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
@@ -46,6 +50,7 @@ def simulator(
     slots: Annotated[int, typer.Option(min=2, help="Slots with work in each run.")] = 20,
 ) -> None:
     """Run a committee under faults in virtual time; exit 1 where the oracle objects."""
+    gc.set_threshold(*COLLECT)
     try:
         chosen = seeds_of(seeds)
         plans = PLANS if faults == "each" else (faults,)

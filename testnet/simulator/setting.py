@@ -97,9 +97,9 @@ class Setting:
 
 
 @lru_cache(maxsize=8)
-def make_setting(members: int, domain: Domain = DOMAIN) -> Setting:
+def make_setting(members: int, domain: Domain = DOMAIN, params: NetworkParams = PARAMS) -> Setting:
     """The setting of a committee of ``members`` with equal stakes, under ``domain``."""
-    terms = Terms(domain, GENESIS_MS, PARAMS)
+    terms = Terms(domain, GENESIS_MS, params)
     by_address: Mapping[Address, Key] = {
         key.address: key for key in (named_key(f"member {number}") for number in range(members))
     }

@@ -9,14 +9,16 @@ from tests.consensus.builders import World
 
 def test_each_settlement_is_kept_once_until_it_is_forgotten() -> None:
     world = World()
-    pool = SettlementPool(world.domain)
+    pool = SettlementPool()
     first, second = world.settlement(), world.settlement()
-    assert pool.add(first, own=False)
-    assert not pool.add(first, own=True)
-    assert pool.add(second, own=False)
+    ids = [settlement.ticket.id(world.domain) for settlement in (first, second)]
+    assert pool.add(ids[0], first, own=False)
+    assert not pool.add(ids[0], first, own=True)
+    assert pool.add(ids[1], second, own=False)
     assert pool.waiting() == (first, second)
     assert pool.own() == (first,), "one that others told first is this desk's own all the same"
-    pool.forget([first.ticket.id(world.domain)])
+    assert pool.arrivals == 2
+    assert pool.forget([ids[0], ids[0]]) == 1
     assert pool.waiting() == (second,)
     assert pool.own() == ()
 
@@ -24,9 +26,10 @@ def test_each_settlement_is_kept_once_until_it_is_forgotten() -> None:
 def test_a_full_pool_refuses_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     monkeypatch.setattr("consensus.member.pool.MAX_WAITING", 1)
-    pool = SettlementPool(world.domain)
-    pool.add(world.settlement(), own=True)
+    pool = SettlementPool()
+    first, second = world.settlement(), world.settlement()
+    pool.add(first.ticket.id(world.domain), first, own=True)
     with pytest.raises(SettlementInvalid, match="pool_full") as caught:
-        pool.add(world.settlement(), own=True)
+        pool.add(second.ticket.id(world.domain), second, own=True)
     assert caught.value.retry
     assert len(pool) == 1

@@ -1,10 +1,9 @@
 """The round state machine: a table of transitions for every line, and what no sequence of events may do."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from consensus.tendermint.events import GetValue, Propose, ScheduleTimeout
 from consensus.tendermint.round import Line, RoundState, apply, transition
