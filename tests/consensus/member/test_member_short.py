@@ -25,8 +25,8 @@ MAKER, ASKER = Address(b"\x01" * 20), Address(b"\x02" * 20)
 
 def proposal(settlements: tuple[Settlement, ...], height: int = 1) -> ProposalFrame:
     body = BatchBody(None, (), settlements)
-    zero = ZERO_DIGEST
-    header = BatchHeader(height, 1, 0, zero, body.root, zero, Uint256(0), Uint256(0), zero, zero, zero, zero, ZERO_ADDRESS)
+    zero, nothing = ZERO_DIGEST, Uint256(0)
+    header = BatchHeader(height, 1, 0, zero, body.root, zero, nothing, nothing, zero, zero, zero, zero, ZERO_ADDRESS)
     made = Proposal(height, 0, 0, batch_hash(header), MAKER)
     return ProposalFrame(Signed(made, Signature(bytes(65))), header, body)
 
