@@ -7,7 +7,9 @@
     │   ├── EngineUnavailable the worker is gone or restarting
     │   ├── PromptTooLong     more T than the engine or the bid takes
     │   └── PromptRefused     a prompt that no engine takes: control tokens in its text
-    ├── ModelError            a model file is missing, changed or not to be had
+    ├── ModelError            a model file is missing, or not to be had
+    │   ├── ModelChanged      a model file is not any more what was hashed
+    │   └── ProofInvalid      another node's blocks are not the model's
     └── SessionError          the other side broke the session protocol; carries a stable code
 """
 
@@ -46,6 +48,18 @@ class PromptRefused(EngineError):
 
 class ModelError(InferenceError):
     """A model file is missing, differs from its published hash, or could not be fetched."""
+
+
+class ModelChanged(ModelError):
+    """A model file changed after it was hashed: it is neither served nor proven until it is hashed again."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        self.path = path
+        super().__init__(f"the model file {path} changed after it was hashed: {reason}")
+
+
+class ProofInvalid(ModelError):
+    """A provider's answer to a challenge does not show the model's bytes."""
 
 
 class SessionError(InferenceError):

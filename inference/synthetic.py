@@ -4,7 +4,6 @@ It answers any prompt with words ``t0 t1 t2 …``, one T each, at once or one ev
 the router adds can be told from what inference takes.
 """
 
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +12,7 @@ import trio
 from contracts.typed_data import Digest
 from inference.engine import ChatMessage, EngineHealth, Generation, Piece
 from inference.errors import EngineError, PromptTooLong
+from inference.model_files import DescribedModel
 
 _TURN_TOKENS = 4
 """T that the template of this engine adds to each message."""
@@ -39,13 +39,16 @@ class SyntheticEngine:
         self._interval_s = interval_s
         self._health = EngineHealth(slots, 0, context)
         self._fail_after = fail_after
+        self.identity = DescribedModel(f"synthetic engine {name}: there is no model", "synthetic", "1")
+        """The engine's name stands for a model."""
+        self._model_id = self.identity.manifest.model_id()
         self.running = 0
         """Answers being generated now."""
 
     @property
     def model_id(self) -> Digest:
-        """A hash of the engine's name: there is no model."""
-        return Digest(hashlib.sha256(b"yellowstone synthetic engine\0" + self._name.encode()).digest())
+        """The id of a manifest that holds the engine's name alone."""
+        return self._model_id
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from inference.model_store import DEFAULT_MODEL, open_cache, pull
 from inference.synthetic import SyntheticEngine
 from node.config import ModelOffer
 from node.errors import ConfigInvalid
+from node.progress import in_log
 
 _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(__name__)
 
@@ -29,7 +30,7 @@ async def open_engine(offer: ModelOffer, data_dir: Path) -> AsyncIterator[Engine
             if path is None:
                 if offer.model != DEFAULT_MODEL.name:
                     raise ConfigInvalid("node.toml", "models.path", f"is needed for {offer.model!r}")
-                path = await pull(store, _log.info)
+                path = await pull(store, _log.info, report=in_log(_log))
             async with open_llamacpp(
                 path,
                 slots=offer.slots,
@@ -38,6 +39,7 @@ async def open_engine(offer: ModelOffer, data_dir: Path) -> AsyncIterator[Engine
                 log_path=data_dir / f"engine-{offer.model}.log",
                 name=offer.model,
                 hash_cache=open_cache(store),
+                report=in_log(_log),
             ) as engine:
                 yield engine
         case "synthetic":

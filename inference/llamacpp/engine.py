@@ -23,7 +23,8 @@ from inference.engine import ChatMessage, EngineHealth, Generation, Piece
 from inference.errors import EngineError, EngineUnavailable, PromptRefused, PromptTooLong
 from inference.llamacpp.answer import Answer
 from inference.llamacpp.process import EngineOptions, Worker, open_worker
-from inference.model_store import HashCache, manifest_of
+from inference.model_files import HashCache, ModelIdentity, identify
+from inference.progress import Report, silent
 
 FAMILY = "llama.cpp"
 """The engine family in a model's manifest."""
@@ -56,9 +57,11 @@ def default_threads() -> int:
 class LlamaCppEngine:
     """An :class:`~inference.engine.Engine` over a supervised worker. Made by :func:`open_llamacpp`."""
 
-    def __init__(self, options: EngineOptions, model_id: Digest, name: str) -> None:
+    def __init__(self, options: EngineOptions, identity: ModelIdentity, name: str) -> None:
         self.options = options
-        self._model_id = model_id
+        self.identity = identity
+        """The file as it was hashed before it was loaded."""
+        self._model_id = identity.manifest.model_id()
         self._name = name
         self._worker: Worker | None = None
         self._busy = 0
@@ -246,18 +249,20 @@ async def open_llamacpp(
     log_path: Path,
     name: str | None = None,
     hash_cache: HashCache | None = None,
+    report: Report = silent,
 ) -> AsyncIterator[LlamaCppEngine]:
     """Load a GGUF in a worker process and keep it running; leaving stops it.
 
     ``context`` is T for each slot, ``name`` defaults to the file's stem. Raises :class:`ModelError` where the file
     cannot be read and :class:`EngineUnavailable` where it cannot be loaded. An error of the body passes unchanged.
     """
-    manifest = await trio.to_thread.run_sync(manifest_of, model_path, FAMILY, engine_build(), hash_cache)
+    identity = await identify(model_path, FAMILY, engine_build(), hash_cache, report)
     options = EngineOptions(model_path, slots, context, threads, log_path)
-    engine = LlamaCppEngine(options, manifest.model_id(), name or model_path.stem)
+    engine = LlamaCppEngine(options, identity, name or model_path.stem)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.supervise)
+            identity.check()  # what was loaded is what was hashed
             yield engine
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
