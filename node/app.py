@@ -31,6 +31,7 @@ from node.errors import ConfigInvalid
 from node.files import write_atomic
 from node.network_file import NetworkFile
 from node.roles.balances import Balances
+from node.roles.challenges import Challenger
 from node.roles.claims import Claims
 from node.roles.demand import Demand
 from node.roles.feed import Feed
@@ -181,7 +182,8 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     link = CommitteeLink(node, lambda: parts.peers.record, parts.peers.find, member.on_frame)
     desk = Desk(node.terms, node.address, [m.address for m in node.committee.members])
     journal = DeskJournal(node)
-    matcher = Matcher(node, public, desk, secrets=secrets, balances=balances, journal=journal)
+    challenger = Challenger(node, public)
+    matcher = Matcher(node, public, desk, secrets=secrets, balances=balances, journal=journal, challenger=challenger)
     router = HomeRouter(
         node,
         public,
@@ -194,7 +196,7 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     )
     member.on_pass, member.on_drop, member.on_behind = router.note_pass, router.dropped, parts.sync.hurry
     parts.member, parts.link, parts.router, parts.core = member, link, router, core
-    parts.status.member, parts.status.link = member, link
+    parts.status.member, parts.status.link, parts.status.challenger = member, link, challenger
     await nursery.start(link.run)
     await nursery.start(member.run, link)
     await nursery.start(router.run)

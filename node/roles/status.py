@@ -15,6 +15,7 @@ from gossip.messages import encode
 from gossip.messages.committee import batch_hash
 from node.context import Node, now_ms
 from node.proof_file import ProofFile
+from node.roles.challenges import Challenger
 from node.roles.link import CommitteeLink
 from node.roles.member import CommitteeMember
 from node.roles.public import PublicState
@@ -33,6 +34,7 @@ class NodeStatus:
         self._sessions = sessions
         self.member: CommitteeMember | None = None
         self.link: CommitteeLink | None = None
+        self.challenger: Challenger | None = None
         self._metrics = CollectorRegistry()
         self._gauges = {
             name: Gauge(f"yellowstone_{name}", text, registry=self._metrics)
@@ -75,6 +77,11 @@ class NodeStatus:
         """Live bids."""
         bids = self._public.book.all_live(now_ms()).bids
         return [{"bid_id": bid.id(self._node.terms.domain), "bid": bid.payload} for bid in bids]
+
+    async def models(self) -> dict[str, Any]:
+        """The models on offer and, at a committee member, which providers have proven that they have them (S42)."""
+        proofs = None if self.challenger is None else self.challenger.states()
+        return {"models": self._public.book.models(now_ms()), "proofs": proofs}
 
     async def batch(self, height: int) -> dict[str, Any] | None:
         """One certified batch, and who signed it."""
