@@ -7,6 +7,7 @@
     │   ├── EngineUnavailable the worker is gone or restarting
     │   ├── PromptTooLong     more T than the engine or the bid takes
     │   └── PromptRefused     a prompt that no engine takes: control tokens in its text
+    ├── AuditInvalid          scores that are none, or too few
     ├── ModelError            a model file is missing, or not to be had
     │   ├── ModelChanged      a model file is not any more what was hashed
     │   └── ProofInvalid      another node's blocks are not the model's
@@ -44,6 +45,10 @@ class PromptRefused(EngineError):
     def __init__(self, index: int) -> None:
         self.index = index
         super().__init__(f"message {index} contains control tokens of the model, which are not accepted in text")
+
+
+class AuditInvalid(InferenceError):
+    """A scorer's answer cannot be read as scores, or there are too few of them."""
 
 
 class ModelError(InferenceError):

@@ -10,9 +10,13 @@ from contextlib import asynccontextmanager
 import trio
 
 from contracts.typed_data import Digest
+from inference.audit import TokenScore
 from inference.engine import ChatMessage, EngineHealth, Generation, Piece
 from inference.errors import EngineError, PromptTooLong
 from inference.model_files import DescribedModel
+
+_IMPOSSIBLE = -100.0
+"""The logarithm that stands for a probability of 0."""
 
 _TURN_TOKENS = 4
 """T that the template of this engine adds to each message."""
@@ -85,6 +89,20 @@ class SyntheticEngine:
         finally:
             self.running -= 1
 
+    @asynccontextmanager
+    async def score(
+        self, messages: tuple[ChatMessage, ...], token_ids: tuple[int, ...]
+    ) -> AsyncIterator[AsyncIterator[TokenScore]]:
+        """Exact: after i T this engine says T i and nothing else."""
+        room = self._health.context - await self.count_prompt(messages)
+        if len(token_ids) > room:
+            raise PromptTooLong(len(token_ids), room)
+        self.running += 1
+        try:
+            yield _Scores(token_ids, self)
+        finally:
+            self.running -= 1
+
     async def pause(self, index: int) -> None:
         """Wait for the next T's time. Raises the scripted :class:`EngineError`."""
         if self._fail_after is not None and index >= self._fail_after:
@@ -111,3 +129,19 @@ class _Words:
             return Piece("", (), "stop" if self._tokens == self._wanted else "length")
         await self._engine.pause(index)
         return Piece(f"t{index} ", (index,))
+
+
+class _Scores:
+    def __init__(self, token_ids: tuple[int, ...], engine: SyntheticEngine) -> None:
+        self._left = list(enumerate(token_ids))[::-1]
+        self._engine = engine
+
+    def __aiter__(self) -> "_Scores":
+        return self
+
+    async def __anext__(self) -> TokenScore:
+        if not self._left:
+            raise StopAsyncIteration
+        index, token = self._left.pop()
+        await self._engine.pause(index)
+        return TokenScore(0.0 if token == index else _IMPOSSIBLE, 0.0)

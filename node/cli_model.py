@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from inference.audit import Calibration
     from inference.model_files import HashCache
     from inference.models import ModelManifest
     from inference.progress import Report
@@ -78,6 +79,35 @@ def verify(
     for file in found.files:
         typer.echo(f"{file.sha256}  {file.path}  {file.size} B")
     typer.echo(f"ok: {path} is model {actual} under {found.engine} {found.build}")
+
+
+@app.command()
+def calibrate(
+    path: Path,
+    store: Store = Path("models"),
+    threads: Annotated[int, typer.Option(min=1, help="Threads to compute with.")] = 1,
+) -> None:
+    """Measure what honest answers of a GGUF score, and keep the limits that audits judge by in the store."""
+    import trio  # noqa: PLC0415  # loads what only this command needs
+
+    from inference.calibration import keep_calibration, measure  # noqa: PLC0415  # as above
+    from inference.llamacpp.engine import open_llamacpp  # noqa: PLC0415  # as above
+
+    async def work(report: "Report") -> "Calibration":
+        log_path = store / "calibrate.log"
+        store.mkdir(parents=True, exist_ok=True)
+        async with open_llamacpp(
+            path, slots=1, context=1_024, threads=threads, log_path=log_path, hash_cache=_cache(store), report=report
+        ) as engine:
+            return await measure(engine, report)
+
+    with _progress() as report:
+        found = trio.run(work, report)
+    typer.echo(
+        f"{found.tokens} T of {found.answers} answers: mean gap {found.mean_gap:.4f}, largest {found.max_gap:.3f}; "
+        f"limits {found.limits.mean_gap:.4f} and {found.limits.max_gap:.3f}"
+    )
+    typer.echo(str(keep_calibration(store, found)))
 
 
 @app.command("list")

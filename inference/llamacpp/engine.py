@@ -19,10 +19,12 @@ import structlog
 import trio
 
 from contracts.typed_data import Digest
+from inference.audit import TokenScore
 from inference.engine import ChatMessage, EngineHealth, Generation, Piece
 from inference.errors import EngineError, EngineUnavailable, PromptRefused, PromptTooLong
 from inference.llamacpp.answer import Answer
 from inference.llamacpp.process import EngineOptions, Worker, open_worker
+from inference.llamacpp.scoring import Scores
 from inference.model_files import HashCache, ModelIdentity, identify
 from inference.progress import Report, silent
 
@@ -129,6 +131,20 @@ class LlamaCppEngine:
                     yield answer
                 finally:
                     await answer.aclose()
+        finally:
+            self._busy -= 1
+
+    @asynccontextmanager
+    async def score(
+        self, messages: tuple[ChatMessage, ...], token_ids: tuple[int, ...]
+    ) -> AsyncIterator[AsyncIterator[TokenScore]]:
+        """A second opinion on an answer, one T after the other."""
+        prompt = await self._prompt_ids(messages)
+        if len(prompt) + len(token_ids) > self.options.context:
+            raise PromptTooLong(len(prompt) + len(token_ids), self.options.context)
+        self._busy += 1
+        try:
+            yield Scores(prompt, token_ids, self._call)
         finally:
             self._busy -= 1
 

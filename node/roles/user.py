@@ -3,15 +3,18 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 import trio
 
+from contracts.signing import Key
 from contracts.typed_data import Address, Digest
 from gossip.errors import GossipError, MalformedMessage, TransportError
 from gossip.messages import Signed, Unit, encode, sign
-from gossip.messages.market import Rfc
+from gossip.messages.market import Rfc, Ticket
 from gossip.messages.router import Matched, ReportFiling, RfcAsk
-from gossip.messages.session import Report
+from gossip.messages.session import Cosigned, Report
 from gossip.streams import FrameStream
 from gossip.topics import SESSION
 from inference.engine import ChatMessage, Piece
@@ -23,6 +26,7 @@ from node.api.backend import BackendError, ChatRequest, ModelCard
 from node.context import Node, now_ms
 from node.roles import refusals
 from node.roles.access import ASK_S, Access, AccessRefused, Wallet, ask_router, send_ask, take_answer
+from node.roles.audit import Audited, Auditor
 from node.roles.public import PublicState
 from node.roles.sessions import SessionLog
 
@@ -117,11 +121,13 @@ class UserAgent:
         self._access = Access(node, public)
         self._sessions = sessions
         self._in_order = trio.Lock()
+        self._auditor = Auditor(node, self._open, self._finish, self._settle_audit)
         self._report_in, self._report_out = trio.open_memory_channel[tuple[Address, ReportFiling]](1_024)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """File reports for ever."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._auditor.run)
             task_status.started()
             async for router, filing in self._report_out:
                 nursery.start_soon(self._file, router, filing)
@@ -170,7 +176,7 @@ class UserAgent:
         except (SessionError, GossipError) as error:
             raise refusals.session_error(error) from error
         finally:
-            self._finish(rfc_id, opened, session, failed=failed)
+            self._finish(rfc_id, opened, session, failed=failed, asked=(request, card))
 
     # From request to open stream.
 
@@ -321,13 +327,25 @@ class UserAgent:
 
     # Afterwards.
 
-    def _finish(self, rfc_id: Digest, opened: Opened, session: ClientSession | None, *, failed: bool) -> None:
-        """Note the outcome and queue the report (S30). What was delivered counts, even where the answer broke off."""
+    def _finish(
+        self,
+        rfc_id: Digest,
+        opened: Opened,
+        session: ClientSession | None,
+        *,
+        failed: bool,
+        asked: tuple[ChatRequest, ModelCard] | None = None,
+        is_unused: bool = False,
+    ) -> None:
+        """Note the outcome and queue the report (S30). What was delivered counts, even where the answer broke off.
+
+        An answer to ``asked`` may be drawn for an audit, after which its report goes.
+        """
         ticket = opened.matched.ticket
         ticket_id = ticket.id(self._node.terms.domain)
         outcome = session.outcome if session is not None else None
         tokens = outcome.tokens if outcome is not None else 0
-        passed = outcome is not None and (tokens > 0 or outcome.interrupted not in PROVIDER_FAULTS)
+        passed = is_unused or (outcome is not None and (tokens > 0 or outcome.interrupted not in PROVIDER_FAULTS))
         report = Report(
             ticket_id=ticket_id,
             session_key=opened.wallet.key.address,
@@ -336,16 +354,42 @@ class UserAgent:
             last_ms=outcome.last_ms if outcome is not None else 0,
             passed=passed,
         )
-        signed = sign(report, opened.wallet.key, self._node.terms.domain)
         self._access.give_back(opened.wallet, ticket.payload.token_max - tokens)
         # Whoever reads the pieces may have dealt with the failure inside the session.
         broken = failed or (outcome is not None and outcome.interrupted not in {None, Code.CANCELLED})
         self._sessions.finish(rfc_id, outcome, passed=passed, broken=broken)
         receipt = outcome.receipt if outcome is not None else None
+        if asked is not None and session is not None and receipt is not None:
+            request, card = asked
+            audited = Audited(
+                rfc_id=rfc_id,
+                card=card,
+                messages=request.messages,
+                ticket=ticket,
+                body=session.body,
+                token_ids=session.token_ids,
+                receipt=receipt,
+                report=report,
+                session_key=opened.wallet.key,
+            )
+            if self._auditor.take(audited, request.sampling):
+                return
+        self._queue_report(ticket, report, opened.wallet.key, receipt)
+
+    def _queue_report(self, ticket: Signed[Ticket], report: Report, key: Key, receipt: Cosigned | None) -> None:
+        filing = ReportFiling(report.ticket_id, sign(report, key, self._node.terms.domain), receipt)
         try:
-            self._report_in.send_nowait((ticket.payload.router, ReportFiling(ticket_id, signed, receipt)))
+            self._report_in.send_nowait((ticket.payload.router, filing))
         except trio.WouldBlock:
-            self._node.log.error("report queue is full; the voucher settles the session", ticket=ticket_id.hex())
+            self._node.log.error("report queue is full; the voucher settles it", ticket=report.ticket_id.hex())
+
+    # Audits.
+
+    def _settle_audit(self, audited: Audited, has_failed: bool, shown: dict[str, Any]) -> None:
+        """File the report that waited: Fail where the audit says so (S44)."""
+        report = msgspec.structs.replace(audited.report, passed=audited.report.passed and not has_failed)
+        self._sessions.note_audit(audited.rfc_id, shown, passed=report.passed)
+        self._queue_report(audited.ticket, report, audited.session_key, audited.receipt)
 
     async def _file(self, router: Address, filing: ReportFiling) -> None:
         failures = 0
