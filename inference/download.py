@@ -35,7 +35,7 @@ async def download(url: str, target: Path, sha256: str, report: Report = silent)
     off, leaves the part; another file than the published one is removed.
     """
     part = target.with_name(target.name + ".part")
-    name = httpx.URL(url).path.rsplit("/", 1)[-1]
+    name = _name(url)
     failures = 0
     async with httpx.AsyncClient(follow_redirects=True, timeout=httpx.Timeout(STALL_S)) as client:
         while True:
@@ -49,6 +49,8 @@ async def download(url: str, target: Path, sha256: str, report: Report = silent)
                     raise ModelError(f"fetching {name} failed {failures} times in a row: {error!r}") from error
                 _log.info("fetching goes on", file=name, have_bytes=_size(part), reason=repr(error))
                 await trio.sleep(RETRY_S[failures - 1])
+            except httpx.HTTPError as error:
+                raise ModelError(f"fetching {name} failed: {error!r}") from error
     found = await trio.to_thread.run_sync(hash_whole, part, f"checking {name}", report)
     if found != sha256:
         part.unlink()
@@ -130,6 +132,17 @@ def hash_whole(path: Path, what: str, report: Report = silent) -> str:
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error}") from error
     return hashed.hexdigest()
+
+
+def _name(url: str) -> str:
+    """What the file is called for people. Raises :class:`ModelError` for what is no address."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ModelError(f"{url!r} is not an address: {error}") from error
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise ModelError(f"{url!r} is not an http address")
+    return parsed.path.rsplit("/", 1)[-1] or parsed.host
 
 
 def _size(path: Path) -> int:

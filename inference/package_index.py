@@ -73,13 +73,16 @@ async def find_wheel(requirement: str, sha256: str, indexes: tuple[str, ...]) ->
 
 
 async def configured_indexes() -> tuple[str, ...]:
-    """The package indexes that pip or uv is set up for and that speak HTTP, the public one where none is named."""
-    named = [os.environ.get(name, "") for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL")]
-    named += [await _pip_setting("global.index-url"), os.environ.get("PIP_EXTRA_INDEX_URL", "")]
-    found = [url for text in named for url in text.split() if url.startswith(("http://", "https://"))]
+    """The package indexes that pip or uv is set up for and that speak HTTP, in the order of their weight.
+
+    The public one where no other takes its place; none where the network is not to be used.
+    """
     if os.environ.get("PIP_NO_INDEX") or os.environ.get("UV_OFFLINE"):
         return ()
-    return tuple(dict.fromkeys(found)) or (PUBLIC_INDEX,)
+    named = [os.environ.get(name, "") for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL")]
+    named.append(await _pip_setting("global.index-url"))
+    texts = (" ".join(named).split() or [PUBLIC_INDEX]) + os.environ.get("PIP_EXTRA_INDEX_URL", "").split()
+    return tuple(dict.fromkeys(url for url in texts if url.startswith(("http://", "https://"))))
 
 
 async def _pip_setting(key: str) -> str:

@@ -22,8 +22,14 @@ from inference.model_files import ModelIdentity
 from inference.possession import challenge_seed, commit_blocks, draw_blocks
 from node.context import Node, now_ms
 
-MOST_STREAMS = 16
-"""Challenges being answered at once; more are turned away by the network layer."""
+MOST_STREAMS = 256
+"""Streams open at once; more are turned away by the network layer."""
+
+PEER_STREAMS = 16
+"""Of them by one peer: no stranger keeps the routers out by opening streams and saying nothing."""
+
+SAY_S = 3.0
+"""How soon a challenge must follow the stream that it comes on."""
 
 CLOCK_MS = 60_000
 """How far a router's clock may be off ours: an older challenge is a replayed one."""
@@ -47,10 +53,25 @@ class Prover:
         self._answered: Counter[tuple[Address, Digest]] = Counter()
         """Challenges answered in the present slot, by router and model."""
         self._slot = -1
+        self._open: Counter[str] = Counter()
+        """Streams by peer."""
 
     async def serve(self, stream: FrameStream) -> None:
         """One challenge and its answer. Raises :class:`~gossip.errors.GossipError`; what it raises is scored."""
-        data = await stream.receive(limit=CHALLENGE_BYTES, timeout=10)
+        peer = stream.remote_peer
+        if self._open[peer] >= PEER_STREAMS:
+            await stream.fail("busy", f"{PEER_STREAMS} challenges of one peer are open")
+            return
+        self._open[peer] += 1
+        try:
+            await self._serve(stream)
+        finally:
+            self._open[peer] -= 1
+            if not self._open[peer]:
+                del self._open[peer]
+
+    async def _serve(self, stream: FrameStream) -> None:
+        data = await stream.receive(limit=CHALLENGE_BYTES, timeout=SAY_S)
         if data is None:
             return
         challenge = decode_challenge(data)

@@ -133,6 +133,12 @@ async def test_nobody_there(tmp_path: Path) -> None:
         await download(url, tmp_path / "m", SHA256)
 
 
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "http://", "http://a:port/x", "model.bin"])
+async def test_what_is_no_address_is_named(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ModelError, match="is not an"):
+        await download(url, tmp_path / "m", SHA256)
+
+
 async def test_any_gguf_by_its_address(tmp_path: Path) -> None:
     with serve_file(CONTENT) as server:
         path = await fetch_file(tmp_path, "mine", server.url, SHA256)
@@ -200,6 +206,8 @@ async def test_indexes_are_those_of_pip(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     assert await configured_indexes() == (PUBLIC_INDEX,)
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://three/simple")
+    assert await configured_indexes() == (PUBLIC_INDEX, "https://three/simple")
     monkeypatch.setenv("PIP_INDEX_URL", "https://one/simple")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "file:///two https://three/simple https://one/simple")
     assert await configured_indexes() == ("https://one/simple", "https://three/simple")

@@ -9,7 +9,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 
-from contracts.typed_data import Digest
+from contracts.typed_data import Address, Digest
 from gossip.errors import GossipError, RemoteError
 from gossip.messages import encode, sign
 from gossip.messages.challenge import MAX_ANSWER_BYTES, ModelChallenge, decode_challenge_answer
@@ -21,7 +21,7 @@ from inference.possession import challenge_seed, check_blocks, draw_blocks
 from inference.synthetic import SyntheticEngine
 from node.api.backend import BackendError
 from node.context import now_ms
-from node.roles.prover import MOST_IN_SLOT, Prover
+from node.roles.prover import MOST_IN_SLOT, PEER_STREAMS, Prover
 from tests.consensus.builders import key
 from tests.node.roles.harness import DOMAIN, MEMBERS, MODEL, SHORT, WEI, Running, ask, chat, open_lab, until
 
@@ -148,7 +148,7 @@ async def test_a_signature_without_the_bytes_is_worth_nothing(
         "another model": open_model(other, "synthetic", "1").prove,
         "other blocks": lambda indexes: true.prove([index ^ 1 for index in indexes]),
     }
-    async with open_lab(tmp_path, monkeypatch, replace(SHORT, challenge_ms=700)) as lab:
+    async with open_lab(tmp_path, monkeypatch, replace(SHORT, challenge_ms=2_000)) as lab:
         await lab.start_committee(2)
         for name, prove in lies.items():
             engine = FileEngine(weights)
@@ -163,16 +163,21 @@ async def test_a_signature_without_the_bytes_is_worth_nothing(
 
         monkeypatch.setattr(Prover, "serve", silent)
         await lab.start_provider("silent", FileEngine(weights))
+        expected = {
+            key("nothing").address: "0 blocks where 4",
+            key("another model").address: "does not lead",
+            key("other blocks").address: "block",
+            key("no identity").address: "not_served",
+            key("silent").address: "no answer within 2 s",
+        }
         for member in lab.members:
-            await until(lambda m=member: len([p for p in proofs(m) if p["failed"]]) == 5, "five failures")  # type: ignore[misc]  # bound now
-            reasons = {str(shown["provider"].hex()): shown["reason"] for shown in proofs(member)}
-            for name, reason in (
-                ("nothing", "0 blocks where 4"),
-                ("another model", "does not lead"),
-                ("no identity", "not_served"),
-                ("silent", "no answer within 0.7 s"),
-            ):
-                assert reason in reasons[key(name).address.hex()]
+            for provider, reason in expected.items():
+
+                def is_seen(member: Running = member, provider: Address = provider, reason: str = reason) -> bool:
+                    """A busy machine may be late once: it is asked again."""
+                    return any(one["provider"] == provider and reason in one["reason"] for one in proofs(member))
+
+                await until(is_seen, reason)
             assert not any(shown["proven"] for shown in proofs(member))
 
 
@@ -216,6 +221,15 @@ async def test_who_may_challenge_and_how_often(tmp_path: Path, monkeypatch: pyte
             with pytest.raises(RemoteError) as error:
                 await told()
             assert error.value.code == "too_often"
+
+            # nobody keeps the routers out with streams that say nothing
+            peer = provider.node.network.peer_id
+            quiet = [await node.network.open_stream(peer, CHALLENGE, timeout=5) for _ in range(PEER_STREAMS + 1)]
+            with pytest.raises(RemoteError) as error:
+                await quiet[-1].receive(limit=100, timeout=10)
+            assert error.value.code == "busy"
+            for stream in quiet:
+                await stream.aclose()
 
             # who signs for another, or sends no challenge at all, is heard no further
             with pytest.raises(GossipError):
