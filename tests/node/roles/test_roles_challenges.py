@@ -23,7 +23,7 @@ from node.api.backend import BackendError
 from node.context import now_ms
 from node.roles.prover import MOST_IN_SLOT, PEER_STREAMS, Prover
 from tests.consensus.builders import key
-from tests.node.roles.harness import DOMAIN, MEMBERS, MODEL, SHORT, WEI, Running, ask, chat, open_lab, until
+from tests.node.roles.harness import DOMAIN, MEMBERS, MODEL, SHORT, WEI, Running, ask, chat, eventually, open_lab, until
 
 
 class FileEngine(SyntheticEngine):
@@ -84,8 +84,7 @@ async def test_a_changed_model_is_not_matched_and_comes_back_with_its_bytes(
         bad = await lab.start_provider("bad", FileEngine(mine), slots=50, price_wei=10**10)
         user = await lab.start_user("user", 500 * WEI)
         await lab.market(providers=2)
-        answer, _ = await ask(user)
-        assert answer.provider == bad.address, "the lower bid"
+        await served_by(user, bad)
 
         # other bytes behind the same status: only a challenge sees that
         mine.write_bytes(bytes(len(bytes_before)))
@@ -101,8 +100,17 @@ async def test_a_changed_model_is_not_matched_and_comes_back_with_its_bytes(
         os.utime(mine, ns=(status.st_atime_ns, status.st_mtime_ns))
         for member in lab.members:
             await until(lambda m=member: state_of(m, bad)["proven"], "the proof")  # type: ignore[misc]  # bound now
+        await served_by(user, bad)
+
+
+async def served_by(user: Running, provider: Running) -> None:
+    """The lower bid answers, unless a busy machine makes it miss the liveness check once."""
+
+    async def answers() -> bool:
         answer, _ = await ask(user)
-        assert answer.provider == bad.address
+        return answer.provider == provider.address
+
+    await eventually(answers, "an answer of the lower bid")
 
 
 def state_of(member: Running, provider: Running) -> dict[str, Any]:
