@@ -54,6 +54,10 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A session lasts at most so long."""
     liveness_ms: int = 500
     """The deadline of a liveness check (S28)."""
+    challenge_slots: int = 50
+    """A router challenges a provider's model about once in so many slots, beside the first time (S42)."""
+    challenge_ms: int = 5_000
+    """The deadline of an answer to a challenge."""
     age_boost_ms: int = 1_000
     """Waiting so long lifts an RFC by one priority step (S26: small holders don't starve)."""
     batch_settlements: int = 1_000

@@ -6,11 +6,12 @@ floats because engines take floats; nothing that nodes agree on depends on them.
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
 from contracts.typed_data import Digest
+from inference.audit import TokenScore
 
 Finish = Literal["stop", "length"]
 
@@ -90,3 +91,16 @@ class Engine(Protocol):
 
     def generate(self, request: Generation) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
         """Stream an answer; leaving the context cancels what is still running."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """An engine that can also give a second opinion; what it comes to is :mod:`inference.audit`'s matter."""
+
+    def score(
+        self, messages: tuple[ChatMessage, ...], token_ids: tuple[int, ...]
+    ) -> AbstractAsyncContextManager[AsyncIterator[TokenScore]]:
+        """How likely each T of an answer is after the prompt and the T before it, in order, by teacher forcing.
+
+        Leaving the context cancels what is still running. Raises :class:`inference.errors.EngineError`.
+        """

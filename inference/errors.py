@@ -17,7 +17,10 @@
     │   ├── PromptTooLong     more T than the engine or the bid takes
     │   ├── PromptRefused     a prompt that no engine takes: control tokens in its text
     │   └── RequestRefused    anything else that the engine does not take; names the value
-    ├── ModelError            a model file is missing, changed or not to be had
+    ├── AuditInvalid          scores that are none, or too few
+    ├── ModelError            a model file is missing, or not to be had
+    │   ├── ModelChanged      a model file is not any more what was hashed
+    │   ├── ProofInvalid      another node's blocks are not the model's
     │   └── ModelUnusable     a folder that the engine cannot serve; names file and remedy
     └── SessionError          the other side broke the session protocol; carries a stable code
 """
@@ -122,6 +125,10 @@ class RequestRefused(EngineError):
         super().__init__(f"{what}: {reason}")
 
 
+class AuditInvalid(InferenceError):
+    """A scorer's answer cannot be read as scores, or there are too few of them."""
+
+
 class ModelError(InferenceError):
     """A model file is missing, differs from its published hash, or could not be fetched."""
 
@@ -133,6 +140,18 @@ class ModelUnusable(ModelError):
         self.path = path
         self.reason = reason
         super().__init__(f"{path}: {reason}")
+
+
+class ModelChanged(ModelError):
+    """A model file changed after it was hashed: it is neither served nor proven until it is hashed again."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        self.path = path
+        super().__init__(f"the model file {path} changed after it was hashed: {reason}")
+
+
+class ProofInvalid(ModelError):
+    """A provider's answer to a challenge does not show the model's bytes."""
 
 
 class SessionError(InferenceError):

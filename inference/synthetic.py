@@ -4,15 +4,19 @@ It answers any prompt with words ``t0 t1 t2 …``, one T each, at once or one ev
 the router adds can be told from what inference takes.
 """
 
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
 
 from contracts.typed_data import Digest
+from inference.audit import TokenScore
 from inference.engine import ChatMessage, EngineHealth, Generation, Piece
 from inference.errors import EngineError, PromptTooLong
+from inference.model_files import DescribedModel
+
+_IMPOSSIBLE = -100.0
+"""The logarithm that stands for a probability of 0."""
 
 CATCH_UP_S = 1.0
 """T that are so late are said at once; what is later still is not made up for."""
@@ -42,13 +46,16 @@ class SyntheticEngine:
         self.interval_s = interval_s
         self._health = EngineHealth(slots, 0, context)
         self._fail_after = fail_after
+        self.identity = DescribedModel(f"synthetic engine {name}: there is no model", "synthetic", "1")
+        """The engine's name stands for a model."""
+        self._model_id = self.identity.manifest.model_id()
         self.running = 0
         """Answers being generated now."""
 
     @property
     def model_id(self) -> Digest:
-        """A hash of the engine's name: there is no model."""
-        return Digest(hashlib.sha256(b"yellowstone synthetic engine\0" + self._name.encode()).digest())
+        """The id of a manifest that holds the engine's name alone."""
+        return self._model_id
 
     @property
     def name(self) -> str:
@@ -85,6 +92,20 @@ class SyntheticEngine:
         finally:
             self.running -= 1
 
+    @asynccontextmanager
+    async def score(
+        self, messages: tuple[ChatMessage, ...], token_ids: tuple[int, ...]
+    ) -> AsyncIterator[AsyncIterator[TokenScore]]:
+        """Exact: after i T this engine says T i and nothing else."""
+        room = self._health.context - await self.count_prompt(messages)
+        if len(token_ids) > room:
+            raise PromptTooLong(len(token_ids), room)
+        self.running += 1
+        try:
+            yield _Scores(token_ids, self)
+        finally:
+            self.running -= 1
+
     async def pause(self, index: int) -> None:
         """Before each T. Raises the scripted :class:`EngineError`."""
         if self._fail_after is not None and index >= self._fail_after:
@@ -114,3 +135,19 @@ class _Words:
         await trio.sleep_until(self._due)
         await self._engine.pause(index)
         return Piece(f"t{index} ", (index,))
+
+
+class _Scores:
+    def __init__(self, token_ids: tuple[int, ...], engine: SyntheticEngine) -> None:
+        self._left = list(enumerate(token_ids))[::-1]
+        self._engine = engine
+
+    def __aiter__(self) -> "_Scores":
+        return self
+
+    async def __anext__(self) -> TokenScore:
+        if not self._left:
+            raise StopAsyncIteration
+        index, token = self._left.pop()
+        await self._engine.pause(index)
+        return TokenScore(0.0 if token == index else _IMPOSSIBLE, 0.0)

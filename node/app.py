@@ -32,6 +32,7 @@ from node.context import Node, Topics
 from node.files import write_atomic
 from node.network_file import NetworkFile
 from node.roles.balances import Balances
+from node.roles.challenges import Challenger
 from node.roles.claims import Claims
 from node.roles.demand import Demand
 from node.roles.epochs import Epochs
@@ -195,7 +196,8 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     link = CommitteeLink(node, public, lambda: parts.peers.record, parts.peers.find, member.on_frame)
     desk = Desk(node.terms, node.address, public.routers)
     journal = DeskJournal(node)
-    matcher = Matcher(node, public, desk, secrets=secrets, balances=balances, journal=journal)
+    challenger = Challenger(node, public)
+    matcher = Matcher(node, public, desk, secrets=secrets, balances=balances, journal=journal, challenger=challenger)
     router = HomeRouter(
         node,
         public,
@@ -215,6 +217,7 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     if parts.epochs is not None:
         parts.epochs.on_rescue += [member.rescued, lambda _: link.follow_members()]
     parts.status.balances, parts.status.issued = balances, desk.allowances.issued_to
+    parts.status.challenger = challenger
     await nursery.start(link.run)
     await nursery.start(member.run, link)
     await nursery.start(router.run)

@@ -29,8 +29,13 @@ def run(
     exit_with_stdin: Annotated[
         bool, typer.Option("--exit-with-stdin", help="Stop when standard input ends: the parent is gone.")
     ] = False,
+    audit: Annotated[
+        float | None, typer.Option(help="Share of this user's greedy answers that another provider scores, as in 0.02.")
+    ] = None,
 ) -> None:
     """Run a node with the roles of its configuration until it is told to stop."""
+    if audit is not None:
+        overrides = [*(overrides or []), f"user.audit_share={audit}"]
     import trio  # noqa: PLC0415  # loads what only this command needs
 
     from node.app import run_node  # noqa: PLC0415  # as above

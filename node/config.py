@@ -120,6 +120,8 @@ class UserAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """T of an answer where the request names no limit (S21)."""
     token_limit: Positive = 4_096
     """A request for more T is refused."""
+    audit_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    """The share of greedy answers that another provider scores before the report goes: it sees the prompt (S46)."""
 
 
 class NodeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

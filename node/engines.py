@@ -1,23 +1,22 @@
 """Which engine serves an offer."""
 
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
-import trio
 
-from contracts.typed_data import Digest
 from inference.engine import Engine
 from inference.exllamav2.engine import open_exllamav2
 from inference.llamacpp.engine import open_llamacpp
-from inference.model_store import DEFAULT_MODEL, manifest_of, open_cache, pull
+from inference.model_files import DescribedModel, ModelIdentity, identify
+from inference.model_store import DEFAULT_MODEL, open_cache, pull
 from inference.synthetic import SyntheticEngine
 from inference.upstream.engine import UpstreamOptions, open_upstream
 from node.config import ModelOffer
 from node.errors import ConfigInvalid
 from node.files import read_private
+from node.progress import in_log
 
 _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(__name__)
 
@@ -35,7 +34,7 @@ async def open_engine(offer: ModelOffer, data_dir: Path) -> AsyncIterator[Engine
             if path is None:
                 if offer.model != DEFAULT_MODEL.name:
                     raise ConfigInvalid("node.toml", "models.path", f"is needed for {offer.model!r}")
-                path = await pull(store, _log.info)
+                path = await pull(store, _log.info, report=in_log(_log))
             async with open_llamacpp(
                 path,
                 slots=offer.slots,
@@ -44,6 +43,7 @@ async def open_engine(offer: ModelOffer, data_dir: Path) -> AsyncIterator[Engine
                 log_path=data_dir / f"engine-{offer.model}.log",
                 name=offer.model,
                 hash_cache=open_cache(store),
+                report=in_log(_log),
             ) as engine:
                 yield engine
         case "exllamav2":
@@ -60,6 +60,7 @@ async def open_engine(offer: ModelOffer, data_dir: Path) -> AsyncIterator[Engine
                 chunk=offer.exl2.chunk,
                 gpu_split=offer.exl2.gpu_split,
                 hash_cache=open_cache(data_dir / "models"),
+                report=in_log(_log),
             ) as exl2_engine:
                 yield exl2_engine
         case "synthetic":
@@ -71,9 +72,8 @@ async def open_engine(offer: ModelOffer, data_dir: Path) -> AsyncIterator[Engine
                 context=offer.context,
             )
         case "openai":
-            async with open_upstream(
-                _upstream(offer), model_id=await _upstream_id(offer, data_dir), name=offer.model
-            ) as up:
+            identity = await _upstream_identity(offer, data_dir)
+            async with open_upstream(_upstream(offer), identity=identity, name=offer.model) as up:
                 yield up
 
 
@@ -86,14 +86,11 @@ def _upstream(offer: ModelOffer) -> UpstreamOptions:
     return UpstreamOptions(offer.url, model, offer.upstream, offer.slots, offer.context, key)
 
 
-async def _upstream_id(offer: ModelOffer, data_dir: Path) -> Digest:
-    """The manifest of the file that the upstream serves, where it is here too; else a hash of what the model is called.
+async def _upstream_identity(offer: ModelOffer, data_dir: Path) -> ModelIdentity:
+    """The file that the upstream serves, where it is here too; else what the model is called, which proves nothing.
 
     The engine family is the server's kind; its build is not known before it is asked, and may differ from day to day.
     """
     if offer.path is None:
-        named = f"{offer.upstream}\0{offer.upstream_model or offer.model}"
-        return Digest(hashlib.sha256(b"yellowstone upstream model\0" + named.encode()).digest())
-    cache = open_cache(data_dir / "models")
-    manifest = await trio.to_thread.run_sync(manifest_of, offer.path, offer.upstream, "any", cache)
-    return manifest.model_id()
+        return DescribedModel(f"{offer.upstream}: {offer.upstream_model or offer.model}", offer.upstream, "any")
+    return await identify(offer.path, offer.upstream, "any", open_cache(data_dir / "models"), in_log(_log))

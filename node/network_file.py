@@ -11,6 +11,7 @@ import msgspec
 
 from consensus.committee import Committee, Member
 from consensus.params import NetworkParams, Terms
+from contracts.budget import BOOTSTRAP_INTERVALS
 from contracts.typed_data import Address, Domain, Uint256
 from gossip.errors import MessageError
 from gossip.messages import Signed, decode, encode
@@ -228,8 +229,11 @@ def _check_positive(path: Path, key: str, value: int) -> None:
 
 
 def _check_params(path: Path, params: NetworkParams) -> None:
-    for key in ("slot_ms", "day_slots", "speed_samples", "speed_share", "age_boost_ms", "voucher_window"):
+    positive = ("slot_ms", "day_slots", "speed_samples", "speed_share", "age_boost_ms", "voucher_window")
+    for key in (*positive, "challenge_slots", "challenge_ms"):
         _check_positive(path, f"params.{key}", getattr(params, key))
+    if params.bootstrap_days > BOOTSTRAP_INTERVALS:
+        raise ConfigInvalid(path, "params.bootstrap_days", f"{params.bootstrap_days} is above {BOOTSTRAP_INTERVALS}")
     for field in msgspec.structs.fields(params):
         if isinstance(value := getattr(params, field.name), int) and value < 0:
             raise ConfigInvalid(path, f"params.{field.name}", f"{value} is negative")

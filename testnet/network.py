@@ -157,7 +157,11 @@ async def _fetch_model(plan: Plan, progress: Progress) -> Path | None:
         return None
     with progress.step("Model") as step:
         step.detail = DEFAULT_MODEL.name
-        return await pull(CACHE / "models", step.say)
+        return await pull(
+            CACHE / "models",
+            step.say,
+            report=lambda what, done, of: step.say(f"{what}: {done >> 20} of {of >> 20} MiB"),
+        )
 
 
 async def _make_keys(plan: Plan, folder: Path, progress: Progress) -> tuple[Identity, ...]:

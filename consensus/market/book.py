@@ -169,6 +169,10 @@ class Book:
         listings = [self._listing(bids) for bids in offers.values()]
         return tuple(sorted(listings, key=lambda listing: (listing.name, listing.model_id)))
 
+    def offers(self, now_ms: int) -> tuple[tuple[Address, Digest], ...]:
+        """Who has what on offer now: provider and model id of every bid that :meth:`models` counts."""
+        return tuple(key for key in self._bids if self._standing(key, None, now_ms) is not None)
+
     def all_live(self, now_ms: int) -> LiveBook:
         """Everything that has not expired."""
         return LiveBook(

@@ -25,7 +25,7 @@ from inference.errors import (
     PromptTooLong,
     RequestRefused,
 )
-from inference.exllamav2.folder import check_folder, manifest_of_folder
+from inference.exllamav2.folder import check_folder
 from inference.exllamav2.link import WORKER, Answered, Exl2Options, Link, open_link, raise_for
 from inference.exllamav2.protocol import (
     STOP_CHARS_MAX,
@@ -43,7 +43,8 @@ from inference.exllamav2.protocol import (
     WorkerConfig,
     round_to_pages,
 )
-from inference.model_store import HashCache
+from inference.model_files import HashCache, ModelIdentity, identify
+from inference.progress import Report, silent
 from inference.worker_process import Supervision, keep_running
 
 FAMILY = "exllamav2"
@@ -67,9 +68,11 @@ def engine_build() -> str:
 class Exl2Engine:
     """An :class:`~inference.engine.Engine` over a supervised worker. Made by :func:`open_exllamav2`."""
 
-    def __init__(self, options: Exl2Options, model_id: Digest, name: str, build: str) -> None:
+    def __init__(self, options: Exl2Options, identity: ModelIdentity, name: str, build: str) -> None:
         self.options = options
-        self._model_id = model_id
+        self.identity = identity
+        """The folder as it was hashed before it was loaded."""
+        self._model_id = identity.manifest.model_id()
         self._name = name
         self._build = build
         self.supervision: Supervision[Link] = Supervision(name, lambda: open_link(options, self._on_loading))
@@ -259,6 +262,7 @@ async def open_exllamav2(
     chunk: int = 512,
     gpu_split: tuple[float, ...] = (),
     hash_cache: HashCache | None = None,
+    report: Report = silent,
     module: str = WORKER,
     hang_seconds: float = 60.0,
 ) -> AsyncIterator[Exl2Engine]:
@@ -276,7 +280,7 @@ async def open_exllamav2(
     cache = round_to_pages(cache_tokens or slots * round_to_pages(context))
     if cache < round_to_pages(context):
         raise ModelUnusable(folder, f"a cache of {cache} T holds no context of {context} T: raise exl2.cache_tokens")
-    manifest = await trio.to_thread.run_sync(manifest_of_folder, folder, FAMILY, build, hash_cache)
+    identity = await identify(folder, FAMILY, build, hash_cache, report)
     worker = WorkerConfig(
         folder=str(folder.resolve()),
         slots=slots,
@@ -287,8 +291,9 @@ async def open_exllamav2(
         gpu_split=gpu_split,
     )
     options = Exl2Options(worker, log_path, hang_seconds=hang_seconds, module=module)
-    engine = Exl2Engine(options, manifest.model_id(), name or folder.name, build)
+    engine = Exl2Engine(options, identity, name or folder.name, build)
     _log.info("loading model", model=engine.name, folder=str(folder), kind=found.quantisation, bytes=found.weight_bytes)
     async with keep_running(engine.supervision):
+        identity.check()  # what was loaded is what was hashed
         _log.info("model loaded", model=engine.name, notes=engine.notes)
         yield engine

@@ -9,11 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from inference.errors import ModelUnusable
-from inference.model_store import HashCache, hash_file
-from inference.models import ModelManifest, build_manifest
 
 _JSON_BYTES = 64 << 20
 _HEADER_BYTES = 100_000_000
@@ -48,13 +44,6 @@ def check_folder(path: Path) -> Exl2Folder:
     quantisation = _quantisation(path, config, keys)
     _check_tokenizer(path)
     return Exl2Folder(path, quantisation, size, _check_positions(path / "config.json", config))
-
-
-def manifest_of_folder(path: Path, engine: str, build: str, cache: HashCache | None = None) -> ModelManifest:
-    """The identity of the model in ``path``: every file that decides its answers. Raises :class:`ModelError`."""
-    files = sorted({file for pattern in _IDENTITY for file in path.glob(pattern)})
-    hashed = [(file.name, hash_file(file) if cache is None else cache.hash_file(file)) for file in files]
-    return build_manifest(tuple(msgspec.structs.replace(entry, path=name) for name, entry in hashed), engine, build)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

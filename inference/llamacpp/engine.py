@@ -15,14 +15,16 @@ from typing import Any
 
 import httpx
 import msgspec
-import trio
 
 from contracts.typed_data import Digest
+from inference.audit import TokenScore
 from inference.engine import ChatMessage, EngineHealth, Generation, Piece, with_system
 from inference.errors import EngineCrashed, EngineError, EngineUnavailable, PromptRefused, PromptTooLong
 from inference.llamacpp.answer import Answer
 from inference.llamacpp.process import EngineOptions, Worker, open_worker
-from inference.model_store import HashCache, manifest_of
+from inference.llamacpp.scoring import Scores
+from inference.model_files import HashCache, ModelIdentity, identify
+from inference.progress import Report, silent
 from inference.worker_process import Supervision, keep_running
 
 FAMILY = "llama.cpp"
@@ -49,9 +51,11 @@ def default_threads() -> int:
 class LlamaCppEngine:
     """An :class:`~inference.engine.Engine` over a supervised worker. Made by :func:`open_llamacpp`."""
 
-    def __init__(self, options: EngineOptions, model_id: Digest, name: str) -> None:
+    def __init__(self, options: EngineOptions, identity: ModelIdentity, name: str) -> None:
         self.options = options
-        self._model_id = model_id
+        self.identity = identity
+        """The file as it was hashed before it was loaded."""
+        self._model_id = identity.manifest.model_id()
         self._name = name
         self.supervision: Supervision[Worker] = Supervision(name, lambda: open_worker(self.options))
         self._busy = 0
@@ -119,6 +123,20 @@ class LlamaCppEngine:
                     yield answer
                 finally:
                     await answer.aclose()
+        finally:
+            self._busy -= 1
+
+    @asynccontextmanager
+    async def score(
+        self, messages: tuple[ChatMessage, ...], token_ids: tuple[int, ...]
+    ) -> AsyncIterator[AsyncIterator[TokenScore]]:
+        """A second opinion on an answer, one T after the other."""
+        prompt = await self._prompt_ids(messages)
+        if len(prompt) + len(token_ids) > self.options.context:
+            raise PromptTooLong(len(prompt) + len(token_ids), self.options.context)
+        self._busy += 1
+        try:
+            yield Scores(prompt, token_ids, self._call)
         finally:
             self._busy -= 1
 
@@ -218,14 +236,16 @@ async def open_llamacpp(
     log_path: Path,
     name: str | None = None,
     hash_cache: HashCache | None = None,
+    report: Report = silent,
 ) -> AsyncIterator[LlamaCppEngine]:
     """Load a GGUF in a worker process and keep it running; leaving stops it.
 
     ``context`` is T for each slot, ``name`` defaults to the file's stem. Raises :class:`ModelError` where the file
     cannot be read and :class:`EngineUnavailable` where it cannot be loaded. An error of the body passes unchanged.
     """
-    manifest = await trio.to_thread.run_sync(manifest_of, model_path, FAMILY, engine_build(), hash_cache)
+    identity = await identify(model_path, FAMILY, engine_build(), hash_cache, report)
     options = EngineOptions(model_path, slots, context, threads, log_path)
-    engine = LlamaCppEngine(options, manifest.model_id(), name or model_path.stem)
+    engine = LlamaCppEngine(options, identity, name or model_path.stem)
     async with keep_running(engine.supervision):
+        identity.check()  # what was loaded is what was hashed
         yield engine

@@ -119,6 +119,16 @@ class ClientSession:
             interrupted=self._interrupted,
         )
 
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The T received so far: what an audit scores."""
+        return self._delivery.token_ids
+
+    @property
+    def body(self) -> bytes:
+        """The query's body as it was signed; the receipt's transcript begins with it."""
+        return self._body
+
     def pieces(self) -> "Pieces":
         """The answer as it arrives, from where an earlier iteration stopped.
 

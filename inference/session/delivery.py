@@ -32,6 +32,7 @@ class Delivery:
         self._key = key
         self._domain = domain
         self._transcript = Transcript(body)
+        self._token_ids: list[int] = []
         self._text: list[str] = []
         self._text_bytes = 0
 
@@ -43,6 +44,11 @@ class Delivery:
     def text(self) -> str:
         """All text so far."""
         return "".join(self._text)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Every T so far."""
+        return tuple(self._token_ids)
 
     @property
     def unvouched(self) -> int:
@@ -72,6 +78,7 @@ class Delivery:
         if text_bytes > (tokens + _TEXT_SLACK) * _BYTES_PER_TOKEN:
             raise _untrue(f"{text_bytes} bytes of text for {tokens} T")
         self._transcript.add(frame.token_ids)
+        self._token_ids += frame.token_ids
         self.meter = self.meter.after(now_ms, len(frame.token_ids))
         self._text.append(frame.text)
         self._text_bytes = text_bytes

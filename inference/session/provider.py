@@ -20,7 +20,7 @@ from gossip.messages.session import (
     Voucher,
     decode_session_frame,
 )
-from inference.engine import Engine
+from inference.engine import Engine, Scorer
 from inference.errors import (
     EngineBusy,
     EngineCrashed,
@@ -33,7 +33,8 @@ from inference.errors import (
     SessionError,
 )
 from inference.session.admission import check_query, check_ticket
-from inference.session.query import decode_body
+from inference.session.query import QueryBody, decode_body
+from inference.session.scoring import AnswerSource, SecondOpinion
 from inference.session.serving import Order, Serving
 from inference.session.stream import Code, SessionStream
 
@@ -124,12 +125,13 @@ class SessionServer:
             prompt_tokens = await engine.count_prompt(generation.messages)
             if prompt_tokens > ticket.payload.prompt_bound:
                 raise PromptTooLong(prompt_tokens, ticket.payload.prompt_bound)
+            source = _source(engine, body, ticket.payload.token_max)
             await self._accept_ticket(ticket)
             order = Order(ticket, ticket.id(domain), opened.query.payload.body, prompt_tokens, generation)
             serving = Serving(
                 stream,
                 order,
-                engine,
+                source,
                 self._key,
                 self._terms,
                 on_voucher=self._on_voucher,
@@ -149,6 +151,17 @@ class SessionServer:
             yield
         finally:
             self._running[bid.model_id] -= 1
+
+
+def _source(engine: Engine, body: QueryBody, token_max: int) -> AnswerSource:
+    """What answers the query. Raises :class:`SessionError` for scores that cannot be had or were not paid for."""
+    if body.score is None:
+        return engine
+    if len(body.score) > token_max:
+        raise SessionError(Code.BAD_QUERY, f"{len(body.score)} T to score, TokenMax is {token_max}")
+    if not isinstance(engine, Scorer):
+        raise SessionError(Code.BAD_QUERY, f"engine {engine.family} gives no scores")
+    return SecondOpinion(engine, body.score)
 
 
 async def _receive_open(stream: SessionStream) -> SessionOpen | None:

@@ -6,6 +6,7 @@ import msgspec
 
 from inference.engine import ChatMessage, Generation, Sampling
 from inference.errors import SessionError
+from inference.metering import TOKEN_ID_LIMIT
 from inference.session.stream import Code
 
 BYTES_PER_TOKEN_MAX = 128
@@ -16,6 +17,7 @@ _TURN_TOKENS = 8
 _TEMPLATE_TOKENS = 64
 
 _Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+_TokenId = Annotated[int, msgspec.Meta(ge=0, lt=TOKEN_ID_LIMIT)]
 
 
 class QueryBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,10 +29,13 @@ class QueryBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)] | None = None
     stop: Annotated[tuple[_Stop, ...], msgspec.Meta(max_length=4)] = ()
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    score: Annotated[tuple[_TokenId, ...], msgspec.Meta(min_length=1, max_length=65_536)] | None = None
+    """Token ids of an answer to these messages: not another answer is asked for, but a score of each of them."""
 
     def token_limit(self, token_max: int) -> int:
         """T of the answer at most, under a ticket's TokenMax (S21)."""
-        return token_max if self.max_tokens is None else min(self.max_tokens, token_max)
+        wanted = self.max_tokens if self.score is None else len(self.score)
+        return token_max if wanted is None else min(wanted, token_max)
 
     def generation(self, token_max: int) -> Generation:
         """The request to an engine under a ticket's TokenMax."""

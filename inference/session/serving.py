@@ -21,9 +21,10 @@ from gossip.messages.session import (
     VoucherFrame,
     decode_session_frame,
 )
-from inference.engine import Engine, Finish, Generation, Piece
+from inference.engine import Finish, Generation, Piece
 from inference.errors import EngineError, InferenceError, SessionError
 from inference.metering import Transcript
+from inference.session.scoring import AnswerSource
 from inference.session.stream import Code, SessionStream
 
 VOUCHER_SECONDS = 10.0
@@ -57,7 +58,7 @@ class Serving:
         self,
         stream: SessionStream,
         order: Order,
-        engine: Engine,
+        engine: AnswerSource,
         key: Key,
         terms: Terms,
         *,

@@ -26,6 +26,7 @@ from inference.errors import (
     PromptRefused,
     PromptTooLong,
 )
+from inference.model_files import ModelIdentity
 from inference.upstream.answer import UpstreamAnswer
 from inference.upstream.dialects import DIALECTS, Kind, error_words
 from inference.upstream.events import EventReader
@@ -64,11 +65,13 @@ class UpstreamOptions:
 class UpstreamEngine:
     """An :class:`~inference.engine.Engine` that somebody else's process runs. Made by :func:`open_upstream`."""
 
-    def __init__(self, options: UpstreamOptions, name: str) -> None:
+    def __init__(self, options: UpstreamOptions, name: str, identity: ModelIdentity) -> None:
         self.options = options
         self._name = name
         self._dialect = DIALECTS[options.kind]
-        self._model_id = Digest(bytes(32))
+        self.identity = identity
+        """What the server is said to run: it can't be seen from here."""
+        self._model_id = identity.manifest.model_id()
         self._version = "unknown"
         self._busy = 0
         self._prompts: dict[tuple[ChatMessage, ...], list[int]] = {}
@@ -76,7 +79,7 @@ class UpstreamEngine:
 
     @property
     def model_id(self) -> Digest:
-        """As given to :func:`open_upstream`."""
+        """The id of :attr:`identity`."""
         return self._model_id
 
     @property
@@ -89,7 +92,7 @@ class UpstreamEngine:
         """Kind and version of the server."""
         return f"{self._dialect.family}/{self._version}"
 
-    async def open(self, model_id: Digest) -> None:
+    async def open(self) -> None:
         """Look at the server once: that it lives, takes our key and has the model. Raises :class:`EngineError`."""
         await self.health()
         self._version = await self._dialect.version(self._call)
@@ -101,7 +104,6 @@ class UpstreamEngine:
         if self.options.model not in served and self.options.kind == "vllm":  # the others answer to any name
             raise EngineMisconfigured(404, f"the upstream serves no model {self.options.model!r}")
         await self._dialect.tokenize(self._call, self.options.model, "ready")
-        self._model_id = model_id
 
     async def health(self) -> EngineHealth:
         """Slots and how many this node uses. Raises :class:`EngineError` where the server does not answer well."""
@@ -254,8 +256,10 @@ def _refused(status: int, headers: httpx.Headers, data: bytes) -> EngineError:
 
 
 @asynccontextmanager
-async def open_upstream(options: UpstreamOptions, *, model_id: Digest, name: str) -> AsyncIterator[UpstreamEngine]:
+async def open_upstream(
+    options: UpstreamOptions, *, identity: ModelIdentity, name: str
+) -> AsyncIterator[UpstreamEngine]:
     """The engine, once its server has shown that it can serve. Raises :class:`EngineError`."""
-    engine = UpstreamEngine(options, name)
-    await engine.open(model_id)
+    engine = UpstreamEngine(options, name, identity)
+    await engine.open()
     yield engine

@@ -34,6 +34,9 @@ class StatusSource(Protocol):
     async def book(self) -> Any:
         """Live bids."""
 
+    async def models(self) -> Any:
+        """Models on offer, and who has proven to have them."""
+
     async def batch(self, height: int) -> Any:
         """One certified batch."""
 
@@ -102,6 +105,7 @@ def build_control(source: StatusSource, token: str) -> ASGIApp:
     routes = [
         answer("/status", lambda _: source.status()),
         answer("/book", lambda _: source.book()),
+        answer("/models", lambda _: source.models()),
         answer("/batches/{height}", lambda r: source.batch(_height(r))),
         answer("/tickets/{ticket_id}", lambda r: source.ticket(Digest(_hex(r, "ticket_id", 32)))),
         answer("/sessions", lambda _: source.sessions()),

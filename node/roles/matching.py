@@ -19,6 +19,7 @@ from gossip.messages.records import SlotReveal
 from gossip.messages.router import Matched
 from node.context import Node, now_ms
 from node.roles.balances import Balances
+from node.roles.challenges import Challenger
 from node.roles.journal import DeskJournal
 from node.roles.liveness import Liveness
 from node.roles.public import PublicState
@@ -77,6 +78,7 @@ class Matcher:
         secrets: SlotSecrets,
         balances: Balances,
         journal: DeskJournal,
+        challenger: Challenger,
     ) -> None:
         self._node = node
         self._public = public
@@ -84,6 +86,7 @@ class Matcher:
         self._secrets = secrets
         self._balances = balances
         self._journal = journal
+        self._challenger = challenger
         self._liveness = Liveness(node)
         self._matching = 0
         self._asked: Counter[tuple[Address, Digest]] = Counter()
@@ -99,6 +102,7 @@ class Matcher:
             nursery.start_soon(self._keep_warm)
             nursery.start_soon(self._watch_holders)
             nursery.start_soon(self._reveal)
+            await nursery.start(self._challenger.run)
             task_status.started()
             while True:
                 wake = self._wake = trio.Event()
@@ -232,7 +236,8 @@ class Matcher:
         if roomy and not bids:
             most = max(bid.bid.prompt_max for bid in roomy)
             raise RfcRefused("prompt_over_limit", f"a prompt of {rfc.prompt_bound} T, at most {most} are accepted")
-        held = [bid for bid in bids if bid.bid.provider in self._holders]
+        proven = [bid for bid in bids if self._challenger.is_proven(*_seat(bid))]
+        held = [bid for bid in proven if bid.bid.provider in self._holders]
         if held:
             lowest = min(bid.bid.price_wei for bid in held)
             self._desk.check_budget(waiting.rfc_id, lowest, account)

@@ -15,16 +15,19 @@ from gossip.messages.records import Bid, ModelProof
 from gossip.messages.router import DeliveryFiling, Filed, Refused, decode_router_answer
 from gossip.messages.session import Cosigned, Voucher
 from gossip.streams import FrameStream
-from gossip.topics import LIVENESS, ROUTER, SESSION
+from gossip.topics import CHALLENGE, LIVENESS, ROUTER, SESSION
 from inference.engine import Engine
-from inference.errors import EngineError, SessionError
+from inference.errors import EngineError, ModelError, SessionError
+from inference.model_files import Identified, ModelIdentity
 from inference.session.client import Recount
 from inference.session.provider import SessionServer
 from inference.session.stream import Code
 from node.config import ModelOffer
 from node.context import Node, now_ms
 from node.engines import open_engine
+from node.progress import still_loading
 from node.roles.evidence import EvidencePool
+from node.roles.prover import MOST_STREAMS, Prover
 from node.roles.public import PublicState
 from node.roles.strangers import MAX_STREAMS, PER_PEER, Strangers
 
@@ -64,6 +67,7 @@ class Provider:
         self._active: set[Digest] = set()
         self._strangers = Strangers(public, lambda member: public.book.record(member, now_ms()))
         self._file_now = trio.Event()
+        self._prover = Prover(node, public, self._identity_of)
         self._server = SessionServer(
             engine_for=self._engine_for,
             key=node.key,
@@ -76,13 +80,15 @@ class Provider:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load the models, then serve for ever."""
-        async with AsyncExitStack() as stack:
+        async with trio.open_nursery() as outer, AsyncExitStack() as stack:
             for config in self._node.config.models:
-                engine = await stack.enter_async_context(open_engine(config, self._node.config.data_dir))
+                with still_loading(outer, self._node.log, config.model):
+                    engine = await stack.enter_async_context(open_engine(config, self._node.config.data_dir))
                 self._offers[engine.model_id] = Offer(config, engine)
             slots = sum(offer.config.slots for offer in self._offers.values())
             answer = self._answer_liveness
             self._node.network.serve(LIVENESS, answer, max_concurrent=MAX_STREAMS, max_per_peer=PER_PEER)
+            self._node.network.serve(CHALLENGE, self._prover.serve, max_concurrent=MOST_STREAMS)
             self._node.network.serve(SESSION, self._serve_session, max_concurrent=slots + 8)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._announce)
@@ -96,6 +102,8 @@ class Provider:
         pause = 1.0
         while True:
             for model_id, offer in self._offers.items():
+                if not await self._is_unchanged(offer):
+                    continue  # its bid runs out
                 expires = now_ms() + BID_LIFE_MS
                 proof = ModelProof(self._node.address, model_id, offer.engine.name, offer.engine.family, expires)
                 bid = Bid(
@@ -155,7 +163,7 @@ class Provider:
 
     async def _free_slots(self, bid_id: Digest) -> int:
         offer = self._offers.get(self._own_bids.get(bid_id, ZERO_DIGEST))
-        if offer is None:
+        if offer is None or not await self._is_unchanged(offer):
             return 0
         try:
             health = await offer.engine.health()
@@ -175,6 +183,23 @@ class Provider:
             self._active.difference_update(accepted)
             self._file_now.set()
 
+    def _identity_of(self, model_id: Digest) -> ModelIdentity | None:
+        """The identity of a model on sale; None also for an engine that cannot show which model it runs."""
+        offer = self._offers.get(model_id)
+        return offer.engine.identity if offer is not None and isinstance(offer.engine, Identified) else None
+
+    async def _is_unchanged(self, offer: Offer) -> bool:
+        """Whether the model's files are still those whose id it is sold under."""
+        identity = self._identity_of(offer.engine.model_id)
+        if identity is None:
+            return True
+        try:
+            await trio.to_thread.run_sync(identity.check)
+        except ModelError as error:
+            self._node.log.error("model is not served", model=offer.engine.name, reason=str(error))
+            return False
+        return True
+
     def _engine_for(self, model_id: Digest) -> Engine | None:
         offer = self._offers.get(model_id)
         return offer.engine if offer is not None else None
@@ -191,6 +216,9 @@ class Provider:
             raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} is not a router of day {day}")
         if self._evidence.has_issued_twice(ticket.payload.router, day):
             raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} gave one session key two passes")
+        offer = self._offers.get(ticket.payload.bid.payload.model_id)
+        if offer is not None and not await self._is_unchanged(offer):
+            raise SessionError(Code.ENGINE_FAILED, "the provider's model files changed: it must hash them again")
         ticket_id = ticket.id(self._node.terms.domain)
         await self._node.store.accept_ticket(ticket_id, ticket)
         self._active.add(ticket_id)

@@ -81,6 +81,12 @@ class SessionLog:
             "receipt": outcome.receipt is not None,
         }
 
+    def note_audit(self, rfc_id: Digest, shown: dict[str, Any], *, passed: bool) -> None:
+        """What an answer's audit came to, and what was reported after it."""
+        entry = self._entries.get(rfc_id.hex())
+        if entry is not None:
+            entry |= {"audit": shown, "passed": passed}
+
     def all(self) -> list[dict[str, Any]]:
         """Every session remembered, oldest first."""
         return list(self._entries.values())

@@ -19,6 +19,7 @@ from gossip.messages.committee import CertifiedBatch, HandOverCertificate, batch
 from node.context import Node, now_ms
 from node.proof_file import CommitteeEntry, HandOverEntry, ProofFile
 from node.roles.balances import Balances
+from node.roles.challenges import Challenger
 from node.roles.evidence import EvidencePool
 from node.roles.link import CommitteeLink
 from node.roles.member import CommitteeMember
@@ -46,6 +47,7 @@ class NodeStatus:
         """A member's count of T issued to a user on a day, by all routers."""
         self.member: CommitteeMember | None = None
         self.link: CommitteeLink | None = None
+        self.challenger: Challenger | None = None
         self._metrics = CollectorRegistry()
         self._metrics.register(NetworkMetrics(node.network.statistics))
         self._gauges = {
@@ -92,6 +94,11 @@ class NodeStatus:
         """Live bids."""
         bids = self._public.book.all_live(now_ms()).bids
         return [{"bid_id": bid.id(self._node.terms.domain), "bid": bid.payload} for bid in bids]
+
+    async def models(self) -> dict[str, Any]:
+        """The models on offer and, at a committee member, which providers have proven that they have them (S42)."""
+        proofs = None if self.challenger is None else self.challenger.states()
+        return {"models": self._public.book.models(now_ms()), "proofs": proofs}
 
     async def batch(self, height: int) -> dict[str, Any] | None:
         """One certified batch, and who signed it."""

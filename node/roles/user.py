@@ -2,14 +2,18 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
+import msgspec
 import trio
 
+from contracts.signing import Key
 from contracts.typed_data import Address, Digest
 from gossip.errors import GossipError
-from gossip.messages import sign
+from gossip.messages import Signed, sign
+from gossip.messages.market import Ticket
 from gossip.messages.router import ReportFiling
-from gossip.messages.session import Report
+from gossip.messages.session import Cosigned, Report
 from inference.errors import SessionError
 from inference.session.client import ClientSession, Recount, SessionOutcome, open_session
 from inference.session.query import QueryBody
@@ -19,6 +23,7 @@ from node.context import Node, now_ms
 from node.roles import refusals
 from node.roles.access import Access
 from node.roles.asking import Asking, Opened
+from node.roles.audit import Audited, Auditor
 from node.roles.evidence import EvidencePool
 from node.roles.public import PublicState
 from node.roles.reporting import Reporting
@@ -108,6 +113,7 @@ class UserAgent:
         self._sessions = sessions
         self._asking = Asking(node, public, self._access, sessions)
         self._reporting = Reporting(node, public)
+        self._auditor = Auditor(node, self._asking.open, self._finish, self._settle_audit)
         self.recount_of: Callable[[Digest], Recount | None] = lambda _: None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -115,6 +121,7 @@ class UserAgent:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._access.follow_balance)
             await nursery.start(self._reporting.run)
+            nursery.start_soon(self._auditor.run)
             task_status.started()
 
     # What the gateway asks for.
@@ -187,7 +194,7 @@ class UserAgent:
         except (SessionError, GossipError) as error:
             raise refusals.session_error(error) from error
         finally:
-            self._finish(rfc_id, opened, session, failed=failed)
+            self._finish(rfc_id, opened, session, failed=failed, asked=(request, card))
 
     async def _find_model(self, name: str) -> ModelCard:
         cards = await self.models()
@@ -203,13 +210,25 @@ class UserAgent:
             param="model",
         )
 
-    def _finish(self, rfc_id: Digest, opened: Opened, session: ClientSession | None, *, failed: bool) -> None:
-        """Note the outcome and queue the report (S30). What was delivered counts, even where the answer broke off."""
+    def _finish(
+        self,
+        rfc_id: Digest,
+        opened: Opened,
+        session: ClientSession | None,
+        *,
+        failed: bool,
+        asked: tuple[ChatRequest, ModelCard] | None = None,
+        is_unused: bool = False,
+    ) -> None:
+        """Note the outcome and queue the report (S30). What was delivered counts, even where the answer broke off.
+
+        An answer to ``asked`` may be drawn for an audit, after which its report goes.
+        """
         ticket = opened.matched.ticket
         ticket_id = ticket.id(self._node.terms.domain)
         outcome = session.outcome if session is not None else None
         tokens = outcome.tokens if outcome is not None else 0
-        passed = outcome is not None and (tokens > 0 or outcome.interrupted not in PROVIDER_FAULTS)
+        passed = is_unused or (outcome is not None and (tokens > 0 or outcome.interrupted not in PROVIDER_FAULTS))
         report = Report(
             ticket_id=ticket_id,
             session_key=opened.wallet.key.address,
@@ -218,10 +237,36 @@ class UserAgent:
             last_ms=outcome.last_ms if outcome is not None else 0,
             passed=passed,
         )
-        signed = sign(report, opened.wallet.key, self._node.terms.domain)
         self._access.give_back(opened.wallet, ticket.payload.token_max - tokens)
         # Whoever reads the pieces may have dealt with the failure inside the session.
         broken = failed or (outcome is not None and outcome.interrupted not in {None, Code.CANCELLED})
         self._sessions.finish(rfc_id, outcome, passed=passed, broken=broken)
         receipt = outcome.receipt if outcome is not None else None
-        self._reporting.file(ticket.payload.router, ReportFiling(ticket_id, signed, receipt))
+        if asked is not None and session is not None and receipt is not None:
+            request, card = asked
+            audited = Audited(
+                rfc_id=rfc_id,
+                card=card,
+                messages=request.messages,
+                ticket=ticket,
+                body=session.body,
+                token_ids=session.token_ids,
+                receipt=receipt,
+                report=report,
+                session_key=opened.wallet.key,
+            )
+            if self._auditor.take(audited, request.sampling):
+                return
+        self._queue_report(ticket, report, opened.wallet.key, receipt)
+
+    def _queue_report(self, ticket: Signed[Ticket], report: Report, key: Key, receipt: Cosigned | None) -> None:
+        signed = sign(report, key, self._node.terms.domain)
+        self._reporting.file(ticket.payload.router, ReportFiling(report.ticket_id, signed, receipt))
+
+    # Audits.
+
+    def _settle_audit(self, audited: Audited, has_failed: bool, shown: dict[str, Any]) -> None:
+        """File the report that waited: Fail where the audit says so (S44)."""
+        report = msgspec.structs.replace(audited.report, passed=audited.report.passed and not has_failed)
+        self._sessions.note_audit(audited.rfc_id, shown, passed=report.passed)
+        self._queue_report(audited.ticket, report, audited.session_key, audited.receipt)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from contracts.typed_data import Digest
 from inference.engine import ChatMessage, Generation, Piece, Sampling
 from inference.errors import (
     EngineCrashed,
@@ -23,12 +22,13 @@ from inference.exllamav2 import engine as exl2
 from inference.exllamav2.engine import Exl2Engine
 from inference.exllamav2.link import Exl2Options, open_link
 from inference.exllamav2.protocol import WorkerConfig
+from inference.model_files import DescribedModel
 from inference.session.query import QueryBody
 from inference.session.stream import Code
 from inference.worker_process import keep_running
 from tests.inference.market import ProviderSide, make_ticket, talk
 
-DIGEST = Digest(b"m" * 32)
+IDENTITY = DescribedModel("scripted", "exllamav2", "0.3.2")
 
 
 def options(tmp_path: Path, model: str = "model", **changes: object) -> Exl2Options:
@@ -39,7 +39,7 @@ def options(tmp_path: Path, model: str = "model", **changes: object) -> Exl2Opti
 
 @asynccontextmanager
 async def open_engine(settings: Exl2Options) -> AsyncIterator[Exl2Engine]:
-    engine = Exl2Engine(settings, DIGEST, "scripted", "0.3.2")
+    engine = Exl2Engine(settings, IDENTITY, "scripted", "0.3.2")
     async with keep_running(engine.supervision):
         yield engine
 

@@ -8,8 +8,7 @@ import pytest
 
 from inference.errors import ModelUnusable
 from inference.exllamav2.devices import GIB, CannotStart, Gpu, compute_cache_bytes, require_memory
-from inference.exllamav2.folder import check_folder, manifest_of_folder
-from inference.model_store import HashCache
+from inference.exllamav2.folder import check_folder
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -118,27 +117,6 @@ def test_a_base_of_positions_that_would_be_missed_is_refused(model: Path) -> Non
     assert "has rope_parameters but no rope_theta" in refuse(model)
     change(model, rope_parameters={"rope_theta": 10000.0})
     check_folder(model)
-
-
-def test_identity_is_of_every_file_that_decides_an_answer(model: Path, tmp_path: Path) -> None:
-    cache = HashCache(tmp_path / "hashes.json")
-    first = manifest_of_folder(model, "exllamav2", "0.3.2", cache)
-    assert [file.path for file in first.files] == [
-        "config.json",
-        "output.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
-    assert (
-        manifest_of_folder(model, "exllamav2", "0.3.2", cache)
-        == first
-        == manifest_of_folder(model, "exllamav2", "0.3.2")
-    )
-    (model / "README.md").write_text("nobody computes with this")
-    assert manifest_of_folder(model, "exllamav2", "0.3.2").model_id() == first.model_id()
-    assert manifest_of_folder(model, "exllamav2", "0.3.3").model_id() != first.model_id()
-    (model / "chat_template.jinja").write_text("another")
-    assert manifest_of_folder(model, "exllamav2", "0.3.2").model_id() != first.model_id()
 
 
 def test_too_little_memory_is_told_in_figures() -> None:

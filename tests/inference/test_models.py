@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.typed_data import Digest
 from inference import model_store
 from inference.errors import ModelError
-from inference.model_store import HashCache, PublishedModel, hash_file, manifest_of, pull, stored_path
-from inference.models import LEAF_BYTES, FileHasher, ModelFile, build_manifest, compute_merkle_root
+from inference.merkle import BLOCK_BYTES, SPAN_BYTES, compute_merkle_root, hash_block
+from inference.model_store import PublishedModel, pull, stored_models, stored_path
+from inference.models import MAX_MANIFEST_BYTES, FileHasher, ModelFile, ModelManifest, build_manifest, decode_manifest
 
 WEIGHTS = b"GGUF" + bytes(range(256)) * 100
 MODEL = PublishedModel("tiny", "pkg/tiny.gguf", hashlib.sha256(WEIGHTS).hexdigest(), len(WEIGHTS), "tiny==1", "00")
@@ -38,7 +40,11 @@ class Installer:
         (folder / model.file).write_bytes(self.content)
 
 
-@given(sizes=st.lists(st.integers(0, LEAF_BYTES + 5), max_size=5), last=st.integers(0, 3))
+ONE = ModelFile("a", 1, "00" * 32, "11" * 32)
+TWO = ModelFile("b", 2, "22" * 32, "33" * 32)
+
+
+@given(sizes=st.lists(st.integers(0, SPAN_BYTES + 5), max_size=4), last=st.integers(0, 3))
 def test_hasher_does_not_see_how_bytes_were_fed(sizes: list[int], last: int) -> None:
     data = b"\xa5" * (sum(sizes) + last)
     whole, parts = FileHasher(), FileHasher()
@@ -46,18 +52,13 @@ def test_hasher_does_not_see_how_bytes_were_fed(sizes: list[int], last: int) -> 
     for size in [*sizes, last]:
         parts.update(b"\xa5" * size)
     assert whole.file("f") == parts.file("f")
-    leaves = [sha(b"\0" + data[i : i + LEAF_BYTES]) for i in range(0, len(data), LEAF_BYTES)] or [sha(b"\0")]
-    assert whole.file("f") == ModelFile("f", len(data), sha(data).hex(), compute_merkle_root(leaves).hex())
-
-
-def test_merkle_root_of_three() -> None:
-    a, b, c = sha(b"a"), sha(b"b"), sha(b"c")
-    assert compute_merkle_root([a]) == a
-    assert compute_merkle_root([a, b, c]) == sha(b"\1" + sha(b"\1" + a + b) + c)
+    blocks = [sha(b"\0" + data[i : i + BLOCK_BYTES]) for i in range(0, len(data), BLOCK_BYTES)] or [sha(b"\0")]
+    assert hash_block(b"") == sha(b"\0")
+    assert whole.file("f") == ModelFile("f", len(data), sha(data).hex(), compute_merkle_root(blocks).hex())
 
 
 def test_model_id_depends_on_files_and_engine_alone() -> None:
-    one, two = ModelFile("a", 1, "00", "11"), ModelFile("b", 2, "22", "33")
+    one, two = ONE, TWO
     manifest = build_manifest((two, one), "llama.cpp", "1")
     assert manifest == build_manifest((one, two), "llama.cpp", "1")
     assert manifest.model_id() == sha(manifest.encode())
@@ -68,61 +69,56 @@ def test_model_id_depends_on_files_and_engine_alone() -> None:
         build_manifest((one, msgspec.structs.replace(two, size=3)), "llama.cpp", "1"),
     ]
     assert manifest.model_id() not in {other.model_id() for other in others}
+    assert [other.content_id() == manifest.content_id() for other in others] == [False, True, True, False]
 
 
 def test_manifest_is_canonical_json() -> None:
-    manifest = build_manifest((ModelFile("a", 1, "00", "11"),), "e", "b")
+    manifest = build_manifest((ModelFile("a", 1, "0" * 64, "1" * 64),), "e", "b")
     assert manifest.encode() == (
-        b'{"build":"b","engine":"e","files":[{"merkle_root":"11","path":"a","sha256":"00","size":1}]}'
+        b'{"build":"b","engine":"e","files":[{"merkle_root":"' + b"1" * 64 + b'","path":"a",'
+        b'"sha256":"' + b"0" * 64 + b'","size":1}]}'
     )
+    assert decode_manifest(manifest.encode(), manifest.model_id()) == manifest
 
 
 def test_manifest_refuses_none_and_two_of_one_path() -> None:
-    file = ModelFile("a", 1, "00", "11")
     with pytest.raises(ModelError, match="at least one"):
         build_manifest((), "e", "b")
     with pytest.raises(ModelError, match="'a'"):
-        build_manifest((file, file), "e", "b")
+        build_manifest((ONE, ONE), "e", "b")
 
 
-def test_a_files_own_name_is_not_part_of_the_model(tmp_path: Path) -> None:
-    for name in ("one.gguf", "two.gguf"):
-        (tmp_path / name).write_bytes(WEIGHTS)
-    assert manifest_of(tmp_path / "one.gguf", "e", "b") == manifest_of(tmp_path / "two.gguf", "e", "b")
+def test_a_foreign_manifest_is_believed_only_in_its_one_form() -> None:
+    good = build_manifest((ONE, TWO), "e", "b")
+    unsorted = ModelManifest((TWO, ONE), "e", "b")
+    huge = ModelManifest((msgspec.structs.replace(ONE, size=1 << 50), TWO), "e", "b")
+    short = msgspec.structs.replace(good, files=(msgspec.structs.replace(ONE, sha256="00"),))
+    cases = [
+        (good.encode() + b" ", "canonical"),
+        (good.encode().replace(b'{"build":"b",', b'{"x":1,"build":"b",'), "none: "),
+        (b"{" * 5_000, "none: "),
+        (b"\xff", "none: "),
+        (msgspec.json.encode(unsorted, order="sorted"), "sorted by path"),
+        (huge.encode(), "are believed"),
+        (short.encode(), "none: "),
+        (b"x" * (MAX_MANIFEST_BYTES + 1), "at most"),
+    ]
+    for data, reason in cases:
+        with pytest.raises(ModelError, match=reason):
+            decode_manifest(data, Digest(sha(data)))
+    with pytest.raises(ModelError, match="asked for"):
+        decode_manifest(good.encode(), Digest(bytes(32)))
 
 
-def test_cache_hashes_again_only_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hashed: list[Path] = []
-
-    def counting(path: Path) -> ModelFile:
-        hashed.append(path)
-        return hash_file(path)
-
-    monkeypatch.setattr(model_store, "hash_file", counting)
-    path, cache = tmp_path / "w.gguf", HashCache(tmp_path / "sub" / "hashes.json")
-    path.write_bytes(b"one")
-    first = cache.hash_file(path)
-    assert HashCache(tmp_path / "sub" / "hashes.json").hash_file(path) == first == hash_file(path)
-    assert len(hashed) == 1
-    path.write_bytes(b"two")
-    os.utime(path, ns=(1, 1))
-    assert cache.hash_file(path).sha256 == sha(b"two").hex()
-    assert len(hashed) == 2
-
-
-def test_damaged_cache_is_computed_again(tmp_path: Path) -> None:
-    path, cache = tmp_path / "w.gguf", tmp_path / "hashes.json"
-    path.write_bytes(b"one")
-    for damage in (b"", b"{", b'{"x": 1}', b"\xff"):
-        cache.write_bytes(damage)
-        assert HashCache(cache).hash_file(path) == hash_file(path)
-
-
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"gone\.gguf"):
-        hash_file(tmp_path / "gone.gguf")
-    with pytest.raises(ModelError, match=r"gone\.gguf"):
-        HashCache(tmp_path / "c").hash_file(tmp_path / "gone.gguf")
+@given(sizes=st.lists(st.integers(0, 5 * BLOCK_BYTES), min_size=1, max_size=6))
+def test_every_block_lies_in_one_file(sizes: list[int]) -> None:
+    files = tuple(msgspec.structs.replace(ONE, path=f"{i:02}", size=size) for i, size in enumerate(sizes))
+    manifest = build_manifest(files, "e", "b")
+    found = [manifest.locate(index) for index in range(manifest.blocks)]
+    assert found == [(file, block) for file in files for block in range(max(1, -(-file.size // BLOCK_BYTES)))]
+    for index in (-1, manifest.blocks):
+        with pytest.raises(ModelError, match="has no block"):
+            manifest.locate(index)
 
 
 async def test_pull_fetches_once(tmp_path: Path) -> None:
@@ -134,6 +130,7 @@ async def test_pull_fetches_once(tmp_path: Path) -> None:
     assert await pull(tmp_path, said.append, model=MODEL, install=install) == path
     assert install.calls == 1
     assert [entry.name for entry in path.parent.iterdir()] == ["tiny.gguf"], "nothing is left lying about"
+    assert stored_models(tmp_path) == (path,)
 
 
 async def test_pull_refuses_another_file_than_the_published(tmp_path: Path) -> None:
@@ -142,7 +139,7 @@ async def test_pull_refuses_another_file_than_the_published(tmp_path: Path) -> N
     with pytest.raises(ModelError, match=MODEL.file_sha256):
         await pull(tmp_path, lambda _: None, model=MODEL, install=Installer(bytes(corrupt)))
     assert not stored_path(tmp_path, MODEL).exists()
-    assert list((tmp_path / "tiny").iterdir()) == []
+    assert list((tmp_path / "tiny").iterdir()) == [], "what was fetched in vain is gone"
 
 
 async def test_pull_replaces_a_damaged_file(tmp_path: Path) -> None:
@@ -162,7 +159,7 @@ async def test_pull_says_why_it_failed(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("UV_OFFLINE", "1")
     with pytest.raises(ModelError, match="fetching tiny==1 failed"):
         await pull(tmp_path, lambda _: None, model=MODEL)
-    assert list((tmp_path / "tiny").iterdir()) == []
+    assert not stored_path(tmp_path, MODEL).exists()
 
 
 def test_installer_falls_back_to_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

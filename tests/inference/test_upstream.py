@@ -12,7 +12,6 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.typed_data import Digest
 from inference.engine import ChatMessage, Generation, Piece, Sampling
 from inference.errors import (
     AnswerInvalid,
@@ -24,6 +23,7 @@ from inference.errors import (
     PromptRefused,
     PromptTooLong,
 )
+from inference.model_files import DescribedModel
 from inference.upstream import answer as answer_module
 from inference.upstream import events as events_module
 from inference.upstream.counting import TextCounter
@@ -34,12 +34,13 @@ from tests.inference.upstream_server import KEY, MODEL, Upstream, running, token
 
 KINDS: tuple[Kind, ...] = ("vllm", "tabbyapi", "llama-server")
 ASK = Generation((ChatMessage("user", "Tell me of France"),), 64)
-ID = Digest(b"\x77" * 32)
+IDENTITY = DescribedModel("ours", "vllm", "any")
+ID = IDENTITY.manifest.model_id()
 
 
 @asynccontextmanager
 async def opened(upstream: Upstream, **options: Any) -> AsyncIterator[UpstreamEngine]:
-    async with running(upstream), open_upstream(upstream.options(**options), model_id=ID, name="ours") as engine:
+    async with running(upstream), open_upstream(upstream.options(**options), identity=IDENTITY, name="ours") as engine:
         yield engine
 
 
@@ -234,15 +235,15 @@ async def test_nobody_listens(kind: Kind) -> None:
     async with running(Upstream(kind)) as upstream:
         options = upstream.options()
     with pytest.raises(EngineUnavailable):
-        async with open_upstream(options, model_id=ID, name="ours"):
+        async with open_upstream(options, identity=IDENTITY, name="ours"):
             pass
 
 
 async def test_a_model_that_is_not_served() -> None:
     async with running(Upstream("vllm")) as upstream:
-        engine = UpstreamEngine(upstream.options(model="other-model"), "ours")
+        engine = UpstreamEngine(upstream.options(model="other-model"), "ours", IDENTITY)
         with pytest.raises(EngineMisconfigured, match="other-model"):
-            await engine.open(ID)
+            await engine.open()
 
 
 async def test_a_provider_sells_an_upstream_and_logs_no_secret() -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import trio
 
+from inference.audit import AuditLimits, Verdict, judge
 from inference.engine import ChatMessage, Generation, Piece, Sampling
 from inference.errors import EngineError, EngineUnavailable, PromptRefused, PromptTooLong
 from inference.llamacpp.engine import LlamaCppEngine, open_llamacpp
 from inference.llamacpp.process import EngineOptions, open_worker
 from inference.model_store import DEFAULT_MODEL, open_cache, pull
+from inference.possession import check_blocks
 
 STORE = Path(__file__).parents[2] / ".cache" / "models"
 FRANCE = (ChatMessage("user", "What is the capital of France?"),)
@@ -191,3 +193,27 @@ async def test_socket_is_private_and_the_worker_dies_with_its_stdin(model_path: 
         with trio.fail_after(10):
             await worker.process.wait()
     assert not socket.parent.exists()
+
+
+async def test_scores_its_own_answer_and_sees_a_foreign_one(engine: LlamaCppEngine) -> None:
+    said = await answer(engine, Generation(STORY, 48))
+    assert len(said.token_ids) == 48
+
+    async def verdict(ids: tuple[int, ...]) -> Verdict:
+        with trio.fail_after(60):
+            async with engine.score(STORY, ids) as scores:
+                return judge([score async for score in scores], AuditLimits())
+
+    assert (await verdict(said.token_ids)).passed is True
+    other = (await answer(engine, Generation(FRANCE, 40))).token_ids
+    assert (await verdict((*said.token_ids[:20], *other[:8], *said.token_ids[28:]))).passed is False
+    with pytest.raises(PromptTooLong):
+        await verdict(said.token_ids * 20)
+
+
+async def test_proves_the_file_that_it_loaded(engine: LlamaCppEngine) -> None:
+    manifest = engine.identity.manifest
+    assert manifest.model_id() == engine.model_id
+    assert manifest.files[0].sha256 == DEFAULT_MODEL.file_sha256
+    indexes = (0, manifest.blocks - 1, 4_711)
+    check_blocks(manifest, indexes, engine.identity.prove(indexes))

@@ -35,6 +35,9 @@ class ScriptedSource:
     async def book(self) -> Any:
         return []
 
+    async def models(self) -> Any:
+        return {"models": [], "proofs": None}
+
     async def batch(self, height: int) -> Any:
         return batch(height).header if height == 3 else None
 

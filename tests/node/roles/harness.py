@@ -455,12 +455,17 @@ class Lab:
 
 
 def live_bids(running: Running) -> int:
-    """Bids that an RFC of now may be matched with."""
+    """Bids that an RFC of now may be matched with; at a member, of providers that have proven their models to it."""
     public = running.parts.public
-    return sum(
-        len(public.book.live(listing.model_id, running.node.slot(), now_ms(), prompt_bound=0, ceiling_wei=10**30))
+    live = [
+        bid.bid
         for listing in public.book.models(now_ms())
-    )
+        for bid in public.book.live(listing.model_id, running.node.slot(), now_ms(), prompt_bound=0, ceiling_wei=10**30)
+    ]
+    if running.parts.member is None or running.address not in public.recent_members():
+        return len(live)
+    challenger = running.matcher()._challenger
+    return sum(challenger.is_proven(bid.provider, bid.model_id) for bid in live)
 
 
 def log_of(name: str) -> structlog.stdlib.BoundLogger:
