@@ -99,13 +99,12 @@ def decode(kind: type[S], data: bytes, limit: int | None = None) -> S:
 
 def decode_union(kind: Any, data: bytes, limit: int) -> Any:
     """As :func:`decode`, for a union of tagged structs, which has no static type of its own."""
-    name = _name(kind)
     if len(data) > limit:
-        raise MessageTooLarge(name, len(data), limit)
+        raise MessageTooLarge(_name(kind), len(data), limit)
     try:
         return _decoder(kind).decode(data)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
-        raise MalformedMessage(name, str(error)) from error
+        raise MalformedMessage(_name(kind), str(error)) from error
 
 
 def _to_wire(value: Any) -> bytes:

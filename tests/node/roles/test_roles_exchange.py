@@ -22,7 +22,7 @@ COUNT = 40
 
 def frames(wire: Wire, kind: type[F]) -> list[tuple[str, F]]:
     """Frames of a kind on any committee link, with the peer that they went to."""
-    found = []
+    found: list[tuple[str, F]] = []
     for peer, data in wire.frames:
         try:
             frame = decode_link_frame(data)
