@@ -4,7 +4,7 @@ What comes together is the proposal that was made, or nothing: the core sees onl
 header commits to. Nothing here is trusted, so nothing here is logged: after a crash a member is told again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from consensus.market.settlement import settlement_digest
 from contracts.typed_data import Address, Digest
@@ -89,6 +89,11 @@ class ShortProposals:
         if len(own) > MAX_OPEN:
             del own[next(iter(own))]
         return assembly.want()
+
+    def wants(self, settlements: Iterable[Settlement]) -> bool:
+        """Whether some proposal waits for one of these."""
+        missing = [assembly.missing for own in self._open.values() for assembly in own.values()]
+        return bool(missing) and any(settlement_digest(one) in names for one in settlements for names in missing)
 
     def take(self, settlement: Settlement) -> Iterator[tuple[Address, ProposalFrame]]:
         """A settlement came: the proposals that are whole with it, and who made them."""

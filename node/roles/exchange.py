@@ -1,17 +1,19 @@
-"""Settlements between members: told in bundles, checked in worker threads, and asked for where a proposal names them.
+"""Settlements between members: told in bundles, checked a few at a time, and asked for where a proposal names them.
 
-The event loop never waits for a signature: checking ten thousand settlements takes seconds.
+Checking ten thousand settlements takes seconds, so it goes on in turns of a few ms between which the event loop runs.
+Threads would be no faster: whoever checks gives the interpreter's lock away with each signature, and waits 5 ms for it.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import trio
 
-from consensus.market.errors import SettlementInvalid
-from consensus.market.settlement import VerifiedIds, VerifiedSettlements
+from consensus.errors import ConsensusError
+from consensus.market.errors import MarketError, SettlementInvalid
+from consensus.market.settlement import VerifiedSettlements
 from consensus.member.short import Answers, ShortProposals, shorten
 from contracts.typed_data import Address
-from gossip.errors import MalformedMessage
+from gossip.errors import MalformedMessage, MessageError
 from gossip.messages.committee import (
     MAX_TOLD,
     BatchBody,
@@ -33,8 +35,8 @@ BACKLOG = 512
 """Frames with settlements that wait to be checked. Past that they are dropped: they will be told again, and the votes
 behind them must not wait."""
 
-CHECKERS = 2
-"""Threads that check signatures: libsecp256k1 lets others run meanwhile."""
+TURN_S = 0.005
+"""How long signatures are checked before everything else has its turn."""
 
 Heard = Callable[[Settlement], Awaitable[None]]
 Whole = Callable[[Address, ProposalFrame], Awaitable[None]]
@@ -59,7 +61,7 @@ class SettlementExchange:
         self._verified = verified
         self._tell, self._heard, self._whole, self._failed = tell, heard, whole, failed
         self._in, self._out = trio.open_memory_channel[tuple[Address, SettlementsFrame]](BACKLOG)
-        self._limiter = trio.CapacityLimiter(CHECKERS)
+        self._wanted_in, self._wanted_out = trio.open_memory_channel[tuple[Address, SettlementsFrame]](BACKLOG)
         self._proposals = ShortProposals(verified.find)
         self._answers = Answers()
         self.dropped = 0
@@ -72,11 +74,8 @@ class SettlementExchange:
         """Tell and check, for ever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_bundles)
-            async for member, frame in self._out:
-                try:
-                    await self._take(frame)
-                except SettlementInvalid as error:
-                    self._failed(member, frame, error)
+            nursery.start_soon(self._take_all, self._wanted_out)
+            nursery.start_soon(self._take_all, self._out)
 
     def tell(self, settlement: Settlement) -> None:
         """Tell all other members of a settlement, together with others that come soon."""
@@ -90,19 +89,20 @@ class SettlementExchange:
         return self._last_short
 
     def hear(self, member: Address, frame: SettlementsFrame) -> None:
-        """Take settlements, to be checked when it is their turn; dropped where too many wait."""
+        """Take settlements, to be checked when it is their turn; dropped where too many wait.
+
+        What a proposal waits for has a queue of its own.
+        """
+        channel = self._wanted_in if self._proposals.wants(frame.settlements) else self._in
         try:
-            self._in.send_nowait((member, frame))
+            channel.send_nowait((member, frame))
         except trio.WouldBlock:
             self.dropped += 1
 
     async def learn(self, settlements: Sequence[Settlement]) -> None:
-        """Check those that are new in worker threads. What does not hold is not remembered."""
-        fresh = [settlement for settlement in settlements if settlement not in self._verified]
-        for some in _parts(fresh, MAX_TOLD):
-            found, _ = await self._check(some)
-            for settlement, ids in found:
-                self._verified.note(settlement, ids)
+        """Check those that are new; what does not hold is not remembered."""
+        async for _ in self._check(settlements):
+            pass
 
     async def begin(self, member: Address, frame: ShortProposalFrame) -> None:
         """A proposal that names its settlements. Raises :class:`~gossip.errors.MessageError`."""
@@ -133,11 +133,19 @@ class SettlementExchange:
         self._answers.clear()
         self._last_short = None
 
+    async def _take_all(self, frames: trio.MemoryReceiveChannel[tuple[Address, SettlementsFrame]]) -> None:
+        async for member, frame in frames:
+            try:
+                await self._take(frame)
+            except (MessageError, MarketError, ConsensusError) as error:
+                self._failed(member, frame, error)
+
     async def _take(self, frame: SettlementsFrame) -> None:
-        fresh = [settlement for settlement in frame.settlements if settlement not in self._verified]
-        found, wrong = await self._check(fresh)
-        for settlement, ids in found:
-            self._verified.note(settlement, ids)
+        wrong: SettlementInvalid | None = None
+        async for settlement, error in self._check(frame.settlements):
+            if error is not None:
+                wrong = wrong or error
+                continue
             await self._heard(settlement)
             await self.note(settlement)
         if wrong is not None:
@@ -145,19 +153,21 @@ class SettlementExchange:
 
     async def _check(
         self, settlements: Sequence[Settlement]
-    ) -> tuple[list[tuple[Settlement, VerifiedIds]], SettlementInvalid | None]:
-        """Those that hold, and what is wrong with the first that does not."""
-
-        def work() -> tuple[list[tuple[Settlement, VerifiedIds]], SettlementInvalid | None]:
-            found, wrong = [], None
-            for settlement in settlements:
-                try:
-                    found.append((settlement, self._verified.check(settlement)))
-                except SettlementInvalid as error:
-                    wrong = wrong or error
-            return found, wrong
-
-        return await trio.to_thread.run_sync(work, limiter=self._limiter)
+    ) -> AsyncIterator[tuple[Settlement, SettlementInvalid | None]]:
+        """Those that are new, checked and remembered, with what is wrong with them."""
+        began = trio.current_time()
+        for settlement in settlements:
+            if settlement in self._verified:
+                continue
+            if trio.current_time() > began + TURN_S:
+                await trio.lowlevel.checkpoint()
+                began = trio.current_time()
+            try:
+                self._verified(settlement)
+            except SettlementInvalid as error:
+                yield settlement, error
+            else:
+                yield settlement, None
 
     async def _tell_bundles(self) -> None:
         while True:

@@ -61,7 +61,7 @@ FORGED_POINTS = 10
 """For a frame with a signature that does not hold; what the market refuses may have been right when it was sent."""
 
 MUCH = 200
-"""The core handles a batch of so many settlements, or a pool of so many, in a worker thread: that takes a while."""
+"""A batch of so many settlements, or one from a pool of so many, is the work of a thread of its own."""
 
 EVENTS = 8_192
 """Inputs waiting for the core; when full, the links that bring more wait."""
@@ -281,9 +281,15 @@ class CommitteeMember:
                 log.append(events.SlotBegan(self._core.slot))
 
     async def _handle(self, event: Input) -> list[Effect]:
-        """Run the core, in a worker thread where it has much to do; this task alone changes it."""
-        much = len(event.frame.body.settlements) if isinstance(event, events.ProposalHeard) else len(self._core.pool)
-        if much < MUCH or isinstance(event, events.SettlementHeard | events.StatusHeard):
+        """Run the core, in a worker thread where it makes or checks a large batch; this task alone changes it."""
+        match event:
+            case events.ProposalHeard(frame):
+                much = len(frame.body.settlements)
+            case events.SlotBegan() | events.TimerElapsed() | events.OpeningMade():
+                much = len(self._core.pool)
+            case _:
+                much = 0
+        if much < MUCH:
             return self._core.handle(event)
         return await trio.to_thread.run_sync(self._core.handle, event)
 

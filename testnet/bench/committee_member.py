@@ -29,8 +29,8 @@ from testnet.errors import TestnetError
 
 T = TypeVar("T")
 
-FILE_BY_PERCENT = 70
-"""All sessions of a slot are filed in its first so many percent."""
+FILE_FROM_PERCENT, FILE_FOR_PERCENT = 5, 65
+"""Sessions are filed from so many percent of a slot on, and for so many: never before the core knows of the slot."""
 
 SETTLE_S = 60.0
 """How long the last sessions may take to be settled."""
@@ -175,6 +175,7 @@ class Watched:
             nursery.start_soon(self._watch_loop)
             for number, batch in enumerate(orders.sessions):
                 await node.next_slot(first + number - 1)
+                await trio.sleep(node.terms.params.slot_ms * FILE_FROM_PERCENT / 100_000)
                 await self._file(batch)
             with trio.move_on_after(SETTLE_S):
                 while sum(count for *_, count in self._decided.values()) < orders.total:
@@ -183,7 +184,7 @@ class Watched:
         return Done(self._proposed, self._decided, time.process_time() - used, self._stall_s * 1_000)
 
     async def _file(self, sessions: tuple[bytes, ...]) -> None:
-        pause = self._parts.node.terms.params.slot_ms * FILE_BY_PERCENT / 100_000 / max(1, len(sessions))
+        pause = self._parts.node.terms.params.slot_ms * FILE_FOR_PERCENT / 100_000 / max(1, len(sessions))
         due = trio.current_time()
         for data in sessions:
             self._member.file(decode(Settlement, data, MAX_SETTLEMENT_BYTES))
