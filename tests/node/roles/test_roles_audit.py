@@ -40,6 +40,8 @@ async def _shifted(pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
 
 
 def audit_all(user: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the router draws the scorer: with two providers five tries miss the other one in 1 of 32 runs
+    monkeypatch.setattr("node.roles.audit.TRIES", 14)
     assert user.parts.agent is not None
     monkeypatch.setattr(user.parts.agent._auditor, "_share", 1.0)
 
