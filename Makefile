@@ -27,10 +27,11 @@ help:
 
 setup: $(STAMP)
 
+# the lock is complete, so nothing is resolved: pip would look for extras of what is pinned, and find releases that aren't
 $(STAMP): requirements.lock pyproject.toml
 	$(call step,checking what this machine has,$(PYTHON) testnet/preflight.py)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo '==> creating $(VENV)'; $(PYTHON) -m venv --clear $(VENV); }
-	$(call step,installing the locked packages into $(VENV) (600 MB; a minute or two the first time),$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock)
+	$(call step,installing the locked packages into $(VENV) (600 MB; a minute or two the first time),$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock)
 	$(call step,installing yellowstone itself,$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .)
 	@# libp2p's trio-typing brings stubs that are older than trio's own types and hide them from mypy
 	@rm -rf $(VENV)/lib/python3*/site-packages/trio-stubs
@@ -51,7 +52,7 @@ EXL2_TESTS := -m pytest -o addopts='--import-mode=importlib --strict-markers --s
 
 $(EXL2_STAMP): $(EXL2_LOCKS)
 	@$(EXL2_BIN)/python -m pip --version >/dev/null 2>&1 || { echo '==> creating $(EXL2_VENV)'; $(PYTHON) -m venv --clear $(EXL2_VENV); }
-	$(call step,installing CPU PyTorch and exllamav2 into $(EXL2_VENV) (pip must find torch 2.13.0+cpu),$(EXL2_BIN)/python -m pip install --quiet --require-hashes -r tests/exl2/requirements.lock)
+	$(call step,installing CPU PyTorch and exllamav2 into $(EXL2_VENV) (pip must find torch 2.13.0+cpu),$(EXL2_BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/exl2/requirements.lock)
 	@$(EXL2_BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/exl2/exllamav2.lock
 	@touch $(EXL2_STAMP)
 
