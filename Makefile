@@ -91,7 +91,7 @@ bench: $(STAMP)
 # versions that the lock already names are kept; make lock ARGS=--upgrade moves them
 lock:
 	@test -x .cache/uv/bin/uv || { $(PYTHON) -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet 'uv>=0.9'; }
-	$(call step,resolving pyproject.toml into requirements.lock,.cache/uv/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url --no-header $(ARGS) -o requirements.lock pyproject.toml)
+	$(call step,resolving pyproject.toml into requirements.lock,.cache/uv/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --extra dev --extra plot --no-emit-index-url --no-header $(ARGS) -o requirements.lock pyproject.toml)
 	@if grep -nE '://|file:' requirements.lock; then echo 'FAILED: requirements.lock names an address' >&2; exit 1; fi
 
 lock-exl2:
