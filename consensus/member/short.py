@@ -6,7 +6,6 @@ header commits to. Nothing here is trusted, so nothing here is logged: after a c
 
 from collections.abc import Callable, Iterable, Iterator
 
-from consensus.market.settlement import settlement_digest
 from contracts.typed_data import Address, Digest
 from gossip.messages.committee import (
     MAX_TOLD,
@@ -33,7 +32,7 @@ def shorten(frame: ProposalFrame) -> ProposalFrame | ShortProposalFrame:
     body = frame.body
     if len(body.settlements) < SHORT_FROM:
         return frame
-    named = tuple(map(settlement_digest, body.settlements))
+    named = tuple(one.digest for one in body.settlements)
     return ShortProposalFrame(
         frame.proposal, frame.header, body.opening, body.commitments, named, body.hand_over, body.rescue
     )
@@ -93,13 +92,13 @@ class ShortProposals:
     def wants(self, settlements: Iterable[Settlement]) -> bool:
         """Whether some proposal waits for one of these."""
         missing = [assembly.missing for own in self._open.values() for assembly in own.values()]
-        return bool(missing) and any(settlement_digest(one) in names for one in settlements for names in missing)
+        return bool(missing) and any(one.digest in names for one in settlements for names in missing)
 
     def take(self, settlement: Settlement) -> Iterator[tuple[Address, ProposalFrame]]:
         """A settlement came: the proposals that are whole with it, and who made them."""
         if not any(self._open.values()):
             return
-        name = settlement_digest(settlement)
+        name = settlement.digest
         for member, own in self._open.items():
             for value, assembly in tuple(own.items()):
                 if assembly.add(name, settlement) and not assembly.missing:

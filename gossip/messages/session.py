@@ -4,15 +4,17 @@ Token frames are not signed one by one: the stream is authenticated and encrypte
 sides, commits to the whole transcript.
 """
 
+from functools import cached_property
 from typing import Annotated, ClassVar
 
 import msgspec
+from eth_hash.auto import keccak
 
 from contracts.errors import SignatureInvalid
 from contracts.signing import recover
 from contracts.typed_data import Address, Digest, Domain, Signature, digest
 from gossip.errors import SignerMismatch
-from gossip.messages.base import U64, Payload, Signed, Text, Unit, decode_union
+from gossip.messages.base import U64, Payload, Signed, Text, Unit, decode_union, encode
 from gossip.messages.market import Rfc, Ticket
 
 MAX_QUERY_BYTES = 1 << 20
@@ -91,10 +93,10 @@ class Report(Payload, frozen=True):
     unit: Unit = Unit.TEXT_TOKEN
 
 
-class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, cache_hash=True):
+class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, cache_hash=True, dict=True):
     """Everything about one finished session that the committee settles; each part carries its own signature.
 
-    At least one of voucher, receipt and report is present.
+    At least one of voucher, receipt and report is present; beside a receipt a voucher says nothing.
     """
 
     rfc: Signed[Rfc]
@@ -102,6 +104,11 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     voucher: Signed[Voucher] | None
     receipt: Cosigned | None
     report: Signed[Report] | None
+
+    @cached_property
+    def digest(self) -> Digest:
+        """keccak of the canonical encoding: names these very bytes, where a ticket may be settled in several ways."""
+        return Digest(keccak(encode(self)))
 
 
 class SessionOpen(msgspec.Struct, frozen=True, array_like=True, tag=20, forbid_unknown_fields=True):
