@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from consensus.committee import Committee
 from consensus.errors import HandOverInvalid
 from consensus.market import access, indexes
 from consensus.market.beacon import next_beacon
@@ -27,7 +28,7 @@ from consensus.market.ledger_state import (
 )
 from consensus.market.penalties import Penalties
 from consensus.market.settlement import VerifiedIds
-from consensus.market.speed import SpeedSample, is_fast_enough, us_per_t, with_sample
+from consensus.market.speed import SpeedSample, SpeedWindow, us_per_t
 from consensus.market.trie import Trie
 from consensus.membership import Draw, Term, check_drawn, hand_over_to, verify_hand_over
 from consensus.params import Terms
@@ -86,7 +87,8 @@ class Draft:
         self._credited_today: dict[Address, Uint256] = {}
         self._sessions: dict[int, dict[Address, SessionUse]] = {}
         self._settled: dict[int, dict[Digest, int]] = {}
-        self._speed: dict[Digest, tuple[SpeedSample, ...]] = {}
+        self._speed: dict[Digest, SpeedWindow] = {}
+        self._routers: dict[int, Committee] = {}
         self._held_penalties = Penalties.of(ledger.penalties, ledger.day).on(self.day)
         self._penalties: dict[Address, int] = {}
         self._held_penalised = Trie[bytes, bool]() if is_new_day else Trie.of(ledger.penalised)
@@ -173,7 +175,7 @@ class Draft:
         account = self._days.get(day)
         if access_pass.day != day or account is None:
             raise SettlementInvalid("wrong_day", access_pass.day)
-        if self._ledger.routers(access_pass.day).weight(access_pass.issuer) == 0:
+        if self._routers_of(day).weight(access_pass.issuer) == 0:
             raise SettlementInvalid("issuer_not_a_member", access_pass.issuer)
         price = ticket.bid.payload.price_wei
         if price > account.ceiling_wei(self._params):
@@ -188,6 +190,12 @@ class Draft:
         if settlement.report is None and self.slot < ticket.slot + self._params.report_deadline_slots:
             raise SettlementInvalid("report_awaited", ids.ticket_id, retry=True)
         return account, session
+
+    def _routers_of(self, day: int) -> Committee:
+        found = self._routers.get(day)
+        if found is None:
+            found = self._routers[day] = self._ledger.routers(day)
+        return found
 
     def _is_settled(self, day: int, ticket_id: Digest) -> bool:
         return ticket_id in self._settled.get(day, ()) or ticket_id in self._ledger.settled.get(day, ())
@@ -224,8 +232,8 @@ class Draft:
         if tokens == 0:
             return "nothing_delivered"
         if report is not None and report.payload.passed:
-            samples = self._samples(settlement.rfc.payload.model_id)
-            if not is_fast_enough(samples, us_per_t(report.payload.last_ms, tokens), self._params):
+            window = self._window(settlement.rfc.payload.model_id)
+            if not window.is_fast_enough(us_per_t(report.payload.last_ms, tokens)):
                 return "slow"
         if tokens * price > self._days[settlement.rfc.payload.access_pass.payload.day].budget_left_wei:
             return "budget_spent"
@@ -264,13 +272,15 @@ class Draft:
         tokens = delivered_tokens(settlement)
         if report.payload.passed and tokens:
             sample = SpeedSample(outcome.session_key, outcome.provider, us_per_t(report.payload.last_ms, tokens))
-            self._speed[rfc.model_id] = with_sample(self._samples(rfc.model_id), sample, self._params)
+            self._window(rfc.model_id).add(sample)
         elif not report.payload.passed:
             self._penalise(outcome.provider, outcome.session_key)
 
-    def _samples(self, model_id: Digest) -> tuple[SpeedSample, ...]:
-        drafted = self._speed.get(model_id)
-        return self._ledger.speed.get(model_id, ()) if drafted is None else drafted
+    def _window(self, model_id: Digest) -> SpeedWindow:
+        window = self._speed.get(model_id)
+        if window is None:
+            window = self._speed[model_id] = SpeedWindow(self._ledger.speed.get(model_id, ()), self._params)
+        return window
 
     def _add_credit(self, provider: Address, wei: int) -> None:
         held = self._credits.get(provider)
@@ -304,7 +314,7 @@ class Draft:
             days=dict(sorted((day, account) for day, account in self._days.items() if day >= first_day)),
             sessions=_by_day(old.sessions, self._sessions, first_day),
             settled=_by_day(old.settled, self._settled, first_day),
-            speed=as_speed(old.speed).with_items(self._speed),
+            speed=as_speed(old.speed).with_items({model: made.samples for model, made in self._speed.items()}),
             penalties=self._held_penalties.with_points(self._penalties),
             penalised=self._held_penalised.with_items(self._penalised),
             commitments=dict(sorted((day, tips) for day, tips in self._commitments.items() if day >= first_day)),

@@ -4,6 +4,7 @@ Checking ten thousand settlements takes seconds, so it goes on in turns of a few
 Threads would be no faster: whoever checks gives the interpreter's lock away with each signature, and waits 5 ms for it.
 """
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import trio
@@ -14,10 +15,12 @@ from consensus.market.settlement import VerifiedSettlements
 from consensus.member.short import Answers, ShortProposals, shorten
 from contracts.typed_data import Address
 from gossip.errors import MalformedMessage, MessageError
+from gossip.messages.base import Signed
 from gossip.messages.committee import (
     MAX_TOLD,
     BatchBody,
     LinkFrame,
+    Proposal,
     ProposalFrame,
     SettlementFrame,
     SettlementsFrame,
@@ -35,10 +38,16 @@ BACKLOG = 512
 """Frames with settlements that wait to be checked. Past that they are dropped: they will be told again, and the votes
 behind them must not wait."""
 
+MAX_PASSED_ON = 1_024
+"""Proposals of one height that are remembered as put together."""
+
+PASS_ON_AGAIN_S = 10.0
+"""A proposal that is told again is put together again after so long, for a core that could not use it before."""
+
 TURN_S = 0.005
 """How long signatures are checked before everything else has its turn."""
 
-Heard = Callable[[Settlement], Awaitable[None]]
+Heard = Callable[[tuple[Settlement, ...]], Awaitable[None]]
 Whole = Callable[[Address, ProposalFrame], Awaitable[None]]
 Tell = Callable[[LinkFrame, Address | None], None]
 
@@ -63,6 +72,8 @@ class SettlementExchange:
         self._in, self._out = trio.open_memory_channel[tuple[Address, SettlementsFrame]](BACKLOG)
         self._wanted_in, self._wanted_out = trio.open_memory_channel[tuple[Address, SettlementsFrame]](BACKLOG)
         self._proposals = ShortProposals(verified.find)
+        self._passed_on: dict[Signed[Proposal], float] = {}
+        """When proposals of this height were put together last: a busy core is told of them again each second."""
         self._answers = Answers()
         self.dropped = 0
         """Frames that found too many others waiting."""
@@ -111,26 +122,35 @@ class SettlementExchange:
             raise MalformedMessage("ShortProposalFrame", "its proposer is not the member that sent it")
         if proposal.payload.batch_hash != batch_hash(frame.header):
             raise MalformedMessage("ShortProposalFrame", "the batch is another than the proposal names")
+        if trio.current_time() < self._passed_on.get(proposal, -math.inf) + PASS_ON_AGAIN_S:
+            return
         found = self._proposals.begin(member, frame)
         if isinstance(found, WantFrame):
             self._tell(found, member)
         else:
-            await self._whole(member, found)
+            await self._pass_on(member, found)
 
     def answer(self, member: Address, want: WantFrame, body: BatchBody) -> None:
         """Send what ``member`` lacks of a batch."""
         for frame in self._answers.answer(member, want, body):
             self._tell(frame, member)
 
-    async def note(self, settlement: Settlement) -> None:
-        """A settlement was found good: proposals may be whole with it."""
-        for member, frame in tuple(self._proposals.take(settlement)):
-            await self._whole(member, frame)
+    async def note(self, settlements: Sequence[Settlement]) -> None:
+        """Settlements were found good: proposals may be whole with them."""
+        for settlement in settlements:
+            for member, frame in tuple(self._proposals.take(settlement)):
+                await self._pass_on(member, frame)
+
+    async def _pass_on(self, member: Address, frame: ProposalFrame) -> None:
+        if len(self._passed_on) < MAX_PASSED_ON:
+            self._passed_on[frame.proposal] = trio.current_time()
+        await self._whole(member, frame)
 
     def clear(self) -> None:
         """The height was decided."""
         self._proposals.clear()
         self._answers.clear()
+        self._passed_on.clear()
         self._last_short = None
 
     async def _take_all(self, frames: trio.MemoryReceiveChannel[tuple[Address, SettlementsFrame]]) -> None:
@@ -141,13 +161,16 @@ class SettlementExchange:
                 self._failed(member, frame, error)
 
     async def _take(self, frame: SettlementsFrame) -> None:
+        good: list[Settlement] = []
         wrong: SettlementInvalid | None = None
         async for settlement, error in self._check(frame.settlements):
-            if error is not None:
+            if error is None:
+                good.append(settlement)
+            else:
                 wrong = wrong or error
-                continue
-            await self._heard(settlement)
-            await self.note(settlement)
+        if good:
+            await self._heard(tuple(good))
+            await self.note(good)
         if wrong is not None:
             raise wrong
 

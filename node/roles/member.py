@@ -66,6 +66,9 @@ MUCH = 200
 EVENTS = 8_192
 """Inputs waiting for the core; when full, the links that bring more wait."""
 
+INPUTS_TURN_S = 0.005
+"""How long the core takes inputs before everything else has its turn."""
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -94,7 +97,7 @@ class CommitteeMember:
             node,
             public.verified,
             tell=self._send,
-            heard=lambda settlement: self._events_in.send(events.SettlementHeard(settlement, own=False)),
+            heard=lambda settlements: self._events_in.send(events.SettlementsHeard(settlements)),
             whole=self._hear,
             failed=self._failed,
         )
@@ -129,8 +132,8 @@ class CommitteeMember:
             nursery.start_soon(self._watch_slots)
             nursery.start_soon(self._watch_status)
             task_status.started()
-            async for event in self._events_out:
-                await self._process(event)
+            while True:
+                await self._take_inputs()
 
     async def on_frame(self, member: Address, frame: LinkFrame) -> None:
         """What the committee link brings; waits while the core is busy."""
@@ -168,7 +171,7 @@ class CommitteeMember:
         if event is not None:
             await self._events_in.send(event)
         if isinstance(event, events.SettlementHeard):
-            await self._exchange.note(event.settlement)
+            await self._exchange.note((event.settlement,))
 
     def _holds(self, proposal: Signed[Proposal], member: Address) -> bool:
         """Whether the core was given the whole of a proposal, or won't look at it."""
@@ -235,6 +238,15 @@ class CommitteeMember:
         await self._events_in.send(events.TimerElapsed(timer.step, timer.height, timer.round))
 
     # The core and its effects.
+
+    async def _take_inputs(self) -> None:
+        """Wait for an input, then take those behind it too, for a turn: one for each round of the event loop would let
+        votes wait behind hundreds of settlements, each for as long as signatures are checked in a turn."""
+        event = await self._events_out.receive()
+        ends = trio.current_time() + INPUTS_TURN_S
+        await self._process(event)
+        while self._events_out.statistics().current_buffer_used and trio.current_time() < ends:
+            await self._process(self._events_out.receive_nowait())
 
     async def _restore(self, guard: SigningGuard, log: "MemberLog[Input]") -> None:
         """Bring the core to where it was when this member stopped: what it is locked on, it stays locked on."""
