@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import msgspec
 from coincurve import PrivateKey, PublicKey
-from coincurve._libsecp256k1 import ffi, lib
+from coincurve._libsecp256k1 import ffi, lib  # type: ignore[import-not-found]  # compiled, without stubs
 from coincurve.context import GLOBAL_CONTEXT
 from eth_hash.auto import keccak
 
@@ -87,7 +87,8 @@ class _Room(threading.local):
             return None
         if not _recover(_context, self._public, self._signature, value):
             return None
-        return self._view[:]
+        public: bytes = self._view[:]
+        return public
 
 
 _room = _Room()

@@ -1,7 +1,8 @@
 """What a settlement says of itself: every signature, and that its parts belong together.
 
-This is the dear half of settling (five recoveries and more) and needs no ledger, so a settlement is checked once when it
-arrives and :class:`VerifiedSettlements` remembers it. What depends on the ledger is :mod:`consensus.market.ledger`'s.
+This is the dear half of settling (five recoveries and more) and needs no ledger, so a settlement is checked once when
+it arrives and :class:`VerifiedSettlements` remembers it. What depends on the ledger is
+:mod:`consensus.market.ledger`'s.
 """
 
 from collections import OrderedDict

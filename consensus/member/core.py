@@ -129,11 +129,8 @@ class MemberCore:
             case events.TimerElapsed(step_, height, round_):
                 if height == self.height.number:
                     self._drive(core_events.TimeoutElapsed(step_, height, round_))
-            case events.SettlementHeard(settlement, own):
-                self._hear_settlement(settlement, own=own)
-            case events.SettlementsHeard(settlements):
-                for settlement in settlements:
-                    self._hear_settlement(settlement, own=False)
+            case events.SettlementHeard() | events.SettlementsHeard():
+                self._take_settlements(event)
             case events.CommitmentHeard(commitment):
                 self._note_commitment(commitment)
             case events.StatusHeard(member, height, round_):
@@ -255,6 +252,14 @@ class MemberCore:
 
     def _ticket_id(self, settlement: Settlement) -> Digest:
         return self._following.verified.ticket_id(settlement)
+
+    def _take_settlements(self, event: events.SettlementHeard | events.SettlementsHeard) -> None:
+        match event:
+            case events.SettlementHeard(settlement, own):
+                self._hear_settlement(settlement, own=own)
+            case events.SettlementsHeard(settlements):
+                for settlement in settlements:
+                    self._hear_settlement(settlement, own=False)
 
     def _hear_settlement(self, settlement: Settlement, *, own: bool) -> None:
         ticket_id = self._ticket_id(settlement)

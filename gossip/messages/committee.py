@@ -169,6 +169,26 @@ class CertifiedBatch(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     certificate: CommitCertificate
     body: BatchBody
 
+    @property
+    def body_root(self) -> Digest:
+        """What the header must commit to."""
+        return self.body.root
+
+
+class SealedBatch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A :class:`CertifiedBatch` whose body is left as it came: enough to say whether it was certified."""
+
+    MAX_BYTES: ClassVar[int] = MAX_BATCH_BYTES
+
+    header: BatchHeader
+    certificate: CommitCertificate
+    body: msgspec.Raw
+
+    @property
+    def body_root(self) -> Digest:
+        """keccak of the very bytes: the header's root is over the canonical ones, so no others have it."""
+        return Digest(keccak(bytes(self.body)))
+
 
 @lru_cache(maxsize=256)  # every vote, certificate and ledger asks for it
 def batch_hash(header: BatchHeader) -> Digest:

@@ -54,7 +54,7 @@ class Receipt(Payload, frozen=True):
     """``stop`` or ``length``."""
 
 
-class Cosigned(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Cosigned(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A receipt with both signatures."""
 
     receipt: Receipt

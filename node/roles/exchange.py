@@ -1,11 +1,7 @@
-"""Settlements between members: told in bundles, checked a few at a time, and asked for where a proposal names them.
-
-Checking ten thousand settlements takes seconds, so it goes on in turns of a few ms between which the event loop runs.
-Threads would be no faster: whoever checks gives the interpreter's lock away with each signature, and waits 5 ms for it.
-"""
+"""Settlements between members: told in bundles, checked a few at a time, and asked for where a proposal names them."""
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -30,6 +26,7 @@ from gossip.messages.committee import (
 )
 from gossip.messages.session import Settlement
 from node.context import Node
+from node.roles.turns import check_in_turns
 
 GATHER_S = 0.1
 """How long a settlement may wait for others to travel with."""
@@ -43,9 +40,6 @@ MAX_PASSED_ON = 1_024
 
 PASS_ON_AGAIN_S = 10.0
 """A proposal that is told again is put together again after so long, for a core that could not use it before."""
-
-TURN_S = 0.005
-"""How long signatures are checked before everything else has its turn."""
 
 Heard = Callable[[tuple[Settlement, ...]], Awaitable[None]]
 Whole = Callable[[Address, ProposalFrame], Awaitable[None]]
@@ -112,7 +106,7 @@ class SettlementExchange:
 
     async def learn(self, settlements: Sequence[Settlement]) -> None:
         """Check those that are new; what does not hold is not remembered."""
-        async for _ in self._check(settlements):
+        async for _ in check_in_turns(self._verified, settlements):
             pass
 
     async def begin(self, member: Address, frame: ShortProposalFrame) -> None:
@@ -163,7 +157,7 @@ class SettlementExchange:
     async def _take(self, frame: SettlementsFrame) -> None:
         good: list[Settlement] = []
         wrong: SettlementInvalid | None = None
-        async for settlement, error in self._check(frame.settlements):
+        async for settlement, error in check_in_turns(self._verified, frame.settlements):
             if error is None:
                 good.append(settlement)
             else:
@@ -173,24 +167,6 @@ class SettlementExchange:
             await self.note(good)
         if wrong is not None:
             raise wrong
-
-    async def _check(
-        self, settlements: Sequence[Settlement]
-    ) -> AsyncIterator[tuple[Settlement, SettlementInvalid | None]]:
-        """Those that are new, checked and remembered, with what is wrong with them."""
-        began = trio.current_time()
-        for settlement in settlements:
-            if settlement in self._verified:
-                continue
-            if trio.current_time() > began + TURN_S:
-                await trio.lowlevel.checkpoint()
-                began = trio.current_time()
-            try:
-                self._verified(settlement)
-            except SettlementInvalid as error:
-                yield settlement, error
-            else:
-                yield settlement, None
 
     async def _tell_bundles(self) -> None:
         while True:

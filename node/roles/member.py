@@ -45,6 +45,7 @@ from node.roles.exchange import SettlementExchange
 from node.roles.link import CommitteeLink
 from node.roles.openings import Openings
 from node.roles.public import PublicState
+from node.roles.turns import MUCH, TURN_S
 from node.signing_guard import SigningGuard, open_guard
 from node.signing_history import SignedRecord
 from node.wal import open_wal
@@ -60,14 +61,8 @@ PUBLISH_TURN_S = 0.5
 FORGED_POINTS = 10
 """For a frame with a signature that does not hold; what the market refuses may have been right when it was sent."""
 
-MUCH = 200
-"""A batch of so many settlements, or one from a pool of so many, is the work of a thread of its own."""
-
 EVENTS = 8_192
 """Inputs waiting for the core; when full, the links that bring more wait."""
-
-INPUTS_TURN_S = 0.005
-"""How long the core takes inputs before everything else has its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +238,7 @@ class CommitteeMember:
         """Wait for an input, then take those behind it too, for a turn: one for each round of the event loop would let
         votes wait behind hundreds of settlements, each for as long as signatures are checked in a turn."""
         event = await self._events_out.receive()
-        ends = trio.current_time() + INPUTS_TURN_S
+        ends = trio.current_time() + TURN_S
         await self._process(event)
         while self._events_out.statistics().current_buffer_used and trio.current_time() < ends:
             await self._process(self._events_out.receive_nowait())
