@@ -1,6 +1,7 @@
 """Settlements between members: told in bundles, checked a few at a time, and asked for where a proposal names them."""
 
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -63,8 +64,9 @@ class SettlementExchange:
         self._node = node
         self._verified = verified
         self._tell, self._heard, self._whole, self._failed = tell, heard, whole, failed
-        self._in, self._out = trio.open_memory_channel[tuple[Address, SettlementsFrame]](BACKLOG)
-        self._wanted_in, self._wanted_out = trio.open_memory_channel[tuple[Address, SettlementsFrame]](BACKLOG)
+        self._told: deque[tuple[Address, SettlementsFrame]] = deque()
+        self._wanted: deque[tuple[Address, SettlementsFrame]] = deque()
+        self._has_told = trio.Event()
         self._proposals = ShortProposals(verified.find)
         self._passed_on: dict[Signed[Proposal], float] = {}
         """When proposals of this height were put together last: a busy core is told of them again each second."""
@@ -79,8 +81,7 @@ class SettlementExchange:
         """Tell and check, for ever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_bundles)
-            nursery.start_soon(self._take_all, self._wanted_out)
-            nursery.start_soon(self._take_all, self._out)
+            nursery.start_soon(self._take_all)
 
     def tell(self, settlement: Settlement) -> None:
         """Tell all other members of a settlement, together with others that come soon."""
@@ -96,13 +97,14 @@ class SettlementExchange:
     def hear(self, member: Address, frame: SettlementsFrame) -> None:
         """Take settlements, to be checked when it is their turn; dropped where too many wait.
 
-        What a proposal waits for has a queue of its own.
+        What a proposal waits for has a queue of its own, and goes first.
         """
-        channel = self._wanted_in if self._proposals.wants(frame.settlements) else self._in
-        try:
-            channel.send_nowait((member, frame))
-        except trio.WouldBlock:
+        queue = self._wanted if self._proposals.wants(frame.settlements) else self._told
+        if len(queue) >= BACKLOG:
             self.dropped += 1
+            return
+        queue.append((member, frame))
+        self._has_told.set()
 
     async def learn(self, settlements: Sequence[Settlement]) -> None:
         """Check those that are new; what does not hold is not remembered."""
@@ -147,12 +149,16 @@ class SettlementExchange:
         self._passed_on.clear()
         self._last_short = None
 
-    async def _take_all(self, frames: trio.MemoryReceiveChannel[tuple[Address, SettlementsFrame]]) -> None:
-        async for member, frame in frames:
-            try:
-                await self._take(frame)
-            except (MessageError, MarketError, ConsensusError) as error:
-                self._failed(member, frame, error)
+    async def _take_all(self) -> None:
+        while True:
+            await self._has_told.wait()
+            while queue := self._wanted or self._told:
+                member, frame = queue.popleft()
+                try:
+                    await self._take(frame)
+                except (MessageError, MarketError, ConsensusError) as error:
+                    self._failed(member, frame, error)
+            self._has_told = trio.Event()
 
     async def _take(self, frame: SettlementsFrame) -> None:
         good: list[Settlement] = []

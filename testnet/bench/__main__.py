@@ -180,9 +180,10 @@ def committee(  # noqa: PLR0917  # a command's options
             _add_figures(table, size, "proposal to decision (ms)", run.decided_ms)
             _add_figures(table, size, "end of slot to decision (ms)", run.within_ms)
             cpu_ms = run.cpu_s * 1_000 / max(1, run.heights) / size
+            session_us = run.cpu_s * 1_000_000 / max(1, run.settlements) / size
             notes.append(
                 f"{size} members, 1 process each: {run.heights} batches, {run.settlements} sessions, {run.rounds} in "
-                f"more than one round; {cpu_ms:.0f} ms of CPU a member and batch; longest stall {run.stall_ms:.0f} ms"
+                f"more than one round; {cpu_ms:.0f} ms of CPU a member and batch, {session_us:.0f} µs a session; longest stall {run.stall_ms:.0f} ms"
             )
         if distant:
             with progress.step(f"deciding among {distant} members, {delay_ms} ms apart"):
