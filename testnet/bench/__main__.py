@@ -183,7 +183,8 @@ def committee(  # noqa: PLR0917  # a command's options
             session_us = run.cpu_s * 1_000_000 / max(1, run.settlements) / size
             notes.append(
                 f"{size} members, 1 process each: {run.heights} batches, {run.settlements} sessions, {run.rounds} in "
-                f"more than one round; {cpu_ms:.0f} ms of CPU a member and batch, {session_us:.0f} µs a session; longest stall {run.stall_ms:.0f} ms"
+                f"more than one round; {cpu_ms:.0f} ms of CPU a member and batch, {session_us:.0f} µs a session; "
+                f"longest stall {run.stall_ms:.0f} ms"
             )
         if distant:
             with progress.step(f"deciding among {distant} members, {delay_ms} ms apart"):

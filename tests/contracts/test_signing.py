@@ -84,7 +84,7 @@ def by_coincurve(value: bytes, signature: bytes) -> Address | str:
         return "signature has a high s (EIP-2)"
     try:
         public = PublicKey.from_signature_and_message(signature[:64] + bytes([signature[64] - 27]), value, hasher=None)
-    except Exception:  # coincurve raises bare Exception
+    except Exception:  # noqa: BLE001  # all that coincurve raises
         return "signature does not recover"
     return Address(keccak(public.format(compressed=False)[1:])[-20:])
 
