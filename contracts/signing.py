@@ -5,8 +5,7 @@ its key objects; the tests compare the two on signatures of every kind. Verifyin
 would be a sixth faster still, but does not look at v: who has the key would take what others refuse.
 """
 
-import threading
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import msgspec
 from coincurve import PrivateKey, PublicKey
@@ -22,6 +21,8 @@ _HALF_ORDER = bytes.fromhex("7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE
 _context = GLOBAL_CONTEXT.ctx
 _parse = lib.secp256k1_ecdsa_recoverable_signature_parse_compact
 _recover = lib.secp256k1_ecdsa_recover
+_new_signature = partial(ffi.new, ffi.typeof("secp256k1_ecdsa_recoverable_signature *"))
+_new_public = partial(ffi.new, ffi.typeof("secp256k1_pubkey *"))
 
 
 class Key:
@@ -65,39 +66,26 @@ def recover(value: Digest, signature: bytes) -> Address:
         raise SignatureInvalid("signature is not 65 bytes with v of 27 or 28")
     if signature[32:64] > _HALF_ORDER:
         raise SignatureInvalid("signature has a high s (EIP-2)")
-    public = _room.recover(value, signature)
+    public = _recovered(value, signature)
     if public is None:
         raise SignatureInvalid("signature does not recover")
     return _address_of(public)
 
 
-class _Room(threading.local):
-    """What the library writes into, made once a thread: to make it is a tenth of a recovery."""
-
-    def __init__(self) -> None:
-        self._signature = ffi.new("secp256k1_ecdsa_recoverable_signature *")
-        self._public = ffi.new("secp256k1_pubkey *")
-        self._view = ffi.buffer(self._public)
-
-    def recover(self, value: bytes, signature: bytes) -> bytes | None:
-        """The public key as the library holds it; None where there is none. ``signature`` is r ‖ s ‖ v."""
-        if len(value) != 32:  # the library reads as many, whatever there is
-            return None
-        if not _parse(_context, self._signature, signature, signature[64] - 27):
-            return None
-        if not _recover(_context, self._public, self._signature, value):
-            return None
-        public: bytes = self._view[:]
-        return public
-
-
-_room = _Room()
+def _recovered(value: bytes, signature: bytes) -> bytes | None:
+    """The public key as the library holds it; None where there is none. ``signature`` is r ‖ s ‖ v."""
+    if len(value) != 32:  # the library reads as many, whatever there is
+        return None
+    parsed, public = _new_signature(), _new_public()
+    if not _parse(_context, parsed, signature, signature[64] - 27):
+        return None
+    return bytes(ffi.buffer(public)) if _recover(_context, public, parsed, value) else None
 
 
 @lru_cache(maxsize=16_384)  # routers, providers and session keys sign again and again
 def _address_of(public: bytes) -> Address:
     """The address of a key as the library holds it."""
-    held = ffi.new("secp256k1_pubkey *")
+    held = _new_public()
     ffi.buffer(held)[:] = public
     return _address(PublicKey(held))
 

@@ -41,6 +41,7 @@ from gossip.messages.session import Settlement
 from node.context import Node, now_ms
 from node.errors import SigningRefused
 from node.member_log import MemberLog
+from node.roles.decisions import LargeDecisions
 from node.roles.exchange import SettlementExchange
 from node.roles.link import CommitteeLink
 from node.roles.openings import Openings
@@ -87,6 +88,7 @@ class CommitteeMember:
         self._tasks: trio.Nursery | None = None
         self._guard: SigningGuard | None = None
         self._log: MemberLog[Input] | None = None
+        self._large = LargeDecisions()
         public.on_batch.append(self._on_batch)
         self._exchange = SettlementExchange(
             node,
@@ -182,6 +184,8 @@ class CommitteeMember:
 
     def _on_batch(self, batch: CertifiedBatch) -> None:
         self._exchange.clear()
+        if len(batch.body.settlements) >= MUCH:
+            self._large.note(batch.header.height, trio.current_time())
         self._post(events.BatchAdopted(batch))
 
     def file(self, settlement: Settlement) -> None:
@@ -309,9 +313,10 @@ class CommitteeMember:
             case events.Tell(frame, to):
                 self._tell(frame, to)
             case events.SendDecision(to, height):
-                batch = await self._node.store.get_batch(height)
-                if batch is not None:
-                    self._tell(DecidedFrame(batch), to)
+                if self._large.is_due(to, height, trio.current_time()):
+                    batch = await self._node.store.get_batch(height)
+                    if batch is not None:
+                        self._tell(DecidedFrame(batch), to)
             case events.SetTimer():
                 self._start(self._run_timer, effect)
             case events.Certified(batch):

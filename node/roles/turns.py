@@ -12,7 +12,7 @@ from consensus.market.errors import SettlementInvalid
 from consensus.market.settlement import VerifiedSettlements
 from gossip.messages.session import Settlement
 
-TURN_S = 0.005
+TURN_S = 0.01
 """How long signatures are checked before everything else has its turn."""
 
 MUCH = 200
