@@ -83,6 +83,10 @@ class PublicState:
         self.rescued = committee
         return True
 
+    def bidders(self) -> frozenset[Address]:
+        """The providers whose bids are live now."""
+        return frozenset(bid.payload.provider for bid in self.book.all_live(now_ms()).bids)
+
     # What gossip and sync bring; signatures and expiry are checked by the caller.
 
     def add(self, message: Signed[P]) -> None:

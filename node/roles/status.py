@@ -253,7 +253,7 @@ class NodeStatus:
     async def explain_allowance(self, user: Address) -> dict[str, Any]:
         """How today's allowance of ``user`` comes about; without its balance where the chain is out of reach."""
         params = self._node.terms.params
-        account = account_of(self._public.ledger, params, params.day_of(self._node.slot()))
+        account = account_of(self._public.ledger, self._node.terms, params.day_of(self._node.slot()))
         try:
             balance = await self.balances.of(user, account.snapshot_block)
         except ChainUnavailable as error:

@@ -170,7 +170,7 @@ def test_s37_a_late_session_is_paid_from_its_own_days_budget() -> None:
     spent = world.after(world.ledger(), [world.settlement(tokens=60, allowance=100)], slot=90)
     late = [world.settlement(session=f"late {number}", slot=95, tokens=40, allowance=100) for number in range(2)]
     today = world.settlement(session="today", slot=101, tokens=100, allowance=100)
-    after = world.after(spent, [*late, today], slot=105)
+    after = world.after(spent, [*late, today], slot=105, opening=world.opening(1))
     assert [made.reason for made in after.outcomes] == ["credited", "budget_spent", "credited"]
     assert (after.days[0].budget_left_wei, after.days[1].budget_left_wei) == (0, 0)
 
@@ -178,9 +178,9 @@ def test_s37_a_late_session_is_paid_from_its_own_days_budget() -> None:
 def test_s23_what_may_still_be_paid_late_counts_as_paid() -> None:
     world = World(budget_wei=100 * PRICE)
     ledger = world.after(world.ledger(), [world.settlement(tokens=60, allowance=100)], slot=90)
-    assert market_credit(ledger, world.terms.params, 1) == 100 * PRICE
-    later = world.after(ledger, slot=150)
-    assert market_credit(later, world.terms.params, 2) == 60 * PRICE + 100 * PRICE
+    assert market_credit(ledger, world.terms, 1) == 100 * PRICE
+    later = world.after(ledger, slot=150, opening=world.opening(1))
+    assert market_credit(later, world.terms, 2) == 60 * PRICE + 100 * PRICE
     assert later.bootstrap_credited > 0, "which is left out"
 
 
@@ -240,7 +240,7 @@ def test_a_wrong_reference_price_is_told() -> None:
 )
 def test_an_allowance_is_explained(issued: int | None, expected: str) -> None:
     world = World()
-    account = account_of(world.ledger(), world.terms.params, 0)
+    account = account_of(world.ledger(), world.terms, 0)
     members = tuple(member.address for member in world.members)
     text = "\n".join(explain_allowance(account, Holding(address("user"), 5 * WEI, members, issued)))
     assert expected in text
@@ -251,7 +251,7 @@ def test_an_allowance_is_explained(issued: int | None, expected: str) -> None:
 
 def test_who_holds_nothing_has_no_access() -> None:
     world = World()
-    account = account_of(world.ledger(), world.terms.params, 0)
+    account = account_of(world.ledger(), world.terms, 0)
     lines = explain_allowance(account, Holding(address("user"), 0, (), None))
     assert lines[-1].startswith("verdict: no access today")
 
