@@ -5,24 +5,33 @@ A chain outage carries all but the budget over.
 
 from collections.abc import Callable, Iterable
 
+import structlog
+
 from consensus.market import access
 from consensus.market.bootstrap import by_credit
 from consensus.market.budget import compute_budget, market_credit
 from consensus.market.ledger_state import Ledger
 from consensus.membership import draw
+from consensus.params import Terms
 from contracts.errors import ChainUnavailable
 from contracts.typed_data import Address, Uint256
 from gossip.messages.committee import MAX_RANKED, DayOpening, DrawnMember, ProviderRank
 from node.chain import ChainReader
-from node.context import Node
 
 
 class Openings:
     """Makes the opening that this member would propose, and judges those of others."""
 
-    def __init__(self, node: Node, chain: ChainReader | None, bidders: Callable[[], Iterable[Address]] = tuple) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        log: structlog.stdlib.BoundLogger,
+        chain: ChainReader | None,
+        bidders: Callable[[], Iterable[Address]],
+    ) -> None:
         """``bidders`` are the providers whose live bids this member knows."""
-        self._node = node
+        self._terms = terms
+        self._log = log
         self._chain = chain
         self._bidders = bidders
 
@@ -37,7 +46,7 @@ class Openings:
                 ranks = await self._ranks(self._chain, ledger, block, self._bidders())
                 return DayOpening(day, block, Uint256(supply), budget, drawn, ranks)
             except ChainUnavailable as error:
-                self._node.log.warning("day opens without the chain", day=day, reason=str(error))
+                self._log.warning("day opens without the chain", day=day, reason=str(error))
         return DayOpening(day, previous.snapshot_block, previous.supply_wei, budget)
 
     async def _draw(self, chain: ChainReader, ledger: Ledger, block: int) -> tuple[DrawnMember, ...]:
@@ -48,7 +57,7 @@ class Openings:
         self, chain: ChainReader, ledger: Ledger, block: int, others: Iterable[Address]
     ) -> tuple[ProviderRank, ...]:
         """Who holds how much, for the variant of S44 alone: whoever was credited on the day before, and ``others``."""
-        if not self._node.terms.params.withhold_only_if_user_richer:
+        if not self._terms.params.withhold_only_if_user_richer:
             return ()
         wanted = list(dict.fromkeys([*(who for who, _ in by_credit(ledger.day_credits, MAX_RANKED)), *others]))[
             :MAX_RANKED
@@ -74,9 +83,8 @@ class Openings:
                 return False
             return await self._chain.supply(opening.snapshot_block) == opening.supply_wei
         except ChainUnavailable as error:
-            self._node.log.warning("opening can't be checked", day=opening.day, reason=str(error))
+            self._log.warning("opening can't be checked", day=opening.day, reason=str(error))
             return False
 
     def _budget(self, day: int, ledger: Ledger) -> Uint256:
-        terms = self._node.terms
-        return compute_budget(day, market_credit(ledger, terms, day), terms)
+        return compute_budget(day, market_credit(ledger, self._terms, day), self._terms)

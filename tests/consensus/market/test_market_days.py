@@ -96,7 +96,7 @@ def test_s44_skipped_days_keep_the_ranks_of_their_snapshot() -> None:
 def test_ranks_are_sorted_and_once_each() -> None:
     world = variant()
     ranks = sorted((ProviderRank(address(name), 3) for name in ("a", "b")), key=lambda one: one.provider)
-    assert world.after(world.ledger(), slot=100, opening=world.opening(1, ranks=tuple(ranks)))
+    assert len(world.after(world.ledger(), slot=100, opening=world.opening(1, ranks=tuple(ranks))).ranks[1]) == 2
     for bad in (ranks[::-1], [ranks[0], ranks[0]]):
         with pytest.raises(BatchInvalid, match="opening_ranks"):
             world.after(world.ledger(), slot=100, opening=world.opening(1, ranks=tuple(bad)))
