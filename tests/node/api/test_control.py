@@ -72,7 +72,9 @@ class ScriptedSource:
         return {"proof": [TICKET]} if (height, provider) == (3, PROVIDER.address) else None
 
     async def explain_day(self, day: int | None) -> Any:
-        return {"explanation": ("today",) if day is None else (f"day {day}",)} if day != 9 else None
+        if day == 9:
+            raise Unanswerable("day 9 has not begun: today is day 4")
+        return {"explanation": ("today",) if day is None else (f"day {day}",)}
 
     async def explain_allowance(self, user: Address) -> Any:
         return {"explanation": (user.hex(),)}
@@ -113,6 +115,11 @@ async def test_routes(client: httpx.AsyncClient, path: str, expected: Any) -> No
     response = await client.get(path)
     assert response.status_code == 200
     assert response.json() == expected
+
+
+async def test_why_there_is_no_answer_is_told(client: httpx.AsyncClient) -> None:
+    response = await client.get("/explain/day/9")
+    assert (response.status_code, response.json()) == (404, {"error": "day 9 has not begun: today is day 4"})
 
 
 async def test_structs_become_objects(client: httpx.AsyncClient) -> None:
