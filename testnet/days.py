@@ -72,8 +72,9 @@ class Account:
     """Batches that the contract never saw, since a provider's claim on a later one came first."""
     answers: int = 0
     refused: dict[str, int] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-    """What was tried in the end, and what came of it."""
+    claimed: tuple[str, ...] = ()
+    """What came of the late claim, in words; ``refusal`` what came of the forgery."""
+    refusal: tuple[str, ...] = ()
 
 
 async def run_days(options: TestnetOptions, days: int, seed: int, progress: Progress) -> Account:
@@ -87,6 +88,7 @@ async def run_days(options: TestnetOptions, days: int, seed: int, progress: Prog
         reference_price_wei=PRICE_WEI,
         bid_wei=PRICE_WEI * BID_PERCENT // 100,
         pool_wei=POOL_WEI,
+        settle_window_slots=options.day_s // options.block_s if options.day_s else None,
         chainless=1,
     )
     plan = compute_plan(chosen)
@@ -114,40 +116,53 @@ class Days:
         self.ledger: Ledger = genesis_ledger(
             self._terms, file.committee(), file.opening(), file.reference_price_wei, file.commitments
         )
+        self._accepted = self.ledger
+        """The ledger of the last batch that the contract was seen to accept."""
         self._last: CertifiedBatch | None = None
         self._contract = Contract(network.client, deployment.compute, deployment.mor)
         self._compute = Compute(network.client, deployment.compute)
         self._mor = Mor(network.client, deployment.mor)
 
     async def run(self, days: int) -> None:
-        """Traffic through the end of day ``days``, day 0 being what is left of the first; then claim and forgery."""
+        """Traffic through the end of day ``days``, day 0 being what is left of the first.
+
+        The claim of day 1's credit comes as soon as day ``days`` has opened, the forgery in the end.
+        """
         async with trio.open_nursery() as nursery:
             for number in range(ASKERS):
                 nursery.start_soon(self._ask_for_ever, number)
             while self.ledger.day <= days:
                 await self._follow(await self._next_batch())
+                if self.ledger.day == days and not self.account.claimed:
+                    await self._claim_late()
             nursery.cancel_scope.cancel()
-        await self._reckon()
+        await self._lie()
 
-    async def _reckon(self) -> None:
-        """Claim what was left unclaimed since day 1, and see a lying committee refused."""
-        last, first = self._last, self.account.days.get(1)
-        if last is None or first is None:
+    async def _claim_late(self) -> None:
+        """Have the provider that can't claim paid for day 1, under the root that day ended with."""
+        if (first := self.account.days.get(1)) is None:
             raise DaysFailed("no batch of day 1 was accepted")
-        late, members = self._network.of_kind("provider")[-1].identity, self._network.genesis.of_kind("member")
-        with self._progress.step("What was credited on day 1 is claimed under its root") as step:
-            claimed = await trio.to_thread.run_sync(
-                claim_late, self._compute, self._mor, self._network.purse, late.key.address, (first, self.ledger)
+        late = self._network.of_kind("provider")[-1].identity
+        with self._progress.step(
+            f"On day {self.ledger.day} what was credited on day 1 is claimed under its root"
+        ) as step:
+            between = first, self._accepted
+            self.account.claimed = await trio.to_thread.run_sync(
+                claim_late, self._compute, self._mor, self._network.purse, late.key.address, between
             )
             step.detail = late.name
+
+    async def _lie(self) -> None:
+        """See a lying committee refused."""
+        if self._last is None:
+            raise DaysFailed("no batch was certified")
         with self._progress.step("A committee that lies about the budget is refused") as step:
-            keys = [identity.key for identity in members]
+            keys = [identity.key for identity in self._network.genesis.of_kind("member")]
             liars = self.ledger.committee, keys
-            forged = await trio.to_thread.run_sync(
-                forge, self._compute, self._network.purse, last.header, liars, self._terms.domain
+            self.account.refusal = await trio.to_thread.run_sync(
+                forge, self._compute, self._network.purse, self._last.header, liars, self._terms.domain
             )
             step.detail = f"{len(keys)} of {len(keys)} members signed"
-        self.account.lines = [*claimed, *forged]
 
     async def _ask_for_ever(self, number: int) -> None:
         while True:
@@ -184,6 +199,7 @@ class Days:
             return
         self.account.batches += 1
         self.account.compared += check(self.ledger, header.credit_root, self._terms, views, USER_WEI)
+        self._accepted = self.ledger
         self._note(batch, before, views)
 
     def _submit(self, batch: CertifiedBatch) -> Views | None:

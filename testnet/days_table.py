@@ -37,7 +37,8 @@ def render(account: Account) -> RenderableType:
     lines = [
         f"{account.batches} batches were submitted and {account.compared:,} views compared: all agree"
         f" ({account.passed_over} batches were overtaken by a provider's claim on a later one)",
-        *account.lines,
+        *account.claimed,
+        *account.refusal,
         f"{account.answers} answers; refused by status: {account.refused or 'none'}",
     ]
     return Group(Text(), table, Text(), *(Text(f"- {line}") for line in lines))

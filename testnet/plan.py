@@ -89,6 +89,8 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The first provider's bid, in wei per T."""
     pool_wei: int = POOL_WEI
     """What the Compute Contract holds at the start: whole MOR."""
+    settle_window_slots: int | None = None
+    """For so many slots a ticket may be settled; None is a day, and 60 slots at least."""
     chainless: int = 0
     """So many of the last providers have no chain endpoint: they serve and are credited, but can't claim."""
 
@@ -172,7 +174,7 @@ def compute_params(options: TestnetOptions) -> NetworkParams:
         defaults,
         slot_ms=options.block_s * 1_000,
         day_slots=day_slots,
-        settle_window_slots=max(day_slots, 60),
+        settle_window_slots=options.settle_window_slots or max(day_slots, 60),
         endowment_mor=options.pool_wei // MOR,
         # all nodes and models share a machine's cores: a liveness check waits behind somebody's prefill
         liveness_ms=2_000,

@@ -139,7 +139,7 @@ def _changed(views: Views, ignored: set[str], chosen: dict[str, int]) -> Iterato
             continue
         value = getattr(views, field.name)
         other = Digest(b"\x01" * 32) if isinstance(value, bytes) else chosen.get(field.name, value + 1)
-        yield dataclasses.replace(views, **{field.name: other})
+        yield dataclasses.replace(views, **{field.name: other})  # type: ignore[arg-type]  # of the field's own type
 
 
 def lies_are_refused(network: Network) -> None:
