@@ -98,13 +98,9 @@ def explain(
     overrides: Overrides = None,
 ) -> None:
     """Print why an RFC went to its provider, or how a day's numbers or an address's allowance come about."""
-    if what == "allowance" and subject is None:
-        raise typer.BadParameter("`explain allowance` wants an ADDRESS")
-    if what in {"day", "allowance"}:
-        path = f"/explain/{what}" if subject is None else f"/explain/{what}/{subject}"
-    else:
-        path = f"/sessions/{what}"
-    for line in ask_control(config, overrides, path).get("explanation", []):
+    from node.cli_explain import path_of  # noqa: PLC0415  # loads what only this command needs
+
+    for line in ask_control(config, overrides, path_of(what, subject)).get("explanation", []):
         typer.echo(line)
 
 

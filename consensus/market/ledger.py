@@ -11,7 +11,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from consensus.errors import HandOverInvalid
-from consensus.market import access, indexes
+from consensus.market import indexes
 from consensus.market.beacon import next_beacon
 from consensus.market.bootstrap import bootstrap_reserve, bootstrap_shares
 from consensus.market.errors import BatchInvalid, SettlementInvalid
@@ -23,6 +23,7 @@ from consensus.market.ledger_state import (
     as_speed,
     check_opening,
     day_accounts,
+    day_ranks,
     oldest_day,
 )
 from consensus.market.penalties import Penalties
@@ -45,15 +46,14 @@ V = TypeVar("V")
 MAX_COMMIT_AHEAD_DAYS = 7
 """How many days ahead a member may commit its secrets."""
 
-NO_BALANCES: Mapping[Address, int] = {}
+NO_RANKS: Mapping[Address, int] = {}
 NO_TIPS: Mapping[Address, Digest] = {}
 
 
 class Draft:
     """The ledger that a batch closing ``slot`` will leave behind, in the making.
 
-    ``balances`` are providers' balances in wei at the day's snapshot block; only the variant of S44 reads them, and
-    whoever is missing there holds nothing. Raises :class:`BatchInvalid` for a slot that isn't later than the last.
+    Raises :class:`BatchInvalid` for a slot that isn't later than the last, and for an opening that opens nothing.
     """
 
     def __init__(
@@ -62,15 +62,12 @@ class Draft:
         terms: Terms,
         slot: int,
         opening: DayOpening | None = None,
-        *,
-        balances: Mapping[Address, int] = NO_BALANCES,
     ) -> None:
         if slot <= ledger.slot:
             raise BatchInvalid("slot", slot)
         self._ledger = ledger
         self._terms = terms
         self._params = terms.params
-        self._balances = balances
         self.slot = slot
         self.day = self._params.day_of(slot)
         if opening is not None:
@@ -78,7 +75,11 @@ class Draft:
                 raise BatchInvalid("opening_not_first", opening.day)
             check_opening(opening, self.day, ledger.account.snapshot_block)
             self._check_drawn(opening)
-        self._days = day_accounts(ledger, self._params, self.day, opening)
+            if opening.ranks and not self._params.withhold_only_if_user_richer:
+                raise BatchInvalid("opening_ranks", len(opening.ranks))
+        self._days = day_accounts(ledger, terms, self.day, opening)
+        is_ranked = self._params.withhold_only_if_user_richer
+        self._ranks = day_ranks(ledger, self._days, opening) if is_ranked else {}
         is_new_day = self.day > ledger.day
         self._credits: dict[Address, int] = {}
         self._total = int(ledger.total_credited)
@@ -234,12 +235,13 @@ class Draft:
     def _withholds(self, settlement: Settlement, ids: VerifiedIds) -> bool:
         """Whether a Fail costs the reward: always, or in the variant only where the user holds more (S44).
 
-        The user's balance isn't public; the rank on the pass is, and the provider's is told as coarsely.
+        The user's balance isn't public; the rank on the pass is, and the day's opening tells the provider's as
+        coarsely. Whoever isn't listed there counts as holding nothing, so that a Fail withholds.
         """
         if not self._params.withhold_only_if_user_richer:
             return True
-        user_rank = settlement.rfc.payload.access_pass.payload.priority
-        return user_rank > access.rank(self._balances.get(ids.provider, 0))
+        access_pass = settlement.rfc.payload.access_pass.payload
+        return access_pass.priority > self._ranks.get(access_pass.day, NO_RANKS).get(ids.provider, 0)
 
     def _record(self, settlement: Settlement, outcome: Outcome, account: DayAccount, session: SessionUse) -> None:
         rfc, report, day = settlement.rfc.payload, settlement.report, account.day
@@ -315,6 +317,7 @@ class Draft:
             is_rescued=False,
             bootstrap_credited=Uint256(self._bootstrap),
             day_credits=self._day_credits.with_items(self._credited_today),
+            ranks=dict(sorted((day, held) for day, held in self._ranks.items() if day >= first_day)),
         )
 
     def _committees(self, first_day: int) -> tuple[Term, ...]:
@@ -340,14 +343,12 @@ def settle(
     ids: VerifiedIds,
     slot: int,
     terms: Terms,
-    *,
-    balances: Mapping[Address, int] = NO_BALANCES,
 ) -> Outcome:
     """What would become of ``settlement`` if it were the first of a batch that closes ``slot``.
 
     Raises :class:`SettlementInvalid`, and :class:`BatchInvalid` for a slot that isn't later than the ledger's.
     """
-    return Draft(ledger, terms, slot, balances=balances).settle(settlement, ids)
+    return Draft(ledger, terms, slot).settle(settlement, ids)
 
 
 def delivered_tokens(settlement: Settlement) -> int:

@@ -133,7 +133,7 @@ class HomeRouter:
 
     def _account(self) -> DayAccount:
         params = self._node.terms.params
-        return account_of(self._public.ledger, params, params.day_of(self._node.slot()))
+        return account_of(self._public.ledger, self._node.terms, params.day_of(self._node.slot()))
 
     def _accept_rank(self, user: Address, day: int) -> int:
         """How far down a user's ranking this router may stand: those before it must be out of its reach, or were

@@ -33,7 +33,7 @@ class Counter:
         if params:
             self.world.terms = make_terms(**params)
         self.desk = Desk(self.world.terms, self.world.router.address, lambda _: [m.address for m in self.world.members])
-        self.account: DayAccount = account_of(self.world.ledger(), self.world.terms.params, 0)
+        self.account: DayAccount = account_of(self.world.ledger(), self.world.terms, 0)
 
     def grant(self, balance_mor: int = 5, salt: Digest = SALT, accept_rank: int = 0, **request: Any) -> AccessPass:
         user, session = request.pop("user", "user"), request.pop("session", "session")
@@ -651,7 +651,7 @@ def test_s37_routers_that_do_not_talk_never_promise_more_than_the_budget(
     """One router for each user, all on one budget: whatever they match at whatever price, it pays for all."""
     supply = sum(balances)
     world = World(budget_wei=100_000 * PRICE, supply_wei=supply * WEI)
-    account = account_of(world.ledger(), world.terms.params, 0)
+    account = account_of(world.ledger(), world.terms, 0)
     routers = [Promises() for _ in balances]
     for router, balance in zip(routers, balances, strict=True):
         router.issue(0, access.round_allowance(access.user_max(account.max_t, account.supply_wei, balance * WEI)))
