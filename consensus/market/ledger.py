@@ -75,11 +75,10 @@ class Draft:
                 raise BatchInvalid("opening_not_first", opening.day)
             check_opening(opening, self.day, ledger.account.snapshot_block)
             self._check_drawn(opening)
-            if opening.ranks and not self._params.withhold_only_if_user_richer:
+            if opening.ranks and not self._params.tells_ranks:
                 raise BatchInvalid("opening_ranks", len(opening.ranks))
         self._days = day_accounts(ledger, terms, self.day, opening)
-        is_ranked = self._params.withhold_only_if_user_richer
-        self._ranks = day_ranks(ledger, self._days, opening) if is_ranked else {}
+        self._ranks = day_ranks(ledger, self._days, opening) if self._params.tells_ranks else {}
         is_new_day = self.day > ledger.day
         self._credits: dict[Address, int] = {}
         self._total = int(ledger.total_credited)
@@ -241,7 +240,11 @@ class Draft:
         if not self._params.withhold_only_if_user_richer:
             return True
         access_pass = settlement.rfc.payload.access_pass.payload
-        return access_pass.priority > self._ranks.get(access_pass.day, NO_RANKS).get(ids.provider, 0)
+        return access_pass.priority > self._rank(ids.provider, access_pass.day)
+
+    def _rank(self, provider: Address, day: int) -> int:
+        """A provider's coarse rank by MOR at the day's snapshot block; 0 where the opening doesn't list it."""
+        return self._ranks.get(day, NO_RANKS).get(provider, 0)
 
     def _record(self, settlement: Settlement, outcome: Outcome, account: DayAccount, session: SessionUse) -> None:
         rfc, report, day = settlement.rfc.payload, settlement.report, account.day

@@ -190,7 +190,7 @@ def genesis_ledger(
     makes no AccessRate and :class:`~gossip.errors.SignerMismatch` for a commitment by another key.
     """
     check_opening(opening, opening.day, 0)
-    ranks = {opening.day: listed_ranks(opening)} if terms.params.withhold_only_if_user_richer else {}
+    ranks = {opening.day: listed_ranks(opening)} if terms.params.tells_ranks else {}
     if reference_price_wei <= 0:
         raise BatchInvalid("reference_price_wei", reference_price_wei)
     tips: dict[int, dict[Address, Digest]] = {}
