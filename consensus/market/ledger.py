@@ -26,7 +26,7 @@ from consensus.market.ledger_state import (
     day_ranks,
     oldest_day,
 )
-from consensus.market.penalties import Penalties
+from consensus.market.penalties import Penalties, counted_as
 from consensus.market.settlement import VerifiedIds
 from consensus.market.speed import SpeedSample, is_fast_enough, us_per_t, with_sample
 from consensus.market.trie import Trie
@@ -271,7 +271,7 @@ class Draft:
             sample = SpeedSample(outcome.session_key, outcome.provider, us_per_t(report.payload.last_ms, tokens))
             self._speed[rfc.model_id] = with_sample(self._samples(rfc.model_id), sample, self._params)
         elif not report.payload.passed:
-            self._penalise(outcome.provider, outcome.session_key)
+            self._penalise(outcome.provider, counted_as(settlement))
 
     def _samples(self, model_id: Digest) -> tuple[SpeedSample, ...]:
         drafted = self._speed.get(model_id)
@@ -287,9 +287,9 @@ class Draft:
         before = self._day_credits.get(provider, 0) if held is None else held
         self._credited_today[provider] = Uint256(before + wei)
 
-    def _penalise(self, provider: Address, session_key: Address) -> None:
-        """One point for the provider, but each session key counts once a day."""
-        counted = provider + session_key
+    def _penalise(self, provider: Address, user: bytes) -> None:
+        """One point for the provider, but each user counts once a day."""
+        counted = provider + user
         if counted not in self._penalised and counted not in self._held_penalised:
             self._penalised[counted] = True
             held = self._penalties.get(provider)

@@ -126,7 +126,7 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     penalties: Mapping[Address, int]
     """Penalty points by provider (S44); half of them are forgiven every day."""
     penalised: Mapping[bytes, bool]
-    """Provider ‖ session key for every Fail that has counted today."""
+    """Provider ‖ what tells one user's Fails from another's, for every Fail that has counted today."""
     commitments: Mapping[int, Mapping[Address, Digest]]
     """Day to member to the tip of its hash chain."""
     outcomes: tuple[Outcome, ...]
