@@ -1,15 +1,13 @@
 """Amounts as people read them. Never an input: whoever computes has integers of wei."""
 
-WEI = 10**18
-"""Wei in 1 MOR."""
-
+_WEI = 10**18
 _PLACES = 4
 
 
 def show_mor(wei: int) -> str:
     """``3,456.0000 MOR``: four decimals, the rest cut off towards zero; dust that would vanish is told in wei."""
     sign = "-" if wei < 0 else ""
-    whole, rest = divmod(abs(wei), WEI)
+    whole, rest = divmod(abs(wei), _WEI)
     if whole == 0 and 0 < rest < 10 ** (18 - _PLACES):
         return f"{wei:,} wei"
     return f"{sign}{whole:,}.{rest // 10 ** (18 - _PLACES):0{_PLACES}d} MOR"

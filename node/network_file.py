@@ -254,7 +254,7 @@ def check_params(path: Path, params: NetworkParams) -> None:
 
 
 def _check_ranks(path: Path, network: NetworkFile) -> None:
-    if network.ranks and not network.params.withhold_only_if_user_richer:
+    if network.ranks and not network.params.tells_ranks:
         raise ConfigInvalid(path, "opening.ranks", "ranks are told only with params.withhold_only_if_user_richer")
     if len({who for who, _ in network.ranks}) != len(network.ranks) or len(network.ranks) > MAX_RANKED:
         raise ConfigInvalid(path, "opening.ranks", f"a provider is there twice, or more than {MAX_RANKED} are")

@@ -26,7 +26,7 @@ from consensus.market.ledger_state import (
     day_ranks,
     oldest_day,
 )
-from consensus.market.penalties import Penalties
+from consensus.market.penalties import Penalties, counted_as
 from consensus.market.settlement import VerifiedIds
 from consensus.market.speed import SpeedSample, is_fast_enough, us_per_t, with_sample
 from consensus.market.trie import Trie
@@ -75,11 +75,10 @@ class Draft:
                 raise BatchInvalid("opening_not_first", opening.day)
             check_opening(opening, self.day, ledger.account.snapshot_block)
             self._check_drawn(opening)
-            if opening.ranks and not self._params.withhold_only_if_user_richer:
+            if opening.ranks and not self._params.tells_ranks:
                 raise BatchInvalid("opening_ranks", len(opening.ranks))
         self._days = day_accounts(ledger, terms, self.day, opening)
-        is_ranked = self._params.withhold_only_if_user_richer
-        self._ranks = day_ranks(ledger, self._days, opening) if is_ranked else {}
+        self._ranks = day_ranks(ledger, self._days, opening) if self._params.tells_ranks else {}
         is_new_day = self.day > ledger.day
         self._credits: dict[Address, int] = {}
         self._total = int(ledger.total_credited)
@@ -241,7 +240,11 @@ class Draft:
         if not self._params.withhold_only_if_user_richer:
             return True
         access_pass = settlement.rfc.payload.access_pass.payload
-        return access_pass.priority > self._ranks.get(access_pass.day, NO_RANKS).get(ids.provider, 0)
+        return access_pass.priority > self._rank(ids.provider, access_pass.day)
+
+    def _rank(self, provider: Address, day: int) -> int:
+        """A provider's coarse rank by MOR at the day's snapshot block; 0 where the opening doesn't list it."""
+        return self._ranks.get(day, NO_RANKS).get(provider, 0)
 
     def _record(self, settlement: Settlement, outcome: Outcome, account: DayAccount, session: SessionUse) -> None:
         rfc, report, day = settlement.rfc.payload, settlement.report, account.day
@@ -268,7 +271,7 @@ class Draft:
             sample = SpeedSample(outcome.session_key, outcome.provider, us_per_t(report.payload.last_ms, tokens))
             self._speed[rfc.model_id] = with_sample(self._samples(rfc.model_id), sample, self._params)
         elif not report.payload.passed:
-            self._penalise(outcome.provider, outcome.session_key)
+            self._penalise(outcome.provider, counted_as(settlement))
 
     def _samples(self, model_id: Digest) -> tuple[SpeedSample, ...]:
         drafted = self._speed.get(model_id)
@@ -284,9 +287,9 @@ class Draft:
         before = self._day_credits.get(provider, 0) if held is None else held
         self._credited_today[provider] = Uint256(before + wei)
 
-    def _penalise(self, provider: Address, session_key: Address) -> None:
-        """One point for the provider, but each session key counts once a day."""
-        counted = provider + session_key
+    def _penalise(self, provider: Address, user: bytes) -> None:
+        """One point for the provider, but each user counts once a day."""
+        counted = provider + user
         if counted not in self._penalised and counted not in self._held_penalised:
             self._penalised[counted] = True
             held = self._penalties.get(provider)

@@ -126,7 +126,7 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     penalties: Mapping[Address, int]
     """Penalty points by provider (S44); half of them are forgiven every day."""
     penalised: Mapping[bytes, bool]
-    """Provider ‖ session key for every Fail that has counted today."""
+    """Provider ‖ what tells one user's Fails from another's, for every Fail that has counted today."""
     commitments: Mapping[int, Mapping[Address, Digest]]
     """Day to member to the tip of its hash chain."""
     outcomes: tuple[Outcome, ...]
@@ -190,7 +190,7 @@ def genesis_ledger(
     makes no AccessRate and :class:`~gossip.errors.SignerMismatch` for a commitment by another key.
     """
     check_opening(opening, opening.day, 0)
-    ranks = {opening.day: listed_ranks(opening)} if terms.params.withhold_only_if_user_richer else {}
+    ranks = {opening.day: listed_ranks(opening)} if terms.params.tells_ranks else {}
     if reference_price_wei <= 0:
         raise BatchInvalid("reference_price_wei", reference_price_wei)
     tips: dict[int, dict[Address, Digest]] = {}

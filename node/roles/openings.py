@@ -57,7 +57,7 @@ class Openings:
         self, chain: ChainReader, ledger: Ledger, block: int, others: Iterable[Address]
     ) -> tuple[ProviderRank, ...]:
         """Who holds how much, for the variant of S44 alone: whoever was credited on the day before, and ``others``."""
-        if not self._terms.params.withhold_only_if_user_richer:
+        if not self._terms.params.tells_ranks:
             return ()
         wanted = list(dict.fromkeys([*(who for who, _ in by_credit(ledger.day_credits, MAX_RANKED)), *others]))[
             :MAX_RANKED

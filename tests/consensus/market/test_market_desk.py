@@ -206,12 +206,14 @@ def test_after_a_restart_own_passes_are_taken_up_with_their_use(counter: Counter
     assert rfc_refused(fresh, fresh.rfc(granted, index=2)).code == "index_used"
     assert rfc_refused(fresh, fresh.rfc(granted, index=3, token_max=301)).allowance_left == 300
     fresh.admit(fresh.rfc(granted, index=3, token_max=300))
+    assert {one.desk.allowances.user_of(granted.session_key) for one in (counter, fresh)} == {address("user")}
 
 
 def test_s40_unused_access_does_not_accrue(counter: Counter) -> None:
     granted = counter.grant()
     counter.desk.allowances.forget_before(1)
     assert counter.desk.allowances.left(granted.session_key) == 0
+    assert counter.desk.allowances.user_of(granted.session_key) is None
     assert counter.desk.allowances.issued_to(address("user"), 0) == 0
 
 
