@@ -148,7 +148,7 @@ def gossip(
 
 @app.command()
 def ledger() -> None:
-    """What the ledger costs a report and a batch among 100 to 100,000 accounts, and the credit tree's figures."""
+    """CPU that the ledger takes for a report and a batch among 100 to 100,000 accounts, and for the credit tree."""
     from testnet.bench import ledger as measured  # noqa: PLC0415  # loads what only this command needs
 
     table = Table("", "n", "each", box=None)
