@@ -1,8 +1,8 @@
 """What the ledger costs: µs for a report and for a batch, whoever else has an account, and the credit tree's figures.
 
 Settlements carry no valid signatures and their ids are made up: what is measured is the ledger's own work alone, which
-every member does again. Signatures are :mod:`testnet.bench.chain`'s. Times are CPU time, so that a busy machine does not
-count.
+every member does again. Signatures are :mod:`testnet.bench.chain`'s. Times are the CPU's, so that a
+busy machine does not count.
 """
 
 import time
