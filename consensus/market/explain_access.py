@@ -114,6 +114,11 @@ def _opened_by(account: DayAccount) -> str:
     return f"batch {account.opened_height}" if account.opened_height else "the genesis file"
 
 
+def _just_before(account: DayAccount) -> str:
+    """What the batch that opened the day built on."""
+    return f"batch {account.opened_height - 1}" if account.opened_height > 1 else "the genesis"
+
+
 def _budget_lines(account: DayAccount, terms: Terms, source: str) -> Iterator[str]:
     day, economics, paid = account.day, terms.economics, int(account.paid_before_wei)
     policy = terms.params.budget_policy
@@ -131,7 +136,7 @@ def _budget_lines(account: DayAccount, terms: Terms, source: str) -> Iterator[st
         f" {show_mor(income)} (params.endowment_mor = {terms.params.endowment_mor:,})"
     )
     yield f"  credited before = {show_mor(paid)}, what earlier days may still be paid late included"
-    yield f"    the ledger that {source} followed"
+    yield f"    the ledger as of {_just_before(account)}"
     yield f"  unused pool = income - credited = {show_mor(income)} - {show_mor(paid)} = {show_mor(unused)}"
     yield (
         f"  1 % rule = income of the day + unused / {POOL_SHARE} = {show_mor(gained)} + {show_mor(percent)} ="
@@ -152,7 +157,7 @@ def _price_lines(account: DayAccount, params: NetworkParams) -> Iterator[str]:
     if not account.opened_height:
         yield f"  reference price = {price:,} wei per T: reference_price_wei of the network file"
         return
-    source = f"the day before, as of batch {account.opened_height - 1}"
+    source = f"the day before, as of {_just_before(account)}"
     if not account.before_t:
         yield f"  reference price = {price:,} wei per T, unchanged: nothing was credited"
         yield f"    {source}"
