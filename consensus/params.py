@@ -24,6 +24,14 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Fewer samples than this: no speed test."""
     speed_share: int = 5
     """One user or one provider gives at most a fifth (1/5) of the Z samples."""
+    min_providers: int = 2
+    """A model is payable only while so many providers, by distinct addresses, bid for it (S8)."""
+    pair_percent: int = 50
+    """At most so many percent of a pass's allowance are credited to one provider (S8); 100: no cap."""
+    earnings_percent: int = 0
+    """At most so many percent of its MOR balance are credited to a provider on one day (S8); 0: no bound."""
+    audit_slots: int = 0
+    """Credits mature after so many slots, in which a second opinion may be asked for (S8); 0: at once, and none is."""
     tie_percent: int = 5
     """Bids so close to the lowest take part in the draw (S27, S34)."""
     ceiling_percent: int = 200

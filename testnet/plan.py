@@ -157,6 +157,9 @@ def compute_params(options: TestnetOptions) -> NetworkParams:
         day_slots=day_slots,
         settle_window_slots=max(day_slots, 60),
         endowment_mor=POOL_WEI // MOR,
+        # a network of one machine may have one provider and one user, who asks little
+        min_providers=1,
+        pair_percent=100,
         # all nodes and models share a machine's cores: a liveness check waits behind somebody's prefill
         liveness_ms=2_000,
     )

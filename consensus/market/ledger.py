@@ -11,7 +11,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from consensus.errors import HandOverInvalid
-from consensus.market import access, indexes
+from consensus.market import access, indexes, pairs
 from consensus.market.beacon import next_beacon
 from consensus.market.bootstrap import bootstrap_reserve, bootstrap_shares
 from consensus.market.errors import BatchInvalid, SettlementInvalid
@@ -86,6 +86,7 @@ class Draft:
         self._credited_today: dict[Address, Uint256] = {}
         self._sessions: dict[int, dict[Address, SessionUse]] = {}
         self._settled: dict[int, dict[Digest, int]] = {}
+        self._pairs: dict[int, dict[bytes, int]] = {}
         self._speed: dict[Digest, tuple[SpeedSample, ...]] = {}
         self._held_penalties = Penalties.of(ledger.penalties, ledger.day).on(self.day)
         self._penalties: dict[Address, int] = {}
@@ -175,9 +176,12 @@ class Draft:
             raise SettlementInvalid("wrong_day", access_pass.day)
         if self._ledger.routers(access_pass.day).weight(access_pass.issuer) == 0:
             raise SettlementInvalid("issuer_not_a_member", access_pass.issuer)
-        price = ticket.bid.payload.price_wei
-        if price > account.ceiling_wei(self._params):
+        price, ceiling = ticket.bid.payload.price_wei, account.ceiling_wei(self._params)
+        if price > ceiling:
             raise SettlementInvalid("price_over_ceiling", price)
+        for rival in ticket.rivals:
+            if rival.payload.price_wei > ceiling:
+                raise SettlementInvalid("rival_over_ceiling", rival.payload.price_wei)
         if access_pass.allowance > account.max_t:
             raise SettlementInvalid("allowance_over_max_t", access_pass.allowance)
         session = self._session(day, ids.session_key) or SessionUse(day, access_pass.allowance, 0, ())
@@ -203,6 +207,8 @@ class Draft:
         ticket = settlement.ticket.payload
         tokens, price = delivered_tokens(settlement), ticket.bid.payload.price_wei
         reason = self._verdict(settlement, ids, tokens, price)
+        if reason == "credited":
+            tokens, reason = self._capped(settlement, ids, tokens)
         paid = tokens if reason == "credited" else 0
         return Outcome(
             ticket_id=ids.ticket_id,
@@ -231,6 +237,25 @@ class Draft:
             return "budget_spent"
         return "credited"
 
+    def _capped(self, settlement: Settlement, ids: VerifiedIds, tokens: int) -> tuple[int, str]:
+        """T that are credited of ``tokens``, and the reason: the bounds on self-dealing (S8)."""
+        params, access_pass = self._params, settlement.rfc.payload.access_pass.payload
+        if pairs.is_capped(params):
+            pair = pairs.pair_key(ids.session_key, ids.provider)
+            tokens = min(tokens, pairs.pair_cap(access_pass.allowance, params) - self._paired(access_pass.day, pair))
+            if tokens <= 0:
+                return 0, "pair_capped"
+        if params.earnings_percent:
+            bound = self._balances.get(ids.provider, 0) * params.earnings_percent // 100
+            earned = self._credited_today.get(ids.provider) or self._day_credits.get(ids.provider, 0)
+            if earned + tokens * settlement.ticket.payload.bid.payload.price_wei > bound:
+                return 0, "over_balance"
+        return tokens, "credited"
+
+    def _paired(self, day: int, pair: bytes) -> int:
+        drafted = self._pairs.get(day, pairs.EMPTY).get(pair)
+        return self._ledger.pairs.get(day, pairs.EMPTY).get(pair, 0) if drafted is None else drafted
+
     def _withholds(self, settlement: Settlement, ids: VerifiedIds) -> bool:
         """Whether a Fail costs the reward: always, or in the variant only where the user holds more (S44).
 
@@ -253,6 +278,9 @@ class Draft:
             )
             self._add_credit(outcome.provider, outcome.credited_wei)
             self._count_today(outcome.provider, outcome.credited_wei)
+            if pairs.is_capped(self._params):
+                pair = pairs.pair_key(outcome.session_key, outcome.provider)
+                self._pairs.setdefault(day, {})[pair] = self._paired(day, pair) + outcome.tokens
         self._days[day] = account
         used, ranges = session.used + outcome.charged, indexes.with_index(session.indexes, rfc.index)
         use = SessionUse(day, session.allowance, used, ranges)
@@ -315,6 +343,7 @@ class Draft:
             is_rescued=False,
             bootstrap_credited=Uint256(self._bootstrap),
             day_credits=self._day_credits.with_items(self._credited_today),
+            pairs=_by_day(old.pairs, self._pairs, first_day),
         )
 
     def _committees(self, first_day: int) -> tuple[Term, ...]:

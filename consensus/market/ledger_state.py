@@ -102,7 +102,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     credited_wei: Uint256
     """tokens × price, exactly as bid (S33)."""
     reason: str
-    """``credited``, or why nothing is: failed, slow, budget_spent, nothing_delivered."""
+    """``credited``, or why nothing is: failed, slow, budget_spent, pair_capped, over_balance, nothing_delivered."""
 
 
 class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -143,6 +143,8 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """The height above which the running committee decides."""
     is_rescued: bool
     """Whether the running committee came by a rescue and hasn't decided anything yet."""
+    pairs: Mapping[int, Mapping[bytes, int]] = {}
+    """Day to session key ‖ provider to the T credited (S8); empty where the network has no cap."""
 
     @property
     def running(self) -> Term:
@@ -250,6 +252,7 @@ def encode_ledger(ledger: Ledger) -> bytes:
         penalties={},
         penalised=dict(ledger.penalised),
         day_credits=dict(ledger.day_credits),
+        pairs={day: dict(tokens) for day, tokens in ledger.pairs.items()},
     )
     return encode(_Snapshot(plain, dict(Penalties.of(ledger.penalties, ledger.day).written)))
 
@@ -267,6 +270,7 @@ def decode_ledger(data: bytes) -> Ledger:
         penalties=Penalties(snapshot.penalties, plain.day),
         penalised=Trie.of(plain.penalised),
         day_credits=Trie.of(plain.day_credits),
+        pairs={day: Trie.of(tokens) for day, tokens in plain.pairs.items()},
     )
 
 
@@ -285,11 +289,13 @@ def state_root(ledger: Ledger) -> Digest:
         penalties={},
         penalised={},
         day_credits={},
+        pairs={},
     )
     roots = [
         CreditTree.of(ledger.credits).root,
         *_roots_by_day(ledger.sessions),
         *_roots_by_day(ledger.settled),
+        *_roots_by_day(ledger.pairs),
         as_speed(ledger.speed).root,
         Penalties.of(ledger.penalties, ledger.day).root,
         Trie.of(ledger.penalised).root,

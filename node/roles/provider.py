@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import trio
 
+from consensus.market.rivals import find_fault
 from contracts.typed_data import ZERO_DIGEST, Digest
 from gossip.errors import GossipError, TransportError
 from gossip.messages import Signed, Unit, decode, encode, sign
@@ -16,7 +17,7 @@ from gossip.messages.router import DeliveryFiling, Filed, Refused, decode_router
 from gossip.messages.session import Cosigned, Voucher
 from gossip.streams import FrameStream
 from gossip.topics import CHALLENGE, LIVENESS, ROUTER, SESSION
-from inference.engine import Engine
+from inference.engine import Engine, Scorer
 from inference.errors import EngineError, ModelError, SessionError
 from inference.model_files import Identified, ModelIdentity
 from inference.session.client import Recount
@@ -115,6 +116,7 @@ class Provider:
                     prompt_max=offer.config.prompt_max,
                     sequence=now_ms(),
                     expires_ms=expires,
+                    scores=isinstance(offer.engine, Scorer),
                 )
                 signed_proof, signed_bid = sign(proof, self._node.key, domain), sign(bid, self._node.key, domain)
                 self._remember_bid(signed_bid)
@@ -216,6 +218,8 @@ class Provider:
             raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} is not a router of day {day}")
         if self._evidence.has_issued_twice(ticket.payload.router, day):
             raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} gave one session key two passes")
+        if (fault := find_fault(ticket.payload, self._node.terms)) is not None:
+            raise SessionError(Code.BAD_TICKET, f"no batch would pay for it: {fault[0]} {fault[1]}")
         offer = self._offers.get(ticket.payload.bid.payload.model_id)
         if offer is not None and not await self._is_unchanged(offer):
             raise SessionError(Code.ENGINE_FAILED, "the provider's model files changed: it must hash them again")

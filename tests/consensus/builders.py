@@ -49,7 +49,8 @@ def named_digest(name: str) -> Digest:
 
 def make_terms(**params: Any) -> Terms:
     """Terms of a test network; days are 100 slots unless told otherwise."""
-    chosen: dict[str, Any] = {"day_slots": 100, "settle_window_slots": 100, "report_deadline_slots": 5} | params
+    chosen: dict[str, Any] = {"day_slots": 100, "settle_window_slots": 100, "report_deadline_slots": 5}
+    chosen |= {"min_providers": 1, "pair_percent": 100} | params
     return Terms(Domain(77_101, Address(b"\x77" * 20)), GENESIS_MS, NetworkParams(**chosen))
 
 
@@ -199,6 +200,7 @@ class World:
         voucher_tokens: int | None = None,
         with_report: bool = True,
         with_receipt: bool = True,
+        rivals: Sequence[Signed[Bid]] = (),
         **pass_changes: Any,
     ) -> Settlement:
         """A whole signed session; every call takes the next RFC index unless one is given."""
@@ -207,7 +209,7 @@ class World:
         day = self.terms.params.day_of(slot)
         access_pass = self.access_pass(session, **({"day": day} | pass_changes))
         rfc = self.rfc(session, access_pass, index=index, token_max=token_max)
-        ticket = self.ticket(rfc, self.bid(provider, price_wei=price_wei), slot)
+        ticket = self.ticket(rfc, self.bid(provider, price_wei=price_wei), slot, rivals=tuple(rivals))
         ticket_id = ticket.id(self.domain)
         told = tokens if user_tokens is None else user_tokens
         report = self.report(
