@@ -53,6 +53,32 @@ class Verdict(msgspec.Struct, frozen=True):
     max_gap: float
 
 
+SAMPLED_GAP = 4.0
+"""Mean gap, in nats, that an answer at temperature 1 stays within: what a model says by chance is still its own choice
+mostly, and T from nowhere are 10 nats away and more."""
+
+
+def judge_answer(scores: Sequence[TokenScore], temperature: float, limits: AuditLimits) -> Verdict:
+    """As :func:`judge`, for answers of any length and temperature: what the network's second opinions go by (S8).
+
+    Few T are judged by their largest gap alone, and sampled ones within wider limits, so that neither is a way round
+    the opinion. Both limits are the module's own, not measured for each model.
+    """
+    found = judge(scores, limits)
+    few = len(scores) < SCORED_MIN
+    if temperature > 0:
+        limit = SAMPLED_GAP * max(1.0, temperature) * (2 if few else 1)
+        return msgspec.structs.replace(found, passed=found.mean_gap <= limit)
+    return msgspec.structs.replace(found, passed=found.max_gap <= limits.max_gap) if few else found
+
+
+def judge_scoring(claimed: Sequence[TokenScore], own: Sequence[TokenScore], limits: AuditLimits) -> Verdict:
+    """Whether another scorer's scores are what this one finds."""
+    gaps = [abs(theirs.logprob - mine.logprob) for theirs, mine in zip(claimed, own, strict=True)]
+    mean, largest = math.fsum(gaps) / max(1, len(gaps)), max(gaps, default=0.0)
+    return Verdict(mean <= limits.mean_gap and largest <= limits.max_gap, len(gaps), mean, largest)
+
+
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An engine's own answers scored by itself, kept beside the model's hashes; ``limits`` follow from it."""
 

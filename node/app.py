@@ -206,6 +206,7 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
         journal=journal,
         balances=balances,
         file_settlement=member.file,
+        file_opinion=member.file_opinion,
         link=link,
         evidence=parts.evidence,
     )

@@ -12,18 +12,21 @@ from consensus.cases import Case
 from consensus.evidence import OffenceKind
 from consensus.market.access import home_routers, pass_commitment, user_max
 from consensus.market.desk import Desk
-from consensus.market.errors import MarketError, PassRefused, RfcRefused, SettlementInvalid
+from consensus.market.errors import MarketError, OpinionInvalid, PassRefused, RfcRefused, SettlementInvalid
 from consensus.market.ledger_state import DayAccount, account_of
+from consensus.market.opinions import check_opinion
 from contracts.errors import ChainUnavailable
 from contracts.typed_data import Address, Digest
 from gossip.messages import Signed, encode, sign
 from gossip.messages.committee import CertifiedBatch, PassFrame
 from gossip.messages.market import PassIssued, PassRequest, Refusal, Rfc
+from gossip.messages.opinions import Opinion
 from gossip.messages.router import (
     DeliveryFiling,
     Filed,
     Granted,
     Matched,
+    OpinionFiling,
     PassAsk,
     Refused,
     ReportFiling,
@@ -61,6 +64,7 @@ class HomeRouter:
         journal: DeskJournal,
         balances: Balances,
         file_settlement: Callable[[Settlement], None],
+        file_opinion: Callable[[Signed[Opinion]], None],
         link: CommitteeLink,
         evidence: EvidencePool,
     ) -> None:
@@ -71,6 +75,7 @@ class HomeRouter:
         self._journal = journal
         self._balances = balances
         self._file_settlement = file_settlement
+        self._file_opinion = file_opinion
         self._link = link
         self._evidence = evidence
         self.over_issued: dict[tuple[Address, int], int] = {}
@@ -101,6 +106,8 @@ class HomeRouter:
                 answer = await self._match(rfc)
             case ReportFiling() | DeliveryFiling() as filing:
                 answer = await self._file(filing)
+            case OpinionFiling(opinion):
+                answer = self._file_opinion_of(opinion)
         await stream.send(encode(answer))
         await stream.end()
 
@@ -237,6 +244,19 @@ class HomeRouter:
         if settlement is not None:
             self._hand_over(settlement)
         return Filed(filing.ticket_id)
+
+    def _file_opinion_of(self, signed: Signed[Opinion]) -> RouterAnswer:
+        """A scorer's verdict (S8); one that is not its scorer's turn yet waits for its batch."""
+        opinion = signed.payload
+        signed.signer(self._node.terms.domain)
+        pick = self._public.ledger.audits.pick(opinion.ticket_id)
+        try:
+            check_opinion(pick, opinion, self._node.slot(), self._node.terms.params)
+        except OpinionInvalid as error:
+            if not error.retry:
+                return self._refuse(opinion.ticket_id, error.reason, str(error))
+        self._file_opinion(signed)
+        return Filed(opinion.ticket_id)
 
     def _hand_over(self, settlement: Settlement) -> None:
         """To this member's pool and everybody else's."""

@@ -188,7 +188,7 @@ def test_scorers_are_others_that_tickets_have_shown() -> None:
 
 def test_offers_are_bounded_and_kept_fresh() -> None:
     params = make_world().terms.params
-    world, offers = World(), ()
+    world = World()
     offers: tuple[Offer, ...] = ()
     for number in range(MAX_OFFERS + 5):
         offers = with_offer(offers, world.bid(f"p{number}", scores=True).payload, number, params)
