@@ -30,7 +30,7 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At most so many percent of a pass's allowance are credited to one provider (S8); 100: no cap."""
     earnings_percent: int = 0
     """At most so many percent of its MOR balance are credited to a provider on one day (S8); 0: no bound."""
-    audit_slots: int = 0
+    audit_slots: int = 600
     """Credits mature after so many slots, in which a second opinion may be asked for (S8); 0: at once, and none is."""
     audit_bps: int = 200
     """The beacon picks so many of 10,000 credited sessions for a second opinion (S8)."""

@@ -172,7 +172,7 @@ def committee(  # noqa: PLR0917  # a command's options
 
     progress = Progress(Console(stderr=True))
     most = max(reports, NetworkParams().batch_settlements)
-    params = NetworkParams(slot_ms=slot_ms, batch_settlements=most, min_providers=1, pair_percent=100)
+    params = NetworkParams(slot_ms=slot_ms, batch_settlements=most, min_providers=1, pair_percent=100, audit_slots=0)
     table = Table("members", "what", "n", "p50", "p90", "p99", "worst", box=None)
     notes = []
     try:

@@ -35,6 +35,7 @@ PARAMS = NetworkParams(
     report_deadline_slots=3,
     min_providers=1,
     pair_percent=100,
+    audit_slots=0,
     speed_samples_min=4,
     propose_ms=300,
     prevote_ms=100,
