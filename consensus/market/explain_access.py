@@ -41,8 +41,10 @@ def explain_day(ledger: Ledger, account: DayAccount, terms: Terms) -> tuple[str,
         _access_rate_line(account),
         f"price ceiling = reference price x params.ceiling_percent = {account.reference_price_wei} x"
         f" {params.ceiling_percent} % = {account.ceiling_wei(params)} wei per T",
-        f"budget left = budget - credited = {account.budget_wei} - {account.credited_wei} ="
+        "budget left = budget + forfeited - credited - second opinions ="
+        f" {account.budget_wei} + {account.returned_wei} - {account.credited_wei} - {account.opinions_wei} ="
         f" {account.budget_left_wei} wei, with {account.credited_t} T so far (ledger of batch {ledger.height}, S37)",
+        *_audit_lines(ledger, params),
         f"allowance seen in settlements {account.issued_t} T of MaxT {account.max_t} (ledger of batch {ledger.height})",
         *_bootstrap_lines(ledger, account, terms),
     ]
@@ -119,6 +121,18 @@ def _access_rate_line(account: DayAccount) -> str:
     rate = access.access_rate(account.max_t, account.supply_wei)
     return (
         f"AccessRate = MaxT / supply = {account.max_t} x 10^18 / {account.supply_wei} = {rate} T per 1 MOR a day (S40)"
+    )
+
+
+def _audit_lines(ledger: Ledger, params: NetworkParams) -> Sequence[str]:
+    if params.audit_slots == 0:
+        return ()
+    audits = ledger.audits
+    picks = sum(len(some) for some in audits.picks.values())
+    return (
+        f"immature credits {audits.immature_wei} wei, due after {params.audit_slots} slots (params.audit_slots);"
+        f" forfeited since genesis {audits.forfeited_wei} wei, paid for second opinions {audits.opinions_wei} wei;"
+        f" {picks} sessions are picked (ledger of batch {ledger.height}, S8)",
     )
 
 

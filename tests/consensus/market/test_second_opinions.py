@@ -9,6 +9,8 @@ from msgspec.structs import replace
 from consensus.market.batch import apply_batch
 from consensus.market.budget import market_credit
 from consensus.market.errors import BatchInvalid, OpinionInvalid
+from consensus.market.explain_access import explain_day
+from consensus.market.explain_opinions import explain_credit
 from consensus.market.ledger import Draft
 from consensus.market.ledger_state import Ledger, decode_ledger, encode_ledger, state_root
 from consensus.market.maturing import has_work
@@ -387,6 +389,41 @@ def test_every_part_of_the_audits_is_in_the_state_root() -> None:
     ]
     roots = {state_root(replace(ledger, audits=one)) for one in changed}
     assert len(roots | {state_root(ledger)}) == len(changed) + 1
+
+
+def test_a_credit_is_explained_on_its_way() -> None:
+    world = make_world()
+    pair, params = (address("provider"), address("session")), world.terms.params
+
+    def told(ledger: Ledger, ticket_id: Digest, slot: int | None = 11) -> str:
+        return "\n".join(explain_credit(ledger, params, ticket_id, pair, slot))
+
+    ledger, (pick,) = picked(world)
+    ticket_id = ticket_of(ledger, pick)
+    assert "the beacon of the next batch says" in told(ledger, ticket_id, None)
+    end = end_slot(ledger, world)
+    text = told(ledger, ticket_id)
+    assert f"immature until slot {end}" in text
+    assert "picked for a second opinion on 100 T" in text
+    assert (text.count("may speak"), text.count("waits for its turn")) == (1, 2)
+    assert "verdict: still open" in text
+    assert "not picked" in told(ledger, named_digest("another"))
+    for name in names(pick)[:2]:
+        ledger = opined(world, ledger, world.opinion(name, ticket_id, passed=False))
+    text = told(ledger, ticket_id)
+    assert text.count("says Fail") == 2
+    assert "verdict: FAILED" in text
+    assert "FORFEITED" in text
+    assert "1 sessions are picked" in "\n".join(explain_day(ledger, ledger.account, world.terms))
+    ledger = world.after(ledger, slot=end)
+    assert f"its window ended in slot {end}" in told(ledger, ticket_id)
+    account = ledger.account
+    assert f"+ {100 * PRICE} - {100 * PRICE} - {account.opinions_wei} = {account.budget_left_wei} wei" in "\n".join(
+        explain_day(ledger, account, world.terms)
+    )
+    plain = World()
+    lines = explain_credit(plain.ledger(), plain.terms.params, ticket_id, pair, 11)
+    assert lines == ("credit: at once; this network asks for no second opinions (params.audit_slots = 0)",)
 
 
 def test_a_long_window_is_cut_into_parts() -> None:

@@ -1,5 +1,7 @@
 """Second opinions in a committee (S8): batches that only pick or mature, verdicts told, lost, and told again."""
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from consensus.market.opinions import Pick, due_slot
@@ -38,7 +40,7 @@ def pick_of(committee: Committee, ticket_id: Digest) -> Pick:
     return pick
 
 
-def opinion(committee: Committee, ticket_id: Digest, turn: int = 0, **changes: object) -> Signed[Opinion]:
+def opinion(committee: Committee, ticket_id: Digest, turn: int = 0, **changes: Any) -> Signed[Opinion]:
     names = {address(name): name for name in "xy"}
     scorer = names[pick_of(committee, ticket_id).scorers[turn].provider]
     return committee.world.opinion(scorer, ticket_id, **changes)

@@ -72,6 +72,13 @@ async def test_what_is_picked_is_opened_scored_and_paid(tmp_path: Path, monkeypa
         (scorer,) = providers - {provider}
         pick = await decided(user, ticket_id)
         assert (pick.decision, pick.tokens) == ("passed", 32)
+        (shown,) = await user.parts.status.sessions()
+        assert shown["second_opinion"]["decision"] == "passed"
+        assert shown["second_opinion"]["given"] == {"0x" + scorer.hex(): "pass"}
+        explained = await user.parts.status.session(Digest(bytes.fromhex(shown["rfc_id"][2:])))
+        assert explained is not None
+        assert any("immature until slot" in line for line in explained["explanation"])
+        assert "verdict: passed: the credit matures" in explained["explanation"]
         assert [offer.provider for offer in pick.scorers] == [scorer]
         price = pick.scorers[0].price_wei
         assert credit(user, scorer) == 32 * price
