@@ -34,6 +34,8 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Credits mature after so many slots, in which a second opinion may be asked for (S8); 0: at once, and none is."""
     audit_bps: int = 200
     """The beacon picks so many of 10,000 credited sessions for a second opinion (S8)."""
+    canary_slots: int = 0
+    """A member that holds MOR asks as a user about once in so many slots, and has every answer audited; 0: never."""
     forfeits: Literal["pair", "provider"] = "pair"
     """Whose immature credits are forfeited when a pick fails: the session key's with the provider, or all of its."""
     tie_percent: int = 5

@@ -97,14 +97,16 @@ def explain(
     config: Config = Path("node.toml"),
     overrides: Overrides = None,
 ) -> None:
-    """Print why an RFC went to its provider, or how a day's numbers or an address's allowance come about."""
+    """Print why an RFC went to its provider and where its pay stands, or how a day's numbers or an address's allowance
+    come about."""
     if what == "allowance" and subject is None:
         raise typer.BadParameter("`explain allowance` wants an ADDRESS")
     if what in {"day", "allowance"}:
         path = f"/explain/{what}" if subject is None else f"/explain/{what}/{subject}"
     else:
         path = f"/sessions/{what}"
-    for line in ask_control(config, overrides, path).get("explanation", []):
+    answer = ask_control(config, overrides, path)
+    for line in (*answer.get("explanation", []), *answer.get("credit", [])):
         typer.echo(line)
 
 

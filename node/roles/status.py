@@ -152,7 +152,7 @@ class NodeStatus:
         secret = reveal.payload.secret if reveal is not None else None
         lines = explain_match(matched.match, matched.ticket, rfc, secret, context)
         credit = await self._explain_credit(told.ticket_id, matched.ticket.payload)
-        return self._with_pick(entry) | {"explanation": (*lines, *credit)}
+        return self._with_pick(entry) | {"explanation": lines, "credit": credit}
 
     async def _explain_credit(self, ticket_id: Digest, ticket: Ticket) -> tuple[str, ...]:
         """What became of a session's pay; nothing before it was settled."""

@@ -77,8 +77,8 @@ async def test_what_is_picked_is_opened_scored_and_paid(tmp_path: Path, monkeypa
         assert shown["second_opinion"]["given"] == {"0x" + scorer.hex(): "pass"}
         explained = await user.parts.status.session(Digest(bytes.fromhex(shown["rfc_id"][2:])))
         assert explained is not None
-        assert any("immature until slot" in line for line in explained["explanation"])
-        assert "verdict: passed: the credit matures" in explained["explanation"]
+        assert any("immature until slot" in line for line in explained["credit"])
+        assert "verdict: passed: the credit matures" in explained["credit"]
         assert [offer.provider for offer in pick.scorers] == [scorer]
         price = pick.scorers[0].price_wei
         assert credit(user, scorer) == 32 * price
