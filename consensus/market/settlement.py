@@ -10,6 +10,7 @@ import msgspec
 from eth_hash.auto import keccak
 
 from consensus.market.errors import SettlementInvalid
+from consensus.market.rivals import find_fault
 from consensus.params import Terms
 from contracts.typed_data import Address, Digest, Domain, Signature
 from gossip.errors import SignerMismatch
@@ -146,6 +147,8 @@ def _check_signatures(settlement: Settlement, ids: VerifiedIds, domain: Domain, 
         settlement.rfc.signer_of(ids.rfc_id)
         settlement.ticket.signer_of(ids.ticket_id)
         standing.check(settlement.ticket.payload.bid, ids.bid_id)
+        for rival in settlement.ticket.payload.rivals:
+            standing.check(rival, rival.id(domain))
         for filing in (settlement.voucher, settlement.report, settlement.fail_mark):
             if filing is not None:
                 filing.signer(domain)
@@ -183,6 +186,8 @@ def _check_ticket(ticket: Ticket, rfc: Rfc, rfc_id: Digest, terms: Terms) -> Non
     for reason, is_wrong, value in wrong:
         if is_wrong:
             raise SettlementInvalid(reason, value)
+    if (fault := find_fault(ticket, terms)) is not None:
+        raise SettlementInvalid(*fault)
 
 
 def _check_filings(settlement: Settlement, ids: VerifiedIds) -> None:

@@ -21,6 +21,7 @@ from gossip.messages.committee import (
     Proposal,
     ProposalFrame,
 )
+from gossip.messages.opinions import Opinion
 from gossip.messages.records import BeaconCommitment
 from gossip.messages.session import Settlement
 
@@ -141,6 +142,13 @@ class HandOverSigned(msgspec.Struct, frozen=True, array_like=True, tag=17):
     vote: Signed[HandOver]
 
 
+class OpinionHeard(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """A scorer's verdict on what was picked; ``own`` where it was filed with this member."""
+
+    opinion: Signed[Opinion]
+    own: bool
+
+
 class Rescued(msgspec.Struct, frozen=True, array_like=True, tag=18):
     """The registry has put another committee in the place of the running one, as this node reads the chain."""
 
@@ -165,6 +173,7 @@ Input = (
     | BatchAdopted
     | HandOverHeard
     | HandOverSigned
+    | OpinionHeard
     | Rescued
 )
 
@@ -251,6 +260,13 @@ class Dropped(msgspec.Struct, frozen=True):
     reason: str
 
 
+class OpinionDropped(msgspec.Struct, frozen=True):
+    """A second opinion that no batch will take."""
+
+    ticket_id: Digest
+    reason: str
+
+
 class Refused(msgspec.Struct, frozen=True):
     """A proposal that this member votes nil on, and why."""
 
@@ -277,6 +293,7 @@ Effect = (
     | JudgeOpening
     | CatchUp
     | Dropped
+    | OpinionDropped
     | Refused
     | Accused
 )
