@@ -99,13 +99,9 @@ def explain(
 ) -> None:
     """Print why an RFC went to its provider and where its pay stands, or how a day's numbers or an address's allowance
     come about."""
-    if what == "allowance" and subject is None:
-        raise typer.BadParameter("`explain allowance` wants an ADDRESS")
-    if what in {"day", "allowance"}:
-        path = f"/explain/{what}" if subject is None else f"/explain/{what}/{subject}"
-    else:
-        path = f"/sessions/{what}"
-    answer = ask_control(config, overrides, path)
+    from node.cli_explain import path_of  # noqa: PLC0415  # loads what only this command needs
+
+    answer = ask_control(config, overrides, path_of(what, subject))
     for line in (*answer.get("explanation", []), *answer.get("credit", [])):
         typer.echo(line)
 

@@ -35,6 +35,7 @@
     ├── AmountInvalid          an amount of MOR that can't be staked or unstaked
     ├── ChainMismatch          the chain endpoint is another chain than the network's
     ├── NodeUnreachable        no running node answers for a data folder
+    ├── Unanswerable           a running node has no answer to a question; the message says why
     └── AddressInUse           a port is taken
 """
 
@@ -328,6 +329,14 @@ class NodeUnreachable(NodeError):
     def __init__(self, data_dir: Path, reason: str) -> None:
         self.data_dir = data_dir
         super().__init__(f"the node of {data_dir} does not answer: {reason}")
+
+
+class Unanswerable(NodeError):
+    """What was asked of a running node has no answer; ``reason`` says why, in a line."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
 
 
 class AddressInUse(NodeError):

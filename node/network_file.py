@@ -15,7 +15,7 @@ from contracts.budget import BOOTSTRAP_INTERVALS
 from contracts.typed_data import Address, Domain, Uint256
 from gossip.errors import MessageError
 from gossip.messages import Signed, decode, encode
-from gossip.messages.committee import DayOpening
+from gossip.messages.committee import MAX_RANK, MAX_RANKED, DayOpening, ProviderRank
 from gossip.messages.market import MAX_RIVALS
 from gossip.messages.records import BeaconCommitment
 from node import settings, toml
@@ -52,6 +52,8 @@ class NetworkFile(msgspec.Struct, frozen=True, kw_only=True):
     """For day 0 and, where known, day 1."""
     bootstrap: tuple[str, ...] = ()
     """Multiaddrs with ``/p2p/<peer id>``."""
+    ranks: tuple[tuple[Address, int], ...] = ()
+    """Providers' coarse ranks by MOR on day 0, for the variant of S44."""
 
     def terms(self) -> Terms:
         """What pure rules need to know of this network."""
@@ -63,7 +65,8 @@ class NetworkFile(msgspec.Struct, frozen=True, kw_only=True):
 
     def opening(self) -> DayOpening:
         """What day 0 starts from."""
-        return DayOpening(0, self.snapshot_block, Uint256(self.supply_wei), Uint256(self.budget_wei))
+        ranks = tuple(ProviderRank(who, rank) for who, rank in sorted(self.ranks))
+        return DayOpening(0, self.snapshot_block, Uint256(self.supply_wei), Uint256(self.budget_wei), ranks=ranks)
 
 
 class _HexAddress(bytes):
@@ -94,10 +97,16 @@ class _Committee(msgspec.Struct, forbid_unknown_fields=True):
     epoch: int = 1
 
 
+class _Rank(msgspec.Struct, forbid_unknown_fields=True):
+    provider: _HexAddress
+    rank: int
+
+
 class _Opening(msgspec.Struct, forbid_unknown_fields=True):
     snapshot_block: int
     supply_wei: _Wei
     budget_wei: _Wei
+    ranks: list[_Rank] = []
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -134,6 +143,7 @@ def load_network(path: Path) -> NetworkFile:
         reference_price_wei=int(file.reference_price_wei),
         commitments=tuple(_commitment(path, index, item) for index, item in enumerate(file.commitments)),
         bootstrap=tuple(file.bootstrap),
+        ranks=tuple((Address(bytes(one.provider)), one.rank) for one in file.opening.ranks),
     )
     _check(path, network)
     return network
@@ -164,6 +174,7 @@ def write_network(path: Path, network: NetworkFile) -> None:
             "snapshot_block": network.snapshot_block,
             "supply_wei": str(network.supply_wei),
             "budget_wei": str(network.budget_wei),
+            "ranks": [{"provider": _hex(who), "rank": rank} for who, rank in network.ranks],
         },
     }
     write_atomic(path, toml.dumps(document).encode(), mode=0o644)
@@ -209,6 +220,7 @@ def _check(path: Path, network: NetworkFile) -> None:
     if network.snapshot_block < 0:
         raise ConfigInvalid(path, "opening.snapshot_block", f"{network.snapshot_block} is negative")
     _check_params(path, network.params)
+    _check_ranks(path, network)
     _check_members(path, network.members)
     committee = {member.address for member in network.members}
     for index, signed in enumerate(network.commitments):
@@ -244,6 +256,16 @@ def _check_params(path: Path, params: NetworkParams) -> None:
     for field in msgspec.structs.fields(params):
         if isinstance(value := getattr(params, field.name), int) and value < 0:
             raise ConfigInvalid(path, f"params.{field.name}", f"{value} is negative")
+
+
+def _check_ranks(path: Path, network: NetworkFile) -> None:
+    if network.ranks and not network.params.tells_ranks:
+        raise ConfigInvalid(path, "opening.ranks", "ranks are told only with params.withhold_only_if_user_richer")
+    if len({who for who, _ in network.ranks}) != len(network.ranks) or len(network.ranks) > MAX_RANKED:
+        raise ConfigInvalid(path, "opening.ranks", f"a provider is there twice, or more than {MAX_RANKED} are")
+    for index, (_, rank) in enumerate(network.ranks):
+        if not 1 <= rank <= MAX_RANK:
+            raise ConfigInvalid(path, f"opening.ranks[{index}].rank", f"{rank} is not 1 to {MAX_RANK}")
 
 
 def _check_members(path: Path, members: tuple[Member, ...]) -> None:

@@ -15,7 +15,7 @@ from contracts.signing import Key
 from contracts.typed_data import Address
 from testnet.errors import TestnetError
 from testnet.keys import Identity
-from testnet.plan import POOL_WEI, SOURCE_WEI, SUPPLY_WEI
+from testnet.plan import MOR, SOURCE_WEI, SUPPLY_WEI
 
 GAS_WEI = 10**18
 """What each key gets of the chain's own coin, for gas."""
@@ -55,7 +55,8 @@ def deploy_and_fund(
     note("deploying MOR and registry")
     mor = Mor.deploy(client, treasury)
     registry = Registry.deploy(client, treasury, mor.address, UNBONDING_S)
-    handed_out = POOL_WEI + SOURCE_WEI
+    pool_wei = params.endowment_mor * MOR
+    handed_out = pool_wei + SOURCE_WEI
     for identity in identities:
         node, key = identity.node, identity.key
         note(f"funding {node.name}")
@@ -71,7 +72,7 @@ def deploy_and_fund(
     economics = economics_of(params, time.time_ns() // 10**9)
     compute = Compute.deploy(client, treasury, mor.address, registry.address, economics)
     source = EmissionSource.deploy(client, treasury, mor.address, compute.address, economics.schedule)
-    mor.mint(treasury, compute.address, POOL_WEI)
+    mor.mint(treasury, compute.address, pool_wei)
     mor.mint(treasury, source.address, SOURCE_WEI)
     compute.bind_source(treasury, source.address)
     registry.bind(treasury, compute.address)
