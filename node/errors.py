@@ -33,6 +33,7 @@
     ├── ProofRejected          a proof does not hold, or is of a committee that nobody vouches for
     ├── ReplayFailed           stored batches do not lead to what was certified; names height and field
     ├── AmountInvalid          an amount of MOR that can't be staked or unstaked
+    ├── PlotUnavailable        a picture needs a package that isn't installed
     ├── ChainMismatch          the chain endpoint is another chain than the network's
     ├── NodeUnreachable        no running node answers for a data folder
     ├── Unanswerable           a running node has no answer to a question; the message says why
@@ -311,6 +312,16 @@ class AmountInvalid(NodeError):
         self.amount = amount
         self.reason = reason
         super().__init__(f"{amount}: {reason}")
+
+
+class PlotUnavailable(NodeError):
+    """``package``, which draws pictures, isn't installed; it comes with an extra."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+        super().__init__(
+            f"a picture needs {package}: pip install 'yellowstone-router[plot]', or leave it out (--no-plot)"
+        )
 
 
 class ChainMismatch(NodeError):

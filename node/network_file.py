@@ -69,7 +69,7 @@ class NetworkFile(msgspec.Struct, frozen=True, kw_only=True):
         return DayOpening(0, self.snapshot_block, Uint256(self.supply_wei), Uint256(self.budget_wei), ranks=ranks)
 
 
-class _HexAddress(bytes):
+class HexAddress(bytes):
     """``0x`` and 40 hex digits in the file."""
 
 
@@ -77,19 +77,19 @@ class _Hex(bytes):
     """Hex of any length in the file."""
 
 
-class _Wei(int):
+class Wei(int):
     """An amount: an integer, or decimal text where other TOML readers would lose digits."""
 
 
 class _Contracts(msgspec.Struct, forbid_unknown_fields=True):
-    mor: _HexAddress
-    registry: _HexAddress
-    compute: _HexAddress
+    mor: HexAddress
+    registry: HexAddress
+    compute: HexAddress
 
 
 class _Member(msgspec.Struct, forbid_unknown_fields=True):
-    address: _HexAddress
-    stake_wei: _Wei
+    address: HexAddress
+    stake_wei: Wei
 
 
 class _Committee(msgspec.Struct, forbid_unknown_fields=True):
@@ -98,14 +98,14 @@ class _Committee(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Rank(msgspec.Struct, forbid_unknown_fields=True):
-    provider: _HexAddress
+    provider: HexAddress
     rank: int
 
 
 class _Opening(msgspec.Struct, forbid_unknown_fields=True):
     snapshot_block: int
-    supply_wei: _Wei
-    budget_wei: _Wei
+    supply_wei: Wei
+    budget_wei: Wei
     ranks: list[_Rank] = []
 
 
@@ -115,7 +115,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     genesis_ms: int
     chain_id: int
-    reference_price_wei: _Wei
+    reference_price_wei: Wei
     contracts: _Contracts
     committee: _Committee
     opening: _Opening
@@ -126,7 +126,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 def load_network(path: Path) -> NetworkFile:
     """Read and check network.toml. Raises :class:`ConfigInvalid`, naming the key and the offending value."""
-    file = settings.convert(path, settings.read(path), _File, _from_text)
+    file = settings.convert(path, settings.read(path), _File, from_text)
     network = NetworkFile(
         name=file.name,
         genesis_ms=file.genesis_ms,
@@ -184,23 +184,24 @@ def _hex(value: bytes) -> str:
     return "0x" + value.hex()
 
 
-def _from_text(kind: type, value: Any) -> Any:
-    if kind is _Wei:
+def from_text(kind: type, value: Any) -> Any:
+    """What :func:`node.settings.convert` makes of hex and decimal text."""
+    if kind is Wei:
         if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and value.isdecimal())):
             raise ValueError(f"{value!r} is not an amount of wei")
         if int(value) < 0:
             raise ValueError(f"{value!r} is negative")
-        return _Wei(value)
+        return Wei(value)
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not hex text")
     try:
         raw = bytes.fromhex(value.removeprefix("0x"))
     except ValueError:
         raise ValueError(f"{value!r} is not hex") from None
-    if kind is _HexAddress:
+    if kind is HexAddress:
         if len(raw) != 20 or not value.startswith("0x"):
             raise ValueError(f"{value!r} is not an address: 0x and 40 hex digits")
-        return _HexAddress(raw)
+        return HexAddress(raw)
     return _Hex(raw)
 
 
@@ -219,7 +220,7 @@ def _check(path: Path, network: NetworkFile) -> None:
         _check_positive(path, f"opening.{key}", getattr(network, key))
     if network.snapshot_block < 0:
         raise ConfigInvalid(path, "opening.snapshot_block", f"{network.snapshot_block} is negative")
-    _check_params(path, network.params)
+    check_params(path, network.params)
     _check_ranks(path, network)
     _check_members(path, network.members)
     committee = {member.address for member in network.members}
@@ -241,7 +242,8 @@ def _check_positive(path: Path, key: str, value: int) -> None:
         raise ConfigInvalid(path, key, f"{value} is not positive")
 
 
-def _check_params(path: Path, params: NetworkParams) -> None:
+def check_params(path: Path, params: NetworkParams) -> None:
+    """Raise :class:`ConfigInvalid` where no network could run with ``params``."""
     positive = ("slot_ms", "day_slots", "speed_samples", "speed_share", "age_boost_ms", "voucher_window")
     for key in (*positive, "challenge_slots", "challenge_ms"):
         _check_positive(path, f"params.{key}", getattr(params, key))

@@ -15,7 +15,8 @@ from contracts.bindings import certificate
 from contracts.budget import BudgetPolicy, Economics, Schedule
 from contracts.emission import COMPUTE_DECREASE_WEI, COMPUTE_INITIAL_WEI
 from contracts.typed_data import Uint256
-from tests.contracts.local_chain import MOR, Refused, World
+from testnet.evm import Refused
+from tests.contracts.local_chain import MOR, World
 
 Json = dict[str, Any]
 

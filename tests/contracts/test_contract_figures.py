@@ -10,10 +10,11 @@ import pytest
 from contracts.bindings import compute_arguments
 from contracts.budget import Economics
 from contracts.typed_data import ZERO_ADDRESS
+from testnet.evm import Contract, LocalChain
 from tests.consensus.market import economics_vectors
 from tests.consensus.market.economics_vectors import ENDOWMENT_MOR, terms_of
 from tests.contracts import contract_figures
-from tests.contracts.local_chain import MOR, Contract, LocalChain
+from tests.contracts.local_chain import MOR
 from tests.contracts.twin import PROVIDERS
 
 LEDGERS: dict[str, list[dict[str, Any]]] = json.loads(economics_vectors.PATH.read_text(encoding="utf-8"))
