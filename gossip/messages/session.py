@@ -12,7 +12,7 @@ from eth_hash.auto import keccak
 
 from contracts.errors import SignatureInvalid
 from contracts.signing import recover
-from contracts.typed_data import Address, Digest, Domain, Signature, digest
+from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain, Signature, digest
 from gossip.errors import SignerMismatch
 from gossip.messages.base import U64, Payload, Signed, Text, Unit, decode_union, encode
 from gossip.messages.market import Rfc, Ticket
@@ -40,6 +40,8 @@ class Voucher(Payload, frozen=True):
     ticket_id: Digest
     session_key: Address
     tokens: U64
+    transcript: Digest = ZERO_DIGEST
+    """Commits to query body and the first ``tokens`` token ids, as a receipt does to all (S8)."""
 
 
 class Receipt(Payload, frozen=True):

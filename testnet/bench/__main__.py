@@ -171,7 +171,8 @@ def committee(  # noqa: PLR0917  # a command's options
     from testnet.bench.distance import measure_distance  # noqa: PLC0415  # as above
 
     progress = Progress(Console(stderr=True))
-    params = NetworkParams(slot_ms=slot_ms, batch_settlements=max(reports, NetworkParams().batch_settlements))
+    most = max(reports, NetworkParams().batch_settlements)
+    params = NetworkParams(slot_ms=slot_ms, batch_settlements=most, min_providers=1, pair_percent=100, audit_slots=0)
     table = Table("members", "what", "n", "p50", "p90", "p99", "worst", box=None)
     notes = []
     try:
