@@ -45,6 +45,7 @@ from inference.exllamav2.protocol import (
 )
 from inference.model_files import HashCache, ModelIdentity, identify
 from inference.progress import Report, silent
+from inference.tools import ToolUse
 from inference.worker_process import Supervision, keep_running
 
 FAMILY = "exllamav2"
@@ -122,11 +123,13 @@ class Exl2Engine:
         answer = await link.call(AskLoad(link.new_id()))
         return answer if isinstance(answer, Load) else _misunderstood(answer)
 
-    async def count_prompt(self, messages: tuple[ChatMessage, ...]) -> int:
+    async def count_prompt(self, messages: tuple[ChatMessage, ...], tools: ToolUse | None = None) -> int:
         """T of the conversation after the model's chat template.
 
         Raises :class:`PromptRefused`, :class:`RequestRefused` in the template's words, :class:`EngineUnavailable`.
         """
+        if tools is not None:
+            raise RequestRefused("tools", "this engine takes none")
         return len(await self._prompt_ids(messages))
 
     async def count_text(self, text: str) -> int:

@@ -18,10 +18,14 @@ from gossip.messages.base import Signed, encode, sign
 from gossip.messages.market import Ticket
 from gossip.messages.session import (
     Cosigned,
+    DetailFrame,
+    PaddedFrame,
     Query,
     ReceiptFrame,
     SessionEnd,
     SessionOpen,
+    SessionFrame,
+    TokenDetail,
     TokenFrame,
     Voucher,
     VoucherFrame,
@@ -31,6 +35,7 @@ from inference.engine import Finish, Piece
 from inference.errors import InferenceError, SessionError
 from inference.metering import compute_delivered
 from inference.session.delivery import Delivery
+from inference.session.padding import unpad
 from inference.session.query import QueryBody, encode_body
 from inference.session.stream import Code, SessionStream
 
@@ -88,6 +93,9 @@ class ClientSession:
         self._stream = stream
         self._ticket = ticket
         self._body = encode_body(body)
+        self._is_padded = body.padded
+        self._waiting: tuple[TokenDetail, ...] = ()
+        """Details whose T has not come yet."""
         self._key = session_key
         self._domain = terms.domain
         self._clock = clock
@@ -95,7 +103,15 @@ class ClientSession:
         self._voucher_step = max(1, terms.params.voucher_window // 4)
         self._deadline = trio.current_time() + terms.params.session_max_ms / 1000
         token_limit = body.token_limit(ticket.payload.token_max)
-        self._delivery = Delivery(ticket, self._body, token_limit, session_key, terms.domain)
+        self._delivery = Delivery(
+            ticket,
+            self._body,
+            token_limit,
+            session_key,
+            terms.domain,
+            top=body.logprobs,
+            may_call=body.tools is not None,
+        )
         self._recounted: int | None = None
         self._receipt: Cosigned | None = None
         self._finish: Finish | None = None
@@ -176,7 +192,7 @@ class ClientSession:
                 raise await self._break_off(error.code, error.detail) from error
             if piece is None and self._recount is not None:
                 self._recounted = await self._count_again(self._recount)
-            if piece is not None and piece.text:
+            if piece is not None and (piece.text or piece.calls):
                 return piece
         return None
 
@@ -191,24 +207,43 @@ class ClientSession:
 
     async def _take_frame(self) -> Piece | None:
         """Process one frame; its piece, None for the last."""
-        remaining = self._deadline - trio.current_time()
-        if remaining <= 0:
-            raise SessionError(Code.SESSION_TIMEOUT, "the session took too long")
-        data = await self._stream.receive(limit=_FRAME_BYTES, timeout=min(FRAME_SECONDS, remaining))
-        now_ms = self._clock()
-        if data is None:
-            raise SessionError(Code.PROVIDER_VANISHED, "the provider ended without a receipt")
-        match decode_session_frame(data):
-            case TokenFrame() as frame:
-                self._delivery.take_tokens(frame, now_ms)
+        frame = await self._receive_frame()
+        match frame:
+            case TokenFrame():
+                self._delivery.take_tokens(frame, self._clock())
                 if self._delivery.unvouched >= self._voucher_step:
                     await self._send_voucher()
-                return Piece(frame.text, frame.token_ids)
-            case SessionEnd() as frame:
+                details, self._waiting = (self._waiting, ()) if frame.text else ((), self._waiting)
+                return Piece(frame.text, frame.token_ids, details=details)
+            case DetailFrame():
+                self._delivery.take_details(frame)
+                self._waiting += frame.tokens
+                return Piece("", (), calls=frame.calls)
+            case SessionEnd():
                 self._receipt, self._finish = self._delivery.countersign(frame)
                 return None
-            case frame:
+            case _:
                 raise SessionError(Code.PROTOCOL_ERROR, f"{type(frame).__name__} is not the provider's to send")
+
+    async def _receive_frame(self) -> SessionFrame:
+        """The next frame that says something, within the time for one."""
+        started = trio.current_time()
+        while True:
+            now = trio.current_time()
+            remaining = min(self._deadline - now, started + FRAME_SECONDS - now)
+            if self._deadline <= now:
+                raise SessionError(Code.SESSION_TIMEOUT, "the session took too long")
+            data = await self._stream.receive(limit=_FRAME_BYTES, timeout=max(0.0, remaining))
+            if data is None:
+                raise SessionError(Code.PROVIDER_VANISHED, "the provider ended without a receipt")
+            frame = decode_session_frame(data)
+            if isinstance(frame, PaddedFrame) is not self._is_padded:
+                what = "padded, though it was not to be" if not self._is_padded else "not padded, though it was to be"
+                raise SessionError(Code.PROTOCOL_ERROR, f"a frame that is {what}")
+            if not isinstance(frame, PaddedFrame):
+                return frame
+            if inner := unpad(frame):
+                return decode_session_frame(inner)
 
     async def _send_receipt(self, receipt: Cosigned) -> None:
         """Send the last voucher and the receipt, and wait until the provider has them.
