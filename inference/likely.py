@@ -5,6 +5,7 @@ import math
 import msgspec
 
 from gossip.messages.session import LikelyToken, TokenDetail
+from inference.engine import TOP_LOGPROBS_MAX
 
 MICRO = 1_000_000
 IMPOSSIBLE = 10**9
@@ -32,7 +33,7 @@ def compute_cost(logprob: float | None) -> int:
     return min(IMPOSSIBLE, max(0, round(-logprob * MICRO)))
 
 
-def to_detail(position: Position, top: int = 20) -> TokenDetail:
+def to_detail(position: Position, top: int = TOP_LOGPROBS_MAX) -> TokenDetail:
     """The detail of one T with ``top`` alternatives at most."""
     likely = tuple(LikelyToken(_data(one), compute_cost(one.logprob)) for one in position.top_logprobs[:top])
     return TokenDetail(_data(position), compute_cost(position.logprob), likely)

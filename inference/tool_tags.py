@@ -29,7 +29,12 @@ def takes_tools(props: Any) -> bool:
         return False
     caps = props.get("chat_template_caps")
     template = props.get("chat_template_tool_use") or props.get("chat_template") or ""
-    return isinstance(caps, dict) and bool(caps.get("supports_tools")) and OPEN in str(template)
+    return isinstance(caps, dict) and bool(caps.get("supports_tools")) and marks_calls(str(template))
+
+
+def marks_calls(template: str) -> bool:
+    """Whether a chat template speaks of tools and marks calls as is known here."""
+    return OPEN in template and "tools" in template
 
 
 class TaggedCalls:

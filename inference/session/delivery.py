@@ -29,7 +29,7 @@ _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", "tool_calls"
 class Delivery:
     """The user's own count, transcript and vouchers. A refused frame raises and changes nothing."""
 
-    def __init__(  # noqa: PLR0917  in the order of the protocol: by what right, what, at most, as whom
+    def __init__(
         self,
         ticket: Signed[Ticket],
         body: bytes,
