@@ -38,6 +38,7 @@ from inference.session.delivery import Delivery
 from inference.session.padding import unpad
 from inference.session.query import QueryBody, encode_body
 from inference.session.stream import Code, SessionStream
+from inference.vocabulary import TextCheck, Vocabulary
 
 __all__ = ["ClientSession", "Code", "Pieces", "QueryBody", "Recount", "SessionOutcome", "open_session"]
 
@@ -75,6 +76,8 @@ class SessionOutcome:
     text: str
     interrupted: str | None
     """The :class:`Code` that ended the session early; None after a regular end."""
+    recounted: bool = False
+    """Whether the user counted T itself."""
 
 
 class ClientSession:
@@ -89,6 +92,7 @@ class ClientSession:
         terms: Terms,
         clock: Callable[[], int],
         recount: Recount | None,
+        vocabulary: Vocabulary | None,
     ) -> None:
         self._stream = stream
         self._ticket = ticket
@@ -100,6 +104,7 @@ class ClientSession:
         self._domain = terms.domain
         self._clock = clock
         self._recount = recount
+        self._check = None if vocabulary is None else TextCheck(vocabulary)
         self._voucher_step = max(1, terms.params.voucher_window // 4)
         self._deadline = trio.current_time() + terms.params.session_max_ms / 1000
         token_limit = body.token_limit(ticket.payload.token_max)
@@ -133,6 +138,7 @@ class ClientSession:
             voucher=self._delivery.voucher,
             text=self._delivery.text,
             interrupted=self._interrupted,
+            recounted=self._recounted is not None,
         )
 
     @property
@@ -190,17 +196,24 @@ class ClientSession:
                 raise await self._break_off(Code.PROTOCOL_ERROR, str(error)) from error
             except SessionError as error:
                 raise await self._break_off(error.code, error.detail) from error
-            if piece is None and self._recount is not None:
-                self._recounted = await self._count_again(self._recount)
+            if piece is None:
+                self._recounted = await self._count_again()
             if piece is not None and (piece.text or piece.calls):
                 return piece
         return None
 
-    async def _count_again(self, recount: Recount) -> int | None:
-        """The user's own count of the answer; None where its tokenizer cannot be asked, and the provider's counts."""
+    def _check_text(self, frame: TokenFrame) -> None:
+        """Raise :class:`SessionError` where the ids say other text than came with them."""
+        if self._check is not None and (reason := self._check.take(frame.text, frame.token_ids)) is not None:
+            raise SessionError(Code.PROTOCOL_ERROR, reason)
+
+    async def _count_again(self) -> int | None:
+        """The user's own count of the answer; None where it has no means to, and the provider's counts."""
+        if self._recount is None:
+            return None if self._check is None else self._check.count()
         try:
             with trio.move_on_after(RECOUNT_SECONDS):
-                return await recount(self._delivery.text)
+                return await self._recount(self._delivery.text)
         except InferenceError as error:
             _log.info("answer not recounted", peer=self._stream.remote_peer, error=str(error))
         return None
@@ -210,7 +223,9 @@ class ClientSession:
         frame = await self._receive_frame()
         match frame:
             case TokenFrame():
-                self._delivery.take_tokens(frame, self._clock())
+                now_ms = self._clock()
+                self._check_text(frame)
+                self._delivery.take_tokens(frame, now_ms)
                 if self._delivery.unvouched >= self._voucher_step:
                     await self._send_voucher()
                 details, self._waiting = (self._waiting, ()) if frame.text else ((), self._waiting)
@@ -317,13 +332,15 @@ async def open_session(  # noqa: PLR0917  in the order of the protocol: over wha
     clock: Callable[[], int],
     *,
     recount: Recount | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> AsyncIterator[ClientSession]:
     """Ask ``body`` under ``ticket`` over ``stream``, which the session owns from now on.
 
-    ``clock`` gives ms of any steady origin. Leaving before the end cancels at the provider. Raises
-    :class:`SessionError`.
+    ``clock`` gives ms of any steady origin. The answer's T are the user's own where it has a tokenizer to ``recount``
+    with, or the model's ``vocabulary``, against which every frame is checked too. Leaving before the end cancels at
+    the provider. Raises :class:`SessionError`.
     """
-    session = ClientSession(stream, ticket, body, session_key, terms, clock, recount)
+    session = ClientSession(stream, ticket, body, session_key, terms, clock, recount, vocabulary)
     try:
         await session.start()
         yield session

@@ -29,6 +29,7 @@ from node.roles.evidence import EvidencePool
 from node.roles.public import PublicState
 from node.roles.reporting import Reporting
 from node.roles.sessions import SessionLog
+from node.roles.vocabularies import Vocabularies
 
 PROVIDER_FAULTS = frozenset(
     {
@@ -113,6 +114,7 @@ class UserAgent:
         self._sessions = sessions
         self._asking = Asking(node, public, self._access, sessions)
         self._reporting = Reporting(node, public)
+        self._vocabularies = Vocabularies(node, public)
         self._auditor = Auditor(node, self._asking.open, self._finish, self._settle_audit)
         self.recount_of: Callable[[Digest], Recount | None] = lambda _: None
 
@@ -122,6 +124,7 @@ class UserAgent:
             nursery.start_soon(self._access.follow_balance)
             await nursery.start(self._reporting.run)
             nursery.start_soon(self._auditor.run)
+            nursery.start_soon(self._vocabularies.run)
             task_status.started()
 
     # What the gateway asks for.
@@ -178,6 +181,7 @@ class UserAgent:
             logprobs=request.logprobs,
             padded=self._node.config.user.padded,
         )
+        provider = opened.matched.ticket.payload.bid.payload.provider
         session: ClientSession | None = None
         failed = True
         try:
@@ -189,6 +193,7 @@ class UserAgent:
                 self._node.terms,
                 now_ms,
                 recount=self.recount_of(card.model_id),
+                vocabulary=None if request.tools else self._vocabularies.find(card.model_id, provider),
             ) as session:
                 first = await anext(session.pieces(), None)
                 left = (await self.allowance()).remaining_tokens
