@@ -18,8 +18,8 @@ from inference.tools import TOOLS_MAX, ToolCall, ToolUse, call_texts, tool_texts
 Finish = Literal["stop", "length", "tool_calls"]
 """Why an answer ended; ``tool_calls``: the model waits for what its calls give."""
 
-Feature = Literal["tools", "logprobs"]
-"""What not every engine can do."""
+Feature = Literal["tools", "tool_choice", "logprobs"]
+"""What not every engine can do; ``tool_choice`` is to have a tool called for certain."""
 
 TOP_LOGPROBS_MAX = 20
 """Alternatives of a T that may be asked for."""
@@ -78,7 +78,11 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def needs(self) -> frozenset[Feature]:
         """What its engine must have for it."""
         has_tools = self.tools is not None or any(turn.role == "tool" or turn.tool_calls for turn in self.messages)
-        wanted: tuple[tuple[Feature, bool], ...] = (("tools", has_tools), ("logprobs", self.logprobs is not None))
+        wanted: tuple[tuple[Feature, bool], ...] = (
+            ("tools", has_tools),
+            ("tool_choice", self.tools is not None and self.tools.choice == "required"),
+            ("logprobs", self.logprobs is not None),
+        )
         return frozenset(feature for feature, is_wanted in wanted if is_wanted)
 
 

@@ -159,7 +159,8 @@ async def _check_features(engine: Engine, generation: Generation) -> None:
     if not generation.needs:
         return
     has = await engine.features() if isinstance(engine, Featured) else frozenset()
-    for feature in sorted(generation.needs - has):
+    missing = generation.needs - has
+    for feature in sorted(missing - {"tool_choice"} or missing):
         raise SessionError(Code.UNSUPPORTED, f"{feature}: engine {engine.family} has none for this model")
 
 

@@ -62,7 +62,7 @@ async def measure_capacity(streams: int, rate: float, seconds: float) -> Capacit
     options = SellerOptions(streams, max(2, round(rate * seconds)), 1 / rate, cores[0] if len(cores) > 1 else None)
     heard: list[_Heard] = []
     cpu: list[float] = []
-    async with _seller(options, cpu) as multiaddr, open_network(NetworkConfig(), os.urandom(32)) as network:
+    async with open_seller(options, cpu) as multiaddr, open_network(NetworkConfig(), os.urandom(32)) as network:
         if len(cores) > 1:
             os.sched_setaffinity(0, set(cores[1:]))
         try:
@@ -100,7 +100,7 @@ async def _listen(network: Network, peer: str, options: SellerOptions, number: i
 
 
 @asynccontextmanager
-async def _seller(options: SellerOptions, cpu: list[float]) -> AsyncIterator[str]:
+async def open_seller(options: SellerOptions, cpu: list[float]) -> AsyncIterator[str]:
     """The provider's address; once it has ended, the CPU seconds that it used are in ``cpu``."""
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", "testnet.bench.seller"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT

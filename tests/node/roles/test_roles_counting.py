@@ -3,7 +3,7 @@
 Also what else a query may ask for, through whole nodes: tools, logarithms and padded frames.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class TheEngine(SyntheticEngine):
 
     @asynccontextmanager
     async def generate(self, request: Generation) -> AsyncIterator[AsyncIterator[Piece]]:  # noqa: ARG002  # the answer is always the same
-        async def pieces() -> AsyncIterator[Piece]:
+        async def pieces() -> AsyncGenerator[Piece]:
             for _ in range(WORDS):
                 yield Piece(" the", self.says)
             yield Piece("", (), "stop")
