@@ -36,6 +36,8 @@ class Capacity:
     """T/s of the slowest stream."""
     gaps_ms: Figures
     core_percent: float
+    cpu_us: float
+    """µs of the provider's CPU for each T: this tells on a busy machine too, where T/s does not."""
 
     def rows(self) -> list[tuple[str, ...]]:
         """For a table: what, measured, target."""
@@ -46,6 +48,7 @@ class Capacity:
             ("gap between pieces p50 (ms)", f"{self.gaps_ms.p50:.1f}", ""),
             ("gap between pieces p99 (ms)", f"{self.gaps_ms.p99:.1f}", ""),
             ("provider's share of a core", f"{self.core_percent:.0f} %", "100 %"),
+            ("provider's CPU a T (µs)", f"{self.cpu_us:.0f}", f"{1_000_000 / self.streams / self.asked_rate:.0f}"),
         ]
 
 
@@ -78,7 +81,8 @@ async def measure_capacity(streams: int, rate: float, seconds: float) -> Capacit
         raise TestnetError(f"{len(heard)} of {streams} streams were answered, not all in full")
     rates = [one.tokens / one.seconds for one in heard]
     gaps = [gap for one in heard for gap in one.gaps_ms]
-    return Capacity(streams, rate, Figures.of(rates), min(rates), Figures.of(gaps), 100 * cpu[0] / took)
+    cpu_us = 1_000_000 * cpu[0] / sum(one.tokens for one in heard)
+    return Capacity(streams, rate, Figures.of(rates), min(rates), Figures.of(gaps), 100 * cpu[0] / took, cpu_us)
 
 
 async def _listen(network: Network, peer: str, options: SellerOptions, number: int, heard: list[_Heard]) -> None:
