@@ -263,7 +263,8 @@ class UserAgent:
                 report=report,
                 session_key=opened.wallet.key,
             )
-            if self._auditor.take(audited, request.sampling):
+            # a scorer is shown the messages alone: with tools the prompt was another
+            if request.tools is None and self._auditor.take(audited, request.sampling):
                 return
         self._queue_report(ticket, report, opened.wallet.key, receipt)
 
