@@ -32,6 +32,8 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At most so many percent of its MOR balance are credited to a provider on one day (S8); 0: no bound."""
     audit_slots: int = 600
     """Credits mature after so many slots, in which a second opinion may be asked for (S8); 0: at once, and none is."""
+    scores_required: bool = True
+    """Where credits mature: only providers that can score count among the others of ``min_providers``."""
     audit_bps: int = 200
     """The beacon picks so many of 10,000 credited sessions for a second opinion (S8)."""
     canary_slots: int = 0

@@ -53,23 +53,29 @@ class Verdict(msgspec.Struct, frozen=True):
     max_gap: float
 
 
-SAMPLED_GAP = 4.0
-"""Mean gap, in nats, that an answer at temperature 1 stays within: what a model says by chance is still its own choice
-mostly, and T from nowhere are 10 nats away and more."""
+SAMPLED_GAP = 2.75
+"""Mean gap, in nats, that a long answer at a temperature up to 1 stays within. Measured on 240 T of a small model: 0.1
+to 0.7 at 0.7, 0.6 to 2.0 at 1, 3.7 to 4.4 at 1.5; T from nowhere 3.3 to 4.4, for a scorer sees the likeliest only."""
+
+SAMPLED_SPREAD = 6.0
+"""Nats that one T more may add to a sum: the fewer there are, the less their mean says."""
 
 
 def judge_answer(scores: Sequence[TokenScore], temperature: float, limits: AuditLimits) -> Verdict:
     """As :func:`judge`, for answers of any length and temperature: what the network's second opinions go by (S8).
 
     Few T are judged by their largest gap alone, and sampled ones within wider limits, so that neither is a way round
-    the opinion. Both limits are the module's own, not measured for each model.
+    the opinion.
     """
     found = judge(scores, limits)
-    few = len(scores) < SCORED_MIN
+    if not scores:
+        return found
     if temperature > 0:
-        limit = SAMPLED_GAP * max(1.0, temperature) * (2 if few else 1)
+        limit = (SAMPLED_GAP + SAMPLED_SPREAD / len(scores)) * max(1.0, temperature) ** 2
         return msgspec.structs.replace(found, passed=found.mean_gap <= limit)
-    return msgspec.structs.replace(found, passed=found.max_gap <= limits.max_gap) if few else found
+    if len(scores) < SCORED_MIN:
+        return msgspec.structs.replace(found, passed=found.max_gap <= limits.max_gap)
+    return found
 
 
 def judge_scoring(claimed: Sequence[TokenScore], own: Sequence[TokenScore], limits: AuditLimits) -> Verdict:

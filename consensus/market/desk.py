@@ -212,6 +212,11 @@ class Desk:
         else:
             self._book(rfc, ticket, ticket.id(self._terms.domain))
 
+    def provider_of(self, ticket_id: Digest) -> Address | None:
+        """The provider of a ticket that waits for filings."""
+        held = self._open.get(ticket_id)
+        return None if held is None else held.ticket.payload.bid.payload.provider
+
     def is_open(self, ticket_id: Digest) -> bool:
         """Whether a ticket of this desk waits for filings."""
         return ticket_id in self._open

@@ -21,8 +21,8 @@ def needed_rivals(params: NetworkParams) -> int:
 
 
 def counts_as_rival(bid: Bid, params: NetworkParams) -> bool:
-    """Where answers are checked by second opinions, only who can give one is a rival."""
-    return bid.scores or params.audit_slots == 0
+    """With second opinions only who can give one is a rival, unless the network asks for less."""
+    return bid.scores or params.audit_slots == 0 or not params.scores_required
 
 
 def payable(

@@ -142,7 +142,7 @@ class HandOverSigned(msgspec.Struct, frozen=True, array_like=True, tag=17):
     vote: Signed[HandOver]
 
 
-class OpinionHeard(msgspec.Struct, frozen=True, array_like=True, tag=19):
+class OpinionHeard(msgspec.Struct, frozen=True, array_like=True, tag=29):
     """A scorer's verdict on what was picked; ``own`` where it was filed with this member."""
 
     opinion: Signed[Opinion]

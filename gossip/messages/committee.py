@@ -267,7 +267,7 @@ class CommitmentFrame(msgspec.Struct, frozen=True, array_like=True, tag=37, forb
     commitment: Signed[BeaconCommitment]
 
 
-class OpinionFrame(msgspec.Struct, frozen=True, array_like=True, tag=43, forbid_unknown_fields=True):
+class OpinionFrame(msgspec.Struct, frozen=True, array_like=True, tag=49, forbid_unknown_fields=True):
     """A scorer's verdict, for the next batch."""
 
     opinion: Signed[Opinion]

@@ -68,7 +68,7 @@ class RfcAsk(msgspec.Struct, frozen=True, array_like=True, tag=8, forbid_unknown
     rfc: Signed[Rfc]
 
 
-class OpinionFiling(msgspec.Struct, frozen=True, array_like=True, tag=9, forbid_unknown_fields=True):
+class OpinionFiling(msgspec.Struct, frozen=True, array_like=True, tag=19, forbid_unknown_fields=True):
     """A scorer's verdict on its way into a batch, to any committee member (S8)."""
 
     opinion: Signed[Opinion]

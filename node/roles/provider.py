@@ -32,7 +32,7 @@ from node.roles.prover import MOST_STREAMS, Prover
 from node.roles.public import PublicState
 from node.roles.scoring import Filer, Scoring
 from node.roles.strangers import MAX_STREAMS, PER_PEER, Strangers
-from node.roles.transcripts import Opener, Transcripts
+from node.roles.transcripts import Opener, Transcript, Transcripts
 
 BID_LIFE_MS = 120_000
 """A bid is valid for so long and renewed at half of it: a dead provider leaves the book by itself."""
@@ -85,7 +85,7 @@ class Provider:
             on_receipt=self._keep_receipt,
             now_ms=now_ms,
             accept_ticket=self._accept,
-            on_served=self._transcripts.keep if node.terms.params.audit_slots else None,
+            on_served=self._keep_transcript if node.terms.params.audit_slots else None,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -240,6 +240,9 @@ class Provider:
         await self._node.store.accept_ticket(ticket_id, ticket)
         self._active.add(ticket_id)
         _ACCEPTED.get().append(ticket_id)
+
+    def _keep_transcript(self, ticket_id: Digest, body: bytes, token_ids: tuple[int, ...]) -> None:
+        self._transcripts.keep(ticket_id, Transcript(body, token_ids, self._node.slot()))
 
     async def _keep_voucher(self, ticket: Signed[Ticket], voucher: Signed[Voucher]) -> None:
         await self._node.store.put_voucher(ticket.id(self._node.terms.domain), voucher)

@@ -105,7 +105,11 @@ class HomeRouter:
             case RfcAsk(rfc):
                 answer = await self._match(rfc)
             case ReportFiling() | DeliveryFiling() as filing:
-                answer = await self._file(filing)
+                if isinstance(filing, DeliveryFiling) and not self._is_providers(filing, stream.remote_peer):
+                    why = "only its provider files what was delivered"
+                    answer = self._refuse(filing.ticket_id, "not_the_provider", why)
+                else:
+                    answer = await self._file(filing)
             case OpinionFiling(opinion):
                 answer = self._file_opinion_of(opinion)
         await stream.send(encode(answer))
@@ -244,6 +248,12 @@ class HomeRouter:
         if settlement is not None:
             self._hand_over(settlement)
         return Filed(filing.ticket_id)
+
+    def _is_providers(self, filing: DeliveryFiling, peer: str) -> bool:
+        """A user that could file vouchers as its provider could commit it to a transcript that it never sent."""
+        provider = self._desk.provider_of(filing.ticket_id)
+        record = None if provider is None else self._public.book.record(provider, now_ms())
+        return record is None or record.payload.peer_id == peer
 
     def _file_opinion_of(self, signed: Signed[Opinion]) -> RouterAnswer:
         """A scorer's verdict (S8); one that is not its scorer's turn yet waits for its batch."""

@@ -1,6 +1,5 @@
 """A provider's second opinions (S8): scores the sessions of others that the beacon has drawn it for, signs, files."""
 
-import msgspec
 import trio
 
 from consensus.market.opinions import Pick, turns
@@ -148,7 +147,7 @@ class Scoring:
             limits = find_limits(self._node.config.data_dir / "models", pick.model_id)
             with trio.fail_after(SCORING_S):
                 verdict = await _judge(opened, pick, engine, limits)
-        except (EngineError, ModelError, trio.TooSlowError) as error:
+        except (EngineError, ModelError, SessionError, trio.TooSlowError) as error:
             self._node.log.warning("second opinion failed", ticket=opened.ticket_id.hex(), reason=str(error))
             await stream.fail("cannot_score", "the engine could not score it now")
             return None
@@ -170,14 +169,17 @@ class Scoring:
 
 
 async def _judge(opened: OpenTranscript, pick: Pick, engine: Scorer, limits: AuditLimits) -> Verdict:
-    """The verdict on the T that were credited; a query that nobody could have answered fails. Raises EngineError."""
+    """The verdict on the T that were credited.
+
+    Raises EngineError, and SessionError for a query that this node can't read: a later one may.
+    """
     try:
         body = decode_body(opened.body, MAX_QUERY_BYTES // BYTES_PER_TOKEN_MAX)
         said = opened.token_ids[: pick.tokens]
         if body.score is None:
             return judge_answer(await _scores(engine, body.messages, said), body.temperature, limits)
         return await _judge_opinion(body, said, engine, limits)
-    except (AuditInvalid, SessionError, msgspec.ValidationError):
+    except AuditInvalid:
         return Verdict(False, pick.tokens, 0.0, 0.0)
 
 

@@ -7,6 +7,7 @@ not by a quarter of the window, and at once where a scorer has said Fail.
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import trio
 
@@ -30,38 +31,55 @@ OPEN_S = 120.0
 OPENING = 8
 """Transcripts being opened at once."""
 
+KEPT_VERDICTS = 4_096
+"""Picked sessions whose verdicts are remembered."""
+
 ID_BYTES = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """One session's. ``slot`` is when it ended."""
+
+    body: bytes
+    token_ids: tuple[int, ...]
+    slot: int
+
+    @property
+    def size(self) -> int:
+        """Bytes that it counts for."""
+        return len(self.body) + ID_BYTES * len(self.token_ids)
+
+
 class Transcripts:
-    """Bounded, in memory: query bodies and token ids by ticket."""
+    """Bounded, in memory: query bodies and token ids by ticket, oldest first."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[Digest, tuple[bytes, tuple[int, ...]]] = OrderedDict()
+        self._held: OrderedDict[Digest, Transcript] = OrderedDict()
         self._bytes = 0
 
-    def keep(self, ticket_id: Digest, body: bytes, token_ids: tuple[int, ...]) -> None:
+    def keep(self, ticket_id: Digest, transcript: Transcript) -> None:
         """Remember a session that has ended; one without a T is nobody's concern."""
-        if not token_ids or ticket_id in self._held:
+        if not transcript.token_ids or ticket_id in self._held:
             return
-        self._held[ticket_id] = body, token_ids
-        self._bytes += len(body) + ID_BYTES * len(token_ids)
+        self._held[ticket_id] = transcript
+        self._bytes += transcript.size
         while self._bytes > MAX_BYTES:
             self.forget(next(iter(self._held)))
 
-    def find(self, ticket_id: Digest) -> tuple[bytes, tuple[int, ...]] | None:
-        """Body and token ids, where they are still here."""
+    def find(self, ticket_id: Digest) -> Transcript | None:
+        """A session's transcript, where it is still here."""
         return self._held.get(ticket_id)
 
     def forget(self, ticket_id: Digest) -> None:
         """It will not be asked for any more."""
-        held = self._held.pop(ticket_id, None)
-        if held is not None:
-            self._bytes -= len(held[0]) + ID_BYTES * len(held[1])
+        if (held := self._held.pop(ticket_id, None)) is not None:
+            self._bytes -= held.size
 
-    def tickets(self) -> tuple[Digest, ...]:
-        """Whose transcripts are here, oldest first."""
-        return tuple(self._held)
+    def forget_before(self, slot: int) -> None:
+        """Sessions that ended before ``slot`` can't be picked any more."""
+        while self._held and next(iter(self._held.values())).slot < slot:
+            self.forget(next(iter(self._held)))
 
 
 class Opener:
@@ -86,13 +104,9 @@ class Opener:
         self._patience = patience
         self._file = file
         self._wake = trio.Event()
-        self._heard: set[tuple[Digest, Address]] = set()
-        """Ticket and scorer of every verdict that came back."""
         self._busy: set[Digest] = set()
-        self._missed: dict[Digest, int] = {}
-        """Tickets without a pick, with the slot after which there won't be one."""
-        self.verdicts: OrderedDict[Digest, list[Signed[Opinion]]] = OrderedDict()
-        """By ticket, for this node's own views."""
+        self.verdicts: OrderedDict[Digest, dict[Address, Signed[Opinion]]] = OrderedDict()
+        """By ticket and scorer: what came back."""
         public.on_batch.append(self._on_batch)
 
     async def run(self) -> None:
@@ -112,35 +126,25 @@ class Opener:
         self._wake.set()
 
     def _begin(self, nursery: trio.Nursery) -> None:
-        for ticket_id in self._transcripts.tickets():
-            pick = self._public.ledger.audits.pick(ticket_id)
-            if pick is None or pick.decision:
-                self._let_go(ticket_id, is_over=pick is not None)
-                continue
-            self._missed.pop(ticket_id, None)
-            scorer = self._next(ticket_id, pick)
-            if scorer is not None and ticket_id not in self._busy and len(self._busy) < OPENING:
-                self._busy.add(ticket_id)
-                nursery.start_soon(self._open, ticket_id, pick, scorer)
-
-    def _let_go(self, ticket_id: Digest, *, is_over: bool) -> None:
-        """Forget what was decided, and what has not been picked in the time that it takes to settle and to pick."""
         params = self._node.terms.params
-        end = self._missed.setdefault(ticket_id, self._node.slot() + params.settle_window_slots + params.audit_slots)
-        if is_over or self._node.slot() > end:
-            del self._missed[ticket_id]
-            self._transcripts.forget(ticket_id)
-            self._heard = {place for place in self._heard if place[0] != ticket_id}
+        self._transcripts.forget_before(self._node.slot() - params.settle_window_slots - 2 * params.audit_slots)
+        for some in self._public.ledger.audits.picks.values():
+            for ticket_id, pick in some.items():
+                if self._transcripts.find(ticket_id) is None:
+                    continue
+                scorer = None if pick.decision else self._next(ticket_id, pick)
+                if scorer is not None and ticket_id not in self._busy and len(self._busy) < OPENING:
+                    self._busy.add(ticket_id)
+                    nursery.start_soon(self._open, ticket_id, pick, scorer)
 
     def _next(self, ticket_id: Digest, pick: Pick) -> Offer | None:
         """The scorer to ask now: the first whose turn it is and who has not answered."""
         slot = self._node.slot()
         if not pick.given and slot < pick.slot + self._patience:
             return None
-        given = {one.scorer for one in pick.given}
+        heard = {one.scorer for one in pick.given} | self.verdicts.get(ticket_id, {}).keys()
         open_to = pick.scorers[: turns(pick, slot, self._node.terms.params)]
-        waiting = [one for one in open_to if one.provider not in given and (ticket_id, one.provider) not in self._heard]
-        return waiting[0] if waiting else None
+        return next((one for one in open_to if one.provider not in heard), None)
 
     async def _open(self, ticket_id: Digest, pick: Pick, scorer: Offer) -> None:
         try:
@@ -158,9 +162,8 @@ class Opener:
             self._wake.set()
 
     def _note(self, ticket_id: Digest, opinion: Signed[Opinion]) -> None:
-        self._heard.add((ticket_id, opinion.payload.scorer))
-        self.verdicts.setdefault(ticket_id, []).append(opinion)
-        while len(self.verdicts) > OPENING * 128:
+        self.verdicts.setdefault(ticket_id, {})[opinion.payload.scorer] = opinion
+        while len(self.verdicts) > KEPT_VERDICTS:
             self.verdicts.popitem(last=False)
         passed = opinion.payload.passed
         self._node.log.info(
@@ -174,8 +177,7 @@ class Opener:
         held = self._transcripts.find(ticket_id)
         if held is None:
             return None
-        body, said = held
-        token_ids = find_committed(body, said, pick.transcript)
+        token_ids = find_committed(held.body, held.token_ids, pick.transcript)
         if not token_ids:
             self._node.log.warning("another transcript was settled than this node has", ticket=ticket_id.hex())
             self._transcripts.forget(ticket_id)
@@ -188,7 +190,7 @@ class Opener:
             await network.connect(record.payload.multiaddrs, timeout=5)
         stream = await network.open_stream(record.payload.peer_id, OPINION, timeout=5)
         try:
-            await stream.send(encode(OpenTranscript(ticket_id, body, token_ids)), timeout=30)
+            await stream.send(encode(OpenTranscript(ticket_id, held.body, token_ids)), timeout=30)
             opinion = decode_opined(await stream.receive(limit=1_024, timeout=OPEN_S) or b"").opinion
         finally:
             await stream.aclose()

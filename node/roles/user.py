@@ -29,7 +29,7 @@ from node.roles.public import PublicState
 from node.roles.reporting import Reporting
 from node.roles.scoring import Filer
 from node.roles.sessions import SessionLog
-from node.roles.transcripts import Opener, Transcripts
+from node.roles.transcripts import Opener, Transcript, Transcripts
 
 PROVIDER_FAULTS = frozenset(
     {
@@ -251,7 +251,7 @@ class UserAgent:
         self._sessions.finish(rfc_id, outcome, passed=passed, broken=broken)
         receipt = outcome.receipt if outcome is not None else None
         if session is not None and self._node.terms.params.audit_slots:
-            self._transcripts.keep(ticket_id, session.body, session.token_ids)
+            self._transcripts.keep(ticket_id, Transcript(session.body, session.token_ids, self._node.slot()))
         if asked is not None and session is not None and receipt is not None:
             request, card = asked
             audited = Audited(

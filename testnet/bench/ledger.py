@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 _SIGNATURE = Signature(bytes(65))
 _MODEL = Digest(sha256(b"a model").digest())
-_ROUTER = Address(bytes(20))
+_ROUTER = Address(sha256(b"member 0").digest()[:20])
 _ALLOWANCE = 10**9
 _PRICE = 10**9
 

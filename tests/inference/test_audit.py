@@ -42,15 +42,19 @@ SURE = TokenScore(0.0, 0.0)
         (64, 0.05, 0.0, False),
         (3, 0.37, 0.0, True),
         (3, 12.0, 0.0, False),
-        (64, 1.5, 1.0, True),
-        (64, 10.0, 1.0, False),
-        (64, 7.0, 2.0, True),
-        (3, 7.0, 0.5, True),
-        (3, 13.0, 0.5, False),
+        (40, 1.96, 1.0, True),
+        (40, 0.73, 0.7, True),
+        (40, 3.31, 1.0, False),
+        (40, 4.41, 1.5, True),
+        (8, 3.16, 1.0, True),
+        (8, 4.19, 1.0, False),
+        (1, 7.14, 0.7, True),
+        (1, 9.3, 0.7, False),
+        (0, 0.0, 0.0, None),
     ],
 )
 def test_no_answer_is_too_short_or_too_random_for_an_opinion(
-    tokens: int, gap: float, temperature: float, passed: bool
+    tokens: int, gap: float, temperature: float, passed: bool | None
 ) -> None:
     scores = [TokenScore(-1.0 - gap, -1.0)] * tokens
     assert judge_answer(scores, temperature, AuditLimits()).passed is passed

@@ -77,6 +77,8 @@ def test_with_second_opinions_only_who_can_score_is_a_rival() -> None:
     world = World(make_terms(min_providers=2, audit_slots=10))
     assert invalid(world, world.settlement(rivals=[world.bid("second")])) == "rival_cannot_score"
     verify_settlement(world.settlement(rivals=[world.bid("second", scores=True)]), world.terms)
+    lax = World(make_terms(min_providers=2, audit_slots=10, scores_required=False))
+    verify_settlement(lax.settlement(rivals=[lax.bid("second")]), lax.terms)
     field = [world.standing("a"), world.standing("b", scores=True)]
     params = world.terms.params
     assert [one.bid.provider for one in payable(field, field, params)] == [address("a")]
