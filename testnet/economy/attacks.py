@@ -11,6 +11,7 @@ from consensus.market.access import pass_commitment
 from consensus.market.allowances import MAX_PASSES_PER_USER, Allowances
 from consensus.market.errors import RfcRefused
 from consensus.market.ledger_state import DayAccount
+from consensus.market.matching import MAX_PENALTY
 from consensus.market.opinions import MAX_OFFERS
 from consensus.market.promises import Promises
 from consensus.market.speed import SpeedSample, is_fast_enough, with_sample
@@ -18,11 +19,14 @@ from contracts.typed_data import ZERO_DIGEST, Address, Digest, Signature
 from gossip.messages.base import Signed, Unit
 from gossip.messages.market import AccessPass, PassIssued, PassRequest, Rfc
 from testnet.economy.market_day import Offer
-from testnet.economy.population import LEAST_MARGIN, Provider, name, standing
+from testnet.economy.population import Provider, name, standing
 from testnet.economy.rules import SESSION_T, Flow, Rules, charged_worth, compute_found_out, compute_kept
 
 SYBIL_USERS = 1_000
 SYBIL_PROVIDERS = 5_000
+PAID_SHARE = 10
+"""Percent of what a model's providers have been paid that went to the attacker, for work it did: its part of scorers
+that are drawn by it."""
 OWN_SHARE = 80
 """Percent of its own sessions on a public model that an attacker steers to itself, by price and by timing of slots."""
 HONEST_US = 20_000
@@ -43,6 +47,8 @@ class View:
     lowest: tuple[int, ...]
     honest: Mapping[int, tuple[Provider, ...]]
     """By model."""
+    twin: Provider
+    """What the attacker would be if it were honest; its price follows what the attacker sells to others."""
     idle_t: int
     """T that honest providers could still compute yesterday."""
     chance: random.Random
@@ -84,37 +90,35 @@ TARGET = 0
 
 
 def honest(view: View) -> Turn:
-    """Serve others at the middle of the market's prices, with hardware for one's share."""
-    prices = sorted(one.price_wei for one in view.honest[TARGET]) or [view.lowest[TARGET]]
-    price = max(prices[len(prices) // 2], int(view.cost_wei * LEAST_MARGIN))
-    return Turn(offers=[_offer(view, price, "twin")], hardware_t=view.access_t)
+    """Serve others as all honest providers do, with hardware for one's share."""
+    return Turn(offers=[_offer(view, view.twin.price_wei, "twin")], hardware_t=view.access_t)
 
 
 def wash_computing(view: View) -> Turn:
     """Ask oneself and compute the answers."""
-    turn = _wash(view, users=1, providers=2, others=_others(view, 2))
+    turn = _wash(view, users=1, providers=2, scorers=2)
     turn.computed_t, turn.kept, turn.hardware_t = sum(f.sessions * f.tokens for f in turn.flows), 1.0, view.access_t
     return turn
 
 
 def wash_idle(view: View) -> Turn:
     """Ask oneself and compute nothing."""
-    return _wash(view, users=1, providers=2, others=_others(view, 2))
+    return _wash(view, users=1, providers=2, scorers=2)
 
 
 def sybil_users(view: View) -> Turn:
     """As wash_idle, over so many session keys that no pair has much to forfeit."""
-    return _wash(view, users=SYBIL_USERS, providers=2, others=_others(view, 2))
+    return _wash(view, users=SYBIL_USERS, providers=2, scorers=2)
 
 
 def sybil_providers(view: View) -> Turn:
     """As sybil_users, over so many providers that none has much to forfeit."""
-    return _wash(view, users=SYBIL_USERS, providers=SYBIL_PROVIDERS, others=_others(view, 2))
+    return _wash(view, users=SYBIL_USERS, providers=SYBIL_PROVIDERS, scorers=2)
 
 
 def colluding_opinions(view: View) -> Turn:
     """As sybil_providers, and the Sybils are drawn to score one another: they crowd the scorers that tickets show."""
-    return _wash(view, users=SYBIL_USERS, providers=SYBIL_PROVIDERS, others=_others(view, SYBIL_PROVIDERS))
+    return _wash(view, users=SYBIL_USERS, providers=SYBIL_PROVIDERS, scorers=SYBIL_PROVIDERS)
 
 
 def undercutting(view: View) -> Turn:
@@ -124,12 +128,14 @@ def undercutting(view: View) -> Turn:
 
 
 def false_fails(view: View) -> Turn:
-    """Say Fail to every rival with every session key that one has, and sell above them."""
+    """Say Fail to every rival from every address that one's MOR is spread over, and sell above them."""
     rivals = view.honest.get(TARGET, ())
-    keys = min(MAX_PASSES_PER_USER, view.access_t // max(1, SESSION_T * len(rivals)))
-    price = min(view.ceiling_wei, view.lowest[TARGET] * (100 + min(100, keys)) // 100)
+    points = min(SYBIL_USERS, view.access_t // max(1, SESSION_T * len(rivals)))
+    if view.rules.proposals.fails_by_share:
+        points = 100 * view.access_t // max(1, view.access_t + sum(rival.sold_t for rival in rivals))
+    price = min(view.ceiling_wei, view.lowest[TARGET] * (100 + min(MAX_PENALTY, points)) // 100)
     turn = Turn(offers=[_offer(view, price, "slanderer")], hardware_t=view.access_t)
-    turn.fails = {rival.address: keys for rival in rivals}
+    turn.fails = {rival.address: points for rival in rivals}
     return turn
 
 
@@ -137,7 +143,7 @@ def withholding(view: View) -> Turn:
     """Take what a provider sends ahead of the first voucher, send none, and ask again once the ticket has lapsed."""
     params = view.rules.params
     held_ms = params.ticket_ttl_ms + params.session_max_ms + params.slot_ms * (1 + params.report_deadline_slots)
-    rounds = 1 if view.rules.proposals.charge_unfiled else params.slot_ms * params.day_slots // held_ms
+    rounds = 0 if view.rules.proposals.charge_unfiled else params.slot_ms * params.day_slots // held_ms
     return Turn(stolen_t=min(view.access_t * rounds, view.idle_t))
 
 
@@ -198,23 +204,26 @@ def _offer(view: View, price_wei: int, who: str) -> tuple[int, Offer]:
     return TARGET, Offer(standing(name(who), TARGET, max(1, price_wei)), view.access_t)
 
 
-def _others(view: View, crowd: int) -> int:
-    """Of the scorers that the ledger remembers for a model, those that aren't the attacker's.
+def _scorers(view: View, crowd: int) -> tuple[int, int]:
+    """Of the scorers that the ledger remembers for a model, the attacker's ``crowd`` and the others, as they are drawn.
 
-    None for a model of its own. Of a public one the ledger remembers who was seen last on tickets, as the winner or as
-    one of its rivals; rivals are drawn among addresses, so a crowd fills its part of them.
+    Nobody else for a model of its own. Of a public one the ledger remembers who was seen last on tickets, as the winner
+    or as its rival; rivals are drawn among addresses, so a crowd fills its part of them.
     """
-    if not view.rules.proposals.listed_models:
-        return 0
+    proposals = view.rules.proposals
+    if not proposals.listed_models:
+        return min(crowd, MAX_OFFERS), 0
+    if proposals.scorers_by_credit:
+        return PAID_SHARE, 100 - PAID_SHARE
     known = len(view.honest.get(TARGET, ()))
     if known + crowd <= MAX_OFFERS:
-        return known
-    winners, rivals = 1, 1
-    honest_rivals = rivals * known / (known + crowd)
-    return min(known, max(1, int(MAX_OFFERS * (winners + honest_rivals) / (winners + rivals))))
+        return crowd, known
+    seen = (1 + known / (known + crowd)) / 2
+    others = min(known, max(1, int(MAX_OFFERS * seen)))
+    return MAX_OFFERS - others, others
 
 
-def _wash(view: View, *, users: int, providers: int, others: int) -> Turn:
+def _wash(view: View, *, users: int, providers: int, scorers: int) -> Turn:
     """Own sessions with own providers: on a model that nobody else has, at the ceiling; where only listed models are
     payable, on a public one just below everybody's price, as far as the draw can be steered."""
     rules, is_own = view.rules, not view.rules.proposals.listed_models
@@ -222,9 +231,8 @@ def _wash(view: View, *, users: int, providers: int, others: int) -> Turn:
     steered = view.access_t if is_own else view.access_t * OWN_SHARE // 100
     worth = charged_worth(SESSION_T, price, view.account.reference_price_wei, rules.proposals)
     sessions = steered // worth
-    keys, friends = users * MAX_PASSES_PER_USER, min(providers, MAX_OFFERS - others)
-    found_out = compute_found_out(friends, others)
-    kept = compute_kept(sessions, keys, providers, found_out, rules)
+    found_out = compute_found_out(*_scorers(view, scorers))
+    kept = compute_kept(sessions, users * MAX_PASSES_PER_USER, providers, found_out, rules)
     halves = (sessions - sessions // 2, sessions // 2)
     flows = [
         Flow(name("wash key"), name(f"wash provider {n}"), view.access_t, price, half, SESSION_T)

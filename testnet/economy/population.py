@@ -82,7 +82,12 @@ def make_providers(count: int, capacity_t: int, chance: random.Random) -> list[P
         model = n % MODELS if n < 4 * MODELS else _model(chance)
         made.append(
             Provider(
-                name(f"provider {n}"), 10 * access.WEI, model, cost, int(capacity_t * weight / total), int(cost * MARGIN)
+                name(f"provider {n}"),
+                10 * access.WEI,
+                model,
+                cost,
+                int(capacity_t * weight / total),
+                int(cost * MARGIN),
             )
         )
     return made

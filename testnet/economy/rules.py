@@ -34,6 +34,10 @@ class Proposals(msgspec.Struct, frozen=True):
     """Only models that others than the attacker serve are payable (a list of public models, say)."""
     charge_unfiled: bool = False
     """A ticket that nobody files anything for costs its user the voucher window."""
+    scorers_by_credit: bool = False
+    """Scorers are drawn by what they have been paid, not by address."""
+    fails_by_share: bool = False
+    """A provider's points of a day are the percent of its T of that day that Fails were told of."""
     speed_from_canaries: bool = False
     """Speed samples come from the committee's canaries alone, not from whoever reports."""
 
@@ -129,7 +133,7 @@ def _refuse(paid: Paid, reason: str, sessions: int) -> None:
 
 
 def charged_worth(tokens: int, price_wei: int, reference_price_wei: int, proposals: Proposals) -> int:
-    """T of quota that ``tokens`` at a price cost: themselves, and as proposed what they are worth where that is more."""
+    """T of quota that ``tokens`` cost at a price: themselves, and as proposed what they are worth where that is more."""
     if not proposals.charge_worth or price_wei <= reference_price_wei:
         return tokens
     return -(-tokens * price_wei // reference_price_wei)

@@ -16,6 +16,7 @@ from testnet.economy.market_day import Offer, allocate
 from testnet.economy.population import (
     GENESIS_PRICE_WEI,
     HARDWARE_DAYS,
+    MARGIN,
     MODELS,
     Provider,
     allowance,
@@ -86,12 +87,12 @@ class Simulation:
     def __init__(self, setup: Setup, strategy: Strategy) -> None:
         self._setup = setup
         self._strategy = strategy
-        self._needs = random.Random(f"needs {setup.seed}")
-        self._chance = random.Random(f"attack {setup.seed}")
+        self._needs = _chance("needs", setup.seed)
+        self._chance = _chance("attack", setup.seed)
         params = setup.rules.params
         self._economics = economics_of(params, 0)
         budget = self._economics.budget(1, 0)
-        born = random.Random(f"population {setup.seed}")
+        born = _chance("population", setup.seed)
         held = SUPPLY_WEI * HELD_PERCENT // 100
         self._users = make_users(setup.users, held, born)
         max_t = access.max_t(budget, GENESIS_PRICE_WEI)
@@ -101,6 +102,7 @@ class Simulation:
         self._away: dict[Address, int] = {}
         self._balance = SUPPLY_WEI * setup.attack_percent // 100
         self._cost = sorted(one.cost_wei for one in self._providers)[len(self._providers) // 2]
+        self._twin = Provider(name("twin"), self._balance, TARGET, self._cost, 0, int(self._cost * MARGIN))
         self._penalties = Penalties({}, 1)
         self._credited = 0
         self._idle_t = capacity // 4
@@ -140,7 +142,9 @@ class Simulation:
             sold |= got
         paid = settle_flows(flows, account, params, {one.address: one.balance_wei for one in present})
         self._penalise(turn)
-        self._note_attacker(account, view, turn, paid.wei, sum(sold.get(one, 0) for one in own))
+        self._twin.sold_t, self._twin.capacity_t = sum(sold.get(one, 0) for one in own), view.access_t
+        self._twin.adapt()
+        self._note_attacker(account, view, turn, paid.wei, self._twin.sold_t)
         honest_profit = self._move_providers(account.day, present, sold, paid.wei)
         self._idle_t = max(0, sum(one.capacity_t for one in present) - sum(sold.values()))
         self._credited += paid.credited_wei
@@ -166,6 +170,7 @@ class Simulation:
             cost_wei=self._cost,
             lowest=lowest,
             honest=by_model,
+            twin=self._twin,
             idle_t=self._idle_t,
             chance=self._chance,
         )
@@ -213,3 +218,8 @@ def _pooled(provider: Address, tokens: int, wanted: int, price_wei: int, *, is_f
 def _credited(account: DayAccount, tokens: int, wei: int) -> DayAccount:
     """The day's account at its end."""
     return replace(account, credited_t=Uint256(tokens), credited_wei=Uint256(wei))
+
+
+def _chance(of: str, seed: int) -> random.Random:
+    """A stream of its own for each purpose: what one draws more shifts no other."""
+    return random.Random(f"{of} {seed}")  # noqa: S311  # a simulation, nothing secret
