@@ -1,7 +1,7 @@
 """The matching core alone, and a router's whole work on an RFC: how many a second on one core.
 
-The core is everything between an RFC whose signatures hold and a booked ticket: allowance, budget, queue, the live book,
-the draw, the slot. A router adds what the wire wants: bytes to messages, signatures checked and made, bytes again. Its
+The core is everything between an RFC whose signatures hold and a booked ticket: allowance, budget, queue, live book,
+draw and slot. A router adds what the wire wants: bytes to messages, signatures checked and made, bytes again. Its
 network, its disk and the liveness check are :mod:`testnet.bench.runs`'. Times are CPU time of this process.
 """
 
@@ -260,7 +260,7 @@ def _digest(kind: str, name: object) -> Digest:
 
 
 def rows(size: BookSize, rfcs: int) -> Iterator[tuple[str, ...]]:
-    """(what, RFCs, µs of CPU each, RFCs a second, target), measured one after another; smaller and larger books last."""
+    """(what, RFCs, µs of CPU each, RFCs a second, target), one after another; smaller and larger books last."""
     core = "core: allowance, budget, queue, draw, slot"
     yield _row(core, measure_core(size, rfcs, hashed=False), f"{CORE_RATE:,}")
     yield _row("core, and the ticket's id", measure_core(size, rfcs, hashed=True), "")

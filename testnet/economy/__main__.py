@@ -72,7 +72,7 @@ def _table(title: str, outcomes: list[Outcome]) -> Table:
         "others' profit",
         "bounds",
     ):
-        table.add_column(head, justify="left" if head in {"", "bounds"} else "right")
+        table.add_column(head, justify="left" if head in {"", "bounds"} else "right", no_wrap=head == "")
     for one in outcomes:
         table.add_row(
             one.name,

@@ -1,6 +1,6 @@
 """What an attacker does with its MOR on one day. Each strategy is one function from what it sees to its turn.
 
-An attacker holds ``balance`` MOR, whose access is W T a day, and has hardware for W T a day or none. Addresses are free.
+An attacker's MOR gives it access to W T a day, and it has hardware for W T a day or none. Addresses are free.
 """
 
 import random

@@ -133,7 +133,7 @@ def _refuse(paid: Paid, reason: str, sessions: int) -> None:
 
 
 def charged_worth(tokens: int, price_wei: int, reference_price_wei: int, proposals: Proposals) -> int:
-    """T of quota that ``tokens`` cost at a price: themselves, and as proposed what they are worth where that is more."""
+    """T of quota that ``tokens`` cost at a price: as many, or as proposed what they are worth where that is more."""
     if not proposals.charge_worth or price_wei <= reference_price_wei:
         return tokens
     return -(-tokens * price_wei // reference_price_wei)

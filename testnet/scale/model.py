@@ -1,6 +1,6 @@
-"""The formulas: what N nodes and R RFCs a second cost each role. Plain arithmetic on :class:`Constants`; every rate is a second's.
+"""The formulas: what N nodes and R RFCs a second cost each role. Arithmetic on :class:`Constants`.
 
-A network of N nodes has ``members(N)`` members, a tenth of its nodes are providers, two in ten are full nodes that serve
+A network of N nodes has ``members(N)`` members; a tenth of its nodes are providers, two tenths full nodes that serve
 nobody, the rest are users' agents. Each node has ``DEGREE`` mesh peers in each topic, so it reads a message once and
 ``repeats`` times more, and sends it on as often as others read it from it: what sending costs is in ``frame``.
 """
@@ -25,14 +25,20 @@ BASE_BYTES = 130 << 20
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What can be chosen. ``member_shards`` of 16 RFC topics are followed by a member, ``node_shards`` by another node
-    that serves or routes nothing else, and ``checks_batches`` says whether full nodes check what is certified."""
+    """What can be chosen."""
 
-    member_shards: int = RFC_SHARDS
+    followers: int = MAX_MEMBERS
+    """Members that follow each of the RFC topics."""
     node_shards: int = RFC_SHARDS
+    """Topics that a full node or a user's agent follows."""
     provider_shards: int = RFC_SHARDS
     checks_batches: bool = True
+    """Whether who follows the ledger checks the signatures of what more than 2/3 of the committee have certified."""
     batch_settlements: int = NetworkParams().batch_settlements
+    frame_tokens: int = 1
+    """T in a frame of an answer."""
+    keeps_tickets: bool = True
+    """Whether the ids of a day's settled tickets are kept in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,8 @@ def _role(role: str, nodes: int, rate: float, of: Constants, design: Design) -> 
       where ``checks_batches`` says so. A member has checked them before.
     """
     m, providers = members(nodes), max(2, nodes // 10)
-    shards = {"member": design.member_shards, "provider": design.provider_shards}.get(role, design.node_shards)
+    shared = min(float(RFC_SHARDS), RFC_SHARDS * design.followers / m)
+    shards = {"member": shared, "provider": design.provider_shards}.get(role, design.node_shards)
     slot_s = NetworkParams().slot_ms / 1_000
     book, rfcs = 3 * providers / BID_EVERY_S, rate * shards / RFC_SHARDS
     copies = 1 + of.repeats
@@ -90,19 +97,19 @@ def _role(role: str, nodes: int, rate: float, of: Constants, design: Design) -> 
     size = of.gossip_overhead
     read = size * copies * (book * of.bid_bytes + rfcs * of.rfc_bytes + rate * of.settlement_bytes)
     messages = copies * (book + rfcs + 1 / slot_s)
-    memory = BASE_BYTES + rate * DAY_S * of.session_bytes
-    own, more, extra = _own(role, nodes, rate, of)
+    memory = BASE_BYTES + (rate * DAY_S * of.session_bytes if design.keeps_tickets else 0)
+    own, more, extra = _own(role, nodes, rate, of, design)
     parts |= own
     return Cost(role, messages + more, read + extra, sum(parts.values()), memory, tuple(parts.items()))
 
 
-def _own(role: str, nodes: int, rate: float, of: Constants) -> tuple[dict[str, float], float, float]:
+def _own(role: str, nodes: int, rate: float, of: Constants, design: Design) -> tuple[dict[str, float], float, float]:
     """What only this role does: CPU seconds by part, messages, bytes.
 
     - A member routes R / m RFCs, takes two filings of each, sends each settlement of its own to m − 1 others and checks
       the signatures of all R; passes of N users are told to all: N × 2 a day. Its votes are three rounds of m a slot.
-    - A provider streams R × 500 T / providers, and files one delivery for each session.
-    - A user sends R / users RFCs and takes their T.
+    - A provider streams R × 500 T / providers, in frames of ``frame_tokens``.
+    - A user's agent sends R / users RFCs and takes their T.
     """
     m, providers = members(nodes), max(2, nodes // 10)
     slot_s = NetworkParams().slot_ms / 1_000
@@ -123,6 +130,6 @@ def _own(role: str, nodes: int, rate: float, of: Constants) -> tuple[dict[str, f
         )
     if role == "user":
         users = max(1, nodes - m - providers - nodes // 5)
-        own = rate / users
-        return {"streams": own * TOKENS * of.token}, own * TOKENS, own * TOKENS * 16
+        frames = rate / users * TOKENS / design.frame_tokens
+        return {"streams": frames * of.token}, frames, frames * 16
     return {}, 0.0, 0.0

@@ -102,3 +102,15 @@ def test_a_ranking_is_the_same_for_every_implementation() -> None:
     members = [address(f"m{number}") for number in range(4)]
     ranking = access.home_routers(address("user"), 300, members)
     assert [members.index(member) for member in ranking] == [1, 3, 2, 0]
+
+
+def test_every_shard_has_its_followers_and_a_large_committee_shares_them_out() -> None:
+    small = [address(f"member {n}") for n in range(8)]
+    assert all(access.followed_shards(one, small, 16, 8) == tuple(range(16)) for one in small)
+    large = [address(f"member {n}") for n in range(64)]
+    followed = {one: access.followed_shards(one, large, 16, 8) for one in large}
+    assert all(sum(shard in of for of in followed.values()) == 8 for shard in range(16))
+    assert max(len(of) for of in followed.values()) <= 8, "nobody carries half of the topics"
+    without = {one: access.followed_shards(one, large[1:], 16, 8) for one in large[1:]}
+    assert sum(without[one] != followed[one] for one in large[1:]) <= len(followed[large[0]])
+    assert access.followed_shards(address("stranger"), large, 16, 8) == ()
