@@ -15,9 +15,9 @@ from consensus.market.access import pass_commitment
 from consensus.market.book import Book, StandingBid
 from consensus.market.desk import Desk
 from consensus.market.ledger_state import DayAccount, opened
-from consensus.market.matching import build_match, draw, pick
+from consensus.market.matching import build_match, candidates, draw, pick
 from consensus.market.ranking import Ranking
-from consensus.market.rivals import draw_rivals
+from consensus.market.rivals import draw_rivals, payable
 from consensus.params import NetworkParams, Terms
 from contracts.signing import Key
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain, Signature, Uint256
@@ -69,7 +69,9 @@ class Speed:
 class Market:
     """One router's desk and book, with users that have passes."""
 
-    def __init__(self, size: BookSize) -> None:
+    def __init__(self, size: BookSize, *, ranked: bool = True) -> None:
+        self._ranked = ranked
+        """Whether bids are put in order once for many RFCs, or filtered and sorted for each as the matcher does."""
         self.terms = Terms(DOMAIN, 0, NetworkParams())
         self.router = _key("router")
         self.models = [_digest("model", number) for number in range(size.models)]
@@ -138,7 +140,10 @@ class Market:
             prompt_bound=rfc.prompt_bound,
             ceiling_wei=self.account.ceiling_wei(self.terms.params),
         )
-        band = self._ranking(rfc.model_id, field).band(self._takes)
+        if self._ranked:
+            band = self._ranking(rfc.model_id, field).band(self._takes)
+        else:
+            band = candidates(self.desk.free(payable(field, field, self.terms.params)), self.terms.params.tie_percent)
         value = draw(ZERO_DIGEST, ZERO_DIGEST, waiting.rfc_id, 0)
         return Drawn(waiting.rfc_id, field, band, pick(band, (), value), value)
 
@@ -149,7 +154,8 @@ class Market:
         return held
 
     def _takes(self, standing: StandingBid) -> bool:
-        return self.desk.slots_left(standing.bid) > 0
+        held = self._rankings[standing.bid.model_id]
+        return self.desk.slots_left(standing.bid) > 0 and held.is_payable(standing)
 
     def place(self, drawn: "Drawn", *, hashed: bool, signed: bool) -> Matched:
         """The winner's ticket, booked; by the RFC's id where its own is not worked out."""
@@ -191,9 +197,9 @@ class Drawn:
     value: Digest
 
 
-def measure_core(size: BookSize, rfcs: int, *, hashed: bool) -> Speed:
+def measure_core(size: BookSize, rfcs: int, *, hashed: bool, ranked: bool = True) -> Speed:
     """RFCs with checked signatures, from the queue to the booked ticket; with its EIP-712 id where ``hashed``."""
-    market = Market(size)
+    market = Market(size, ranked=ranked)
     made = [(market.rfc(number, signed=False), _digest("rfc", number)) for number in range(rfcs)]
     used = 0.0
     for start in range(0, rfcs, WAVE):
@@ -208,8 +214,8 @@ def measure_core(size: BookSize, rfcs: int, *, hashed: bool) -> Speed:
 
 
 def measure_router(size: BookSize, rfcs: int) -> Speed:
-    """RFCs from their bytes to the bytes of their answers, every signature checked or made."""
-    market = Market(size)
+    """RFCs from their bytes to the bytes of their answers, every signature checked or made; drawn as the matcher does."""
+    market = Market(size, ranked=False)
     asks = [encode(RfcAsk(market.rfc(number, signed=True))) for number in range(rfcs)]
     used = 0.0
     for start in range(0, rfcs, WAVE):
@@ -264,6 +270,7 @@ def rows(size: BookSize, rfcs: int) -> Iterator[tuple[str, ...]]:
     core = "core: allowance, budget, queue, draw, slot"
     yield _row(core, measure_core(size, rfcs, hashed=False), f"{CORE_RATE:,}")
     yield _row("core, and the ticket's id", measure_core(size, rfcs, hashed=True), "")
+    yield _row("core, bids filtered for each RFC", measure_core(size, rfcs, hashed=False, ranked=False), "")
     yield _row("router: bytes to bytes, signatures", measure_router(size, max(1, rfcs // 8)), f"{ROUTER_RATE:,}")
     for providers in (size.providers // 2, size.providers * 2, size.providers * 4):
         other = BookSize(providers, size.models, size.bids)
