@@ -61,11 +61,14 @@ def _day_lines(record: DayRecord, terms: Terms, today: int) -> Iterator[str]:
     )
     yield f"Use of the day's tickets, up to batch {record.as_of} (S37)"
     yield (
-        f"  budget left = budget - credited = {show_mor(account.budget_wei)} - {show_mor(account.credited_wei)} ="
+        f"  budget left = budget + forfeited - credited - second opinions = {show_mor(account.budget_wei)} +"
+        f" {show_mor(account.returned_wei)} - {show_mor(account.credited_wei)} - {show_mor(account.opinions_wei)} ="
         f" {show_exact(account.budget_left_wei)}"
     )
     yield f"  credited {account.credited_t:,} T of MaxT {account.max_t:,} T"
     yield f"  allowance of the passes seen in settlements {account.issued_t:,} T of MaxT {account.max_t:,} T"
+    if params.audit_slots:
+        yield from _audit_lines(record, params)
     yield from _bootstrap_lines(record, terms)
 
 
@@ -184,6 +187,15 @@ def _access_lines(account: DayAccount) -> Iterator[str]:
     rate = access.access_rate(max_t, supply)
     yield f"  AccessRate = MaxT / supply = {max_t:,} T / {show_mor(supply)} = {rate:,} T per 1 MOR a day"
     yield f"    contract view access_rate({max_t}, {supply})"
+
+
+def _audit_lines(record: DayRecord, params: NetworkParams) -> Iterator[str]:
+    yield f"Second opinions (S8), all days', as of batch {record.last}"
+    due = f"due after params.audit_slots = {params.audit_slots:,} slots"
+    yield f"  immature credits = {show_mor(record.immature_wei)}, {due}"
+    yield f"  forfeited since genesis = {show_mor(record.forfeited_wei)}"
+    yield f"  paid for opinions since genesis = {show_mor(record.opinions_wei)}"
+    yield f"  sessions picked, until their window ends = {record.picked:,}"
 
 
 def _bootstrap_lines(record: DayRecord, terms: Terms) -> Iterator[str]:
