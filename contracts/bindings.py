@@ -117,6 +117,10 @@ class Registry:
         """Name the Compute Contract, under whose domain members sign; only the deployer may, once, before epoch 1."""
         return self.client.transact(key, "registry", self.address, "bind", compute)
 
+    def compute(self, block: int | None = None) -> Address:
+        """The Compute Contract; the zero address before :meth:`bind`."""
+        return Address(bytes.fromhex(self.client.call("registry", self.address, "compute", block=block)[2:]))
+
     def stake(self, key: Key, amount: int) -> Receipt:
         """Bond ``amount`` wei, which the registry must be allowed to move."""
         return self.client.transact(key, "registry", self.address, "stake", amount)
@@ -262,6 +266,10 @@ class Compute:
     def bind_source(self, key: Key, source: Address) -> Receipt:
         """Name the emission source; only the deployer may, once, before the first batch."""
         return self.client.transact(key, "compute", self.address, "bind_source", source)
+
+    def source(self, block: int | None = None) -> Address:
+        """Where emissions are fetched; the zero address for nowhere."""
+        return Address(bytes.fromhex(self.client.call("compute", self.address, "source", block=block)[2:]))
 
     def pull(self, key: Key) -> Receipt:
         """Fetch the emission that is due; anybody may, and nobody has to."""

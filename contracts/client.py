@@ -125,6 +125,22 @@ class ChainClient:
         with self._translated("native balance"):
             return int(self._eth.get_balance(to_checksum_address(address)))
 
+    def code(self, address: Address) -> bytes:
+        """What stands at ``address``; nothing where no contract does."""
+        with self._translated(f"code of 0x{address.hex()}"):
+            return bytes(self._eth.get_code(to_checksum_address(address)))
+
+    def created_code(self, deployer: Address, data: bytes) -> bytes:
+        """What would stand on chain had ``deployer`` sent ``data`` to create a contract; nothing is sent."""
+        request: Any = {"from": to_checksum_address(deployer), "data": "0x" + data.hex()}
+        with self._translated("trial of a constructor"):
+            return bytes(self._eth.call(request))
+
+    def transaction_count(self, address: Address, *, mined: bool = False) -> int:
+        """The nonce of ``address``'s next transaction; with ``mined`` those that still wait are left out."""
+        with self._translated(f"transaction count of 0x{address.hex()}"):
+            return int(self._eth.get_transaction_count(to_checksum_address(address), "latest" if mined else "pending"))
+
     def balances(self, mor: Address, addresses: Sequence[Address], block: int | None = None) -> list[int]:
         """Wei of the token ``mor`` that each address holds at ``block``; one request per 1,000 addresses."""
         return list(self.snapshot(mor, addresses, block).balances)

@@ -10,6 +10,8 @@
     ├── ArtifactError         a compiled contract is missing, or was called with what it doesn't take
     ├── ChainUnavailable      the chain did not answer in time (recoverable: retry later)
     ├── TransactionReverted   the chain refused a transaction; carries the contract's reason
+    ├── DeploymentFileInvalid an address file can't be read, or lacks a contract
+    ├── DeploymentConflict    what was deployed is not what is wanted now
     └── AnvilError            the local development chain could not be installed or started
 """
 
@@ -78,6 +80,22 @@ class TransactionReverted(ContractsError):
         self.what = what
         self.reason = reason
         super().__init__(f"{what} reverted: {reason}")
+
+
+class DeploymentFileInvalid(ContractsError):
+    """An address file can't be used. ``place`` is the file or what in it."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        self.place = place
+        super().__init__(f"{place}: {reason}")
+
+
+class DeploymentConflict(ContractsError):
+    """A deployment can't go on, because ``what`` is there and isn't what is wanted."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        super().__init__(f"{what}: {reason}")
 
 
 class AnvilError(ContractsError):

@@ -33,6 +33,7 @@
     ├── ProofRejected          a proof does not hold, or is of a committee that nobody vouches for
     ├── ReplayFailed           stored batches do not lead to what was certified; names height and field
     ├── AmountInvalid          an amount of MOR that can't be staked or unstaked
+    ├── ExtraMissing           a package of an optional extra is not installed
     ├── ChainMismatch          the chain endpoint is another chain than the network's
     ├── NodeUnreachable        no running node answers for a data folder
     └── AddressInUse           a port is taken
@@ -310,6 +311,15 @@ class AmountInvalid(NodeError):
         self.amount = amount
         self.reason = reason
         super().__init__(f"{amount}: {reason}")
+
+
+class ExtraMissing(NodeError):
+    """Something needs ``package``, which comes with the optional ``extra``."""
+
+    def __init__(self, extra: str, package: str) -> None:
+        self.extra = extra
+        self.package = package
+        super().__init__(f"{package} is not installed: pip install 'yellowstone-router[{extra}]'")
 
 
 class ChainMismatch(NodeError):

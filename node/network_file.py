@@ -207,7 +207,7 @@ def _check(path: Path, network: NetworkFile) -> None:
         _check_positive(path, f"opening.{key}", getattr(network, key))
     if network.snapshot_block < 0:
         raise ConfigInvalid(path, "opening.snapshot_block", f"{network.snapshot_block} is negative")
-    _check_params(path, network.params)
+    check_params(path, network.params)
     _check_members(path, network.members)
     committee = {member.address for member in network.members}
     for index, signed in enumerate(network.commitments):
@@ -228,7 +228,8 @@ def _check_positive(path: Path, key: str, value: int) -> None:
         raise ConfigInvalid(path, key, f"{value} is not positive")
 
 
-def _check_params(path: Path, params: NetworkParams) -> None:
+def check_params(path: Path, params: NetworkParams) -> None:
+    """Raise :class:`ConfigInvalid` for the first of a network's parameters that makes none."""
     positive = ("slot_ms", "day_slots", "speed_samples", "speed_share", "age_boost_ms", "voucher_window")
     for key in (*positive, "challenge_slots", "challenge_ms"):
         _check_positive(path, f"params.{key}", getattr(params, key))

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from consensus.committee import Committee, Member
 from consensus.params import NetworkParams, economics_of
-from contracts.bindings import Compute, EmissionSource, Mor, Registry
+from contracts.bindings import RESCUE_DELAY_S, RESCUE_NOTICE_S
 from contracts.client import ChainClient
+from contracts.deploy import Deployment as Contracts
+from contracts.deploy import RegistryTerms
 from contracts.signing import Key
 from contracts.typed_data import Address
 from testnet.errors import TestnetError
@@ -20,8 +22,8 @@ from testnet.plan import POOL_WEI, SOURCE_WEI, SUPPLY_WEI
 GAS_WEI = 10**18
 """What each key gets of the chain's own coin, for gas."""
 
-UNBONDING_S = 600
-"""How long unstaked MOR waits in the registry."""
+REGISTRY_TERMS = RegistryTerms(600, 100, 5, RESCUE_DELAY_S, RESCUE_NOTICE_S)
+"""Ten minutes of unbonding, and for the rest what a public network has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,9 @@ def deploy_and_fund(
     Raises :class:`contracts.errors.ContractsError` where the chain refuses or doesn't answer.
     """
     note("deploying MOR and registry")
-    mor = Mor.deploy(client, treasury)
-    registry = Registry.deploy(client, treasury, mor.address, UNBONDING_S)
+    contracts = Contracts(client, treasury)
+    mor = contracts.token()
+    registry = contracts.registry(REGISTRY_TERMS)
     handed_out = POOL_WEI + SOURCE_WEI
     for identity in identities:
         node, key = identity.node, identity.key
@@ -69,12 +72,11 @@ def deploy_and_fund(
     mor.mint(treasury, treasury.address, SUPPLY_WEI - handed_out)
     note("deploying Compute Contract and emission source")
     economics = economics_of(params, time.time_ns() // 10**9)
-    compute = Compute.deploy(client, treasury, mor.address, registry.address, economics)
-    source = EmissionSource.deploy(client, treasury, mor.address, compute.address, economics.schedule)
+    compute = contracts.compute(economics)
+    source = contracts.source(economics.schedule)
     mor.mint(treasury, compute.address, POOL_WEI)
     mor.mint(treasury, source.address, SOURCE_WEI)
-    compute.bind_source(treasury, source.address)
-    registry.bind(treasury, compute.address)
+    contracts.bind(source.address)
     note("opening epoch 1")
     registry.open_epoch(treasury)
     committee = Committee.of(1, [Member(address, stake) for address, stake in registry.committee(1)])
