@@ -75,6 +75,7 @@ def read_deployment(path: Path) -> DeploymentFile:
         raise DeploymentFileInvalid(str(path), f"cannot be read: {error.strerror}") from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DeploymentFileInvalid(str(path), f"is no address file: {error}") from error
+    places: dict[str, tuple[str, int | None]]
     places = {f"contracts.{name}.address": (one.address, 20) for name, one in found.contracts.items()}
     places |= {f"contracts.{name}.arguments": (one.arguments, None) for name, one in found.contracts.items()}
     places["deployer"] = (found.deployer, 20)
