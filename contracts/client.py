@@ -120,26 +120,21 @@ class ChainClient:
         """A block's hash: it changes when the chain reorganises."""
         return Digest(bytes(self._block(block)["hash"]))
 
+    def code(self, address: Address) -> bytes:
+        """What stands at ``address``; empty where there is no contract."""
+        with self._translated(f"code of 0x{address.hex()}"):
+            return bytes(self._eth.get_code(to_checksum_address(address)))
+
+    def would_create(self, deployment: bytes, sender: Address, what: str) -> bytes:
+        """The code that ``deployment``, bytecode and arguments, would leave on the chain if ``sender`` sent it now."""
+        request: Any = {"from": to_checksum_address(sender), "data": "0x" + deployment.hex()}
+        with self._translated(what):
+            return bytes(self._eth.call(request))
+
     def native_balance(self, address: Address) -> int:
         """What ``address`` has for gas, in wei of the chain's own coin."""
         with self._translated("native balance"):
             return int(self._eth.get_balance(to_checksum_address(address)))
-
-    def code(self, address: Address) -> bytes:
-        """What stands at ``address``; nothing where no contract does."""
-        with self._translated(f"code of 0x{address.hex()}"):
-            return bytes(self._eth.get_code(to_checksum_address(address)))
-
-    def created_code(self, deployer: Address, data: bytes) -> bytes:
-        """What would stand on chain had ``deployer`` sent ``data`` to create a contract; nothing is sent."""
-        request: Any = {"from": to_checksum_address(deployer), "data": "0x" + data.hex()}
-        with self._translated("trial of a constructor"):
-            return bytes(self._eth.call(request))
-
-    def transaction_count(self, address: Address, *, mined: bool = False) -> int:
-        """The nonce of ``address``'s next transaction; with ``mined`` those that still wait are left out."""
-        with self._translated(f"transaction count of 0x{address.hex()}"):
-            return int(self._eth.get_transaction_count(to_checksum_address(address), "latest" if mined else "pending"))
 
     def balances(self, mor: Address, addresses: Sequence[Address], block: int | None = None) -> list[int]:
         """Wei of the token ``mor`` that each address holds at ``block``; one request per 1,000 addresses."""

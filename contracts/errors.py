@@ -8,10 +8,9 @@
     ├── TypedDataInvalid      a class that has no EIP-712 form
     ├── MerkleError           an unknown leaf or an impossible tree
     ├── ArtifactError         a compiled contract is missing, or was called with what it doesn't take
+    ├── CodeDiffers           what stands on the chain is not what the source compiles to
     ├── ChainUnavailable      the chain did not answer in time (recoverable: retry later)
     ├── TransactionReverted   the chain refused a transaction; carries the contract's reason
-    ├── DeploymentFileInvalid an address file can't be read, or lacks a contract
-    ├── DeploymentConflict    what was deployed is not what is wanted now
     └── AnvilError            the local development chain could not be installed or started
 """
 
@@ -65,6 +64,16 @@ class ArtifactError(ContractsError):
         super().__init__(f"{what} {reason}")
 
 
+class CodeDiffers(ContractsError):
+    """The contract ``name`` at ``address`` is not what its source and its arguments make."""
+
+    def __init__(self, name: str, address: bytes, reason: str) -> None:
+        self.name = name
+        self.address = address
+        self.reason = reason
+        super().__init__(f"{name} at 0x{address.hex()}: {reason}")
+
+
 class ChainUnavailable(ContractsError):
     """The chain endpoint did not answer in time or refused the connection. ``url`` is the endpoint."""
 
@@ -80,22 +89,6 @@ class TransactionReverted(ContractsError):
         self.what = what
         self.reason = reason
         super().__init__(f"{what} reverted: {reason}")
-
-
-class DeploymentFileInvalid(ContractsError):
-    """An address file can't be used. ``place`` is the file or what in it."""
-
-    def __init__(self, place: str, reason: str) -> None:
-        self.place = place
-        super().__init__(f"{place}: {reason}")
-
-
-class DeploymentConflict(ContractsError):
-    """A deployment can't go on, because ``what`` is there and isn't what is wanted."""
-
-    def __init__(self, what: str, reason: str) -> None:
-        self.what = what
-        super().__init__(f"{what}: {reason}")
 
 
 class AnvilError(ContractsError):

@@ -1,128 +1,92 @@
-"""``yellowstone contracts``: deploy a network's contracts, open its first epoch, verify and simulate them."""
+"""``yellowstone contracts``: deploy a network's contracts, compare them with their sources, see what they lead to."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.recursion import kept_recursion_limit
-
 if TYPE_CHECKING:
-    from node.contracts_file import ContractsFile
-    from node.contracts_setup import Operator
+    from node.contracts_on_chain import OnChain
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, help="Deploy and verify a network's contracts, and simulate their economics.")
 
-Parameters = Annotated[Path, typer.Argument(help="contracts.toml: what the contracts are deployed with.")]
-Rpc = Annotated[str, typer.Option(help="The chain's JSON-RPC endpoint.")]
-Addresses = Annotated[Path, typer.Option(help="The address file: written by deploy, read by the others.")]
-KeyFile = Annotated[Path, typer.Option(help="Keystore of the MOR key that deploys and pays for gas.")]
-PasswordFile = Annotated[
-    Path | None, typer.Option(help="A file (0600) with the password; else YELLOWSTONE_PASSWORD, else a prompt.")
-]
-
-LOCAL = "http://127.0.0.1:8545"
-ADDRESSES = Path("addresses.json")
+File = Annotated[Path, typer.Option("--file", "-f", help="The deployment's parameters: deploy.toml.")]
+Addresses = Annotated[Path | None, typer.Option(help="The address file; beside deploy.toml where this is left out.")]
 
 
 @app.command()
-def deploy(
-    parameters: Parameters,
-    rpc: Rpc = LOCAL,
-    addresses: Addresses = ADDRESSES,
-    key: KeyFile = Path("mor.json"),
-    password_file: PasswordFile = None,
-) -> None:
-    """Deploy what isn't there yet, and write the address file after every step: an interrupted run goes on."""
-    wanted, operator = _opened(parameters, rpc, addresses, key, password_file)
-    made = operator.deploy(wanted)
-    for name in ("mor", "registry", "compute", "emission_source"):
-        if name in made.contracts or name == "mor":
-            typer.echo(f"{name:16} 0x{made.address_of(name).hex()}")
-    typer.echo(f"written: {addresses}; slot 0 begins at Unix second {made.genesis_s}.")
-    typer.echo("Next: members stake; then `yellowstone contracts open` writes network.toml.")
-
-
-@app.command("open")
-def open_(  # noqa: PLR0917  # typer reads options from the signature
-    parameters: Parameters,
-    rpc: Rpc = LOCAL,
-    addresses: Addresses = ADDRESSES,
-    key: KeyFile = Path("mor.json"),
-    password_file: PasswordFile = None,
-    network: Annotated[Path, typer.Option(help="Where to write it.")] = Path("network.toml"),
-) -> None:
-    """Open the first epoch with everybody who has staked, and write the network.toml that all nodes start from."""
-    wanted, operator = _opened(parameters, rpc, addresses, key, password_file)
-    made = operator.open(wanted, network)
-    typer.echo(f"committee    epoch {made.epoch}, {len(made.members)} members, 0x{made.committee().root.hex()}")
-    typer.echo(f"written: {network}")
+def deploy(file: File = Path("deploy.toml"), addresses: Addresses = None) -> None:
+    """Put the contracts on a chain and write the address file; goes on where an earlier try was interrupted."""
+    _on_chain(file, addresses).deploy()
 
 
 @app.command()
-def verify(
-    rpc: Rpc = LOCAL,
-    addresses: Addresses = ADDRESSES,
-    parameters: Annotated[
-        Path | None, typer.Option(help="Also hold the constructors' arguments against this contracts.toml.")
+def stake(
+    amount: Annotated[str, typer.Argument(help="MOR to stake, as in 1000 or 0.5.")],
+    key: Annotated[Path, typer.Option(help="The member's MOR key file.")],
+    password_file: Annotated[Path | None, typer.Option(help="The file with its password.")] = None,
+    file: File = Path("deploy.toml"),
+    addresses: Addresses = None,
+) -> None:
+    """Stake for epoch 1; once the network runs, `yellowstone committee join` does that."""
+    from node.staking import parse_mor  # noqa: PLC0415  # loads what only this command needs
+
+    wei = parse_mor(amount)
+    _on_chain(file, addresses).stake(key, password_file, wei)
+
+
+@app.command()
+def genesis(
+    file: File = Path("deploy.toml"),
+    addresses: Addresses = None,
+    network: Annotated[Path, typer.Option(help="The network file to write.")] = Path("network.toml"),
+) -> None:
+    """Open epoch 1 with all who have staked, and write the network.toml that every node starts from."""
+    _on_chain(file, addresses).genesis(network)
+
+
+@app.command()
+def verify(file: File = Path("deploy.toml"), addresses: Addresses = None) -> None:
+    """Recompile the sources and compare them, with the arguments of the constructors, with what is on the chain."""
+    _on_chain(file, addresses).verify()
+
+
+@app.command()
+def simulate(
+    days: Annotated[int, typer.Option(min=1, max=20_000, help="Days from genesis on.")] = 730,
+    *,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="A deploy.toml; Morpheus's emission without one.")
     ] = None,
+    supply: Annotated[str, typer.Option(help="MOR in existence.")] = "10000000",
+    demand: Annotated[int, typer.Option(min=0, help="T asked for on day 0.")] = 5_000_000_000,
+    growth: Annotated[float, typer.Option(min=-100, max=1_000, help="Percent more every day.")] = 0.5,
+    bid: Annotated[int, typer.Option(min=1, help="Mean winning bid, in percent of the reference price.")] = 100,
+    claim_days: Annotated[int, typer.Option(min=0, max=10_000, help="Days until providers claim.")] = 1,
+    price: Annotated[int, typer.Option(min=1, help="Reference price of day 0, in wei per T.")] = 90_000_000_000,
+    every: Annotated[int, typer.Option(min=1, help="Print every so many days.")] = 30,
+    plot: Annotated[Path, typer.Option(help="The picture to write.")] = Path("economics.png"),
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="Only the table.")] = False,
 ) -> None:
-    """Recompile the sources and compare with the chain's code to the byte, constructor arguments included."""
-    from contracts.client import ChainClient  # noqa: PLC0415  # web3 loads slowly
-    from node.contracts_file import load_contracts  # noqa: PLC0415  # as above
-    from node.contracts_setup import check  # noqa: PLC0415  # as above
+    """Show pool, budget, payouts and AccessRate over time under a given demand, by the rules of ledger and contract."""
+    from rich.console import Console  # noqa: PLC0415  # loads what only this command needs
 
-    wanted = None if parameters is None else load_contracts(parameters)
-    findings = check(ChainClient(rpc), addresses, wanted)
-    for finding in findings:
-        typer.echo(f"{'ok ' if finding.is_good else 'BAD'}  {finding.what:26} {finding.detail}")
-    if not all(finding.is_good for finding in findings):
-        raise typer.Exit(1)
+    from consensus.market.forecast import Demand, forecast  # noqa: PLC0415  # as above
+    from node.contracts_on_chain import terms_of  # noqa: PLC0415  # as above
+    from node.forecast_plot import plot as draw  # noqa: PLC0415  # as above
+    from node.forecast_plot import table_of  # noqa: PLC0415  # as above
+    from node.staking import parse_mor  # noqa: PLC0415  # as above
 
-
-@app.command()
-def simulate(  # noqa: PLR0917  # as above
-    parameters: Annotated[Path | None, typer.Argument(help="contracts.toml; Morpheus's own emission without.")] = None,
-    days: Annotated[int, typer.Option(help="How many days from genesis.")] = 730,
-    tokens: Annotated[int, typer.Option(help="T asked for on day 0.")] = 20_000_000_000,
-    growth: Annotated[float, typer.Option(help="Percent by which that grows in a day.")] = 0.3,
-    price: Annotated[int, typer.Option(help="Wei per T that is bid on day 0.")] = 10**11,
-    price_drift: Annotated[float, typer.Option(help="Percent by which bids move in a day.")] = -0.1,
-    claim_days: Annotated[int, typer.Option(help="Providers claim once in so many days.")] = 7,
-    supply: Annotated[int, typer.Option(help="MOR in existence on day 0.")] = 10_000_000,
-    png: Annotated[Path | None, typer.Option(help="Plot it there (pip install 'yellowstone-router[plot]').")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write every day there, in wei and T.")] = None,
-    rows: Annotated[int, typer.Option(help="Print so many lines of the table.", min=2)] = 25,
-) -> None:
-    """Print and plot pool, budget, payouts and AccessRate over time, if demand were as given."""
-    from node.contracts_simulation import simulate as run  # noqa: PLC0415  # loads what only this command needs
-
-    run(
-        parameters,
-        days=days,
-        tokens=tokens,
-        growth_percent=growth,
-        price_wei=price,
-        drift_percent=price_drift,
-        claim_days=claim_days,
-        supply_mor=supply,
-        png=png,
-        csv=csv,
-        rows=rows,
-        say=typer.echo,
-    )
+    asked = Demand(demand, round(growth * 10_000), bid, claim_days)
+    found = list(forecast(terms_of(file), asked, days=days, supply_wei=parse_mor(supply), reference_price_wei=price))
+    Console(width=160, highlight=False).print(table_of(found, every))
+    typer.echo("amounts in MOR, T in billions, T per MOR is the AccessRate of a day")
+    if not no_plot:
+        draw(found, plot)
+        typer.echo(f"written: {plot}")
 
 
-def _opened(
-    parameters: Path, rpc: str, addresses: Path, key: Path, password_file: Path | None
-) -> tuple["ContractsFile", "Operator"]:
-    """Parameters first: a mistake there shows before anybody is asked for a password."""
-    with kept_recursion_limit():
-        from contracts.client import ChainClient  # noqa: PLC0415  # web3 loads slowly
-    from node import keys  # noqa: PLC0415  # as above
-    from node.contracts_file import load_contracts  # noqa: PLC0415  # as above
-    from node.contracts_setup import Operator  # noqa: PLC0415  # as above
+def _on_chain(file: Path, addresses: Path | None) -> "OnChain":
+    from node.contracts_on_chain import open_deployment  # noqa: PLC0415  # web3 loads slowly
 
-    wanted = load_contracts(parameters)
-    opened = keys.load_mor_key(key, keys.find_password(key, password_file))
-    return wanted, Operator(ChainClient(rpc), opened, addresses, typer.echo)
+    return open_deployment(file, addresses or file.with_name("contracts.json"), typer.echo)

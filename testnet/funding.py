@@ -3,27 +3,25 @@
 Synchronous, like the chain client: the launcher runs it in a worker thread.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from consensus.committee import Committee, Member
 from consensus.params import NetworkParams, economics_of
-from contracts.bindings import RESCUE_DELAY_S, RESCUE_NOTICE_S
 from contracts.client import ChainClient
-from contracts.deploy import Deployment as Contracts
-from contracts.deploy import RegistryTerms
+from contracts.deployment import Deployer, DeploymentPlan, Placement, RegistryTerms
 from contracts.signing import Key
 from contracts.typed_data import Address
 from testnet.errors import TestnetError
 from testnet.keys import Identity
-from testnet.plan import POOL_WEI, SOURCE_WEI, SUPPLY_WEI
+from testnet.plan import MOR, SOURCE_WEI, SUPPLY_WEI
 
 GAS_WEI = 10**18
 """What each key gets of the chain's own coin, for gas."""
 
-REGISTRY_TERMS = RegistryTerms(600, 100, 5, RESCUE_DELAY_S, RESCUE_NOTICE_S)
-"""Ten minutes of unbonding, and for the rest what a public network has."""
+UNBONDING_S = 600
+"""How long unstaked MOR waits in the registry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +53,11 @@ def deploy_and_fund(
     Raises :class:`contracts.errors.ContractsError` where the chain refuses or doesn't answer.
     """
     note("deploying MOR and registry")
-    contracts = Contracts(client, treasury)
-    mor = contracts.token()
-    registry = contracts.registry(REGISTRY_TERMS)
-    handed_out = POOL_WEI + SOURCE_WEI
+    plan = DeploymentPlan(partial(economics_of, params), registry=RegistryTerms(unbonding_s=UNBONDING_S))
+    deployer = Deployer(client, treasury, plan, Placement(client.chain_id(), treasury.address))
+    mor, registry = deployer.token(), deployer.registry()
+    pool_wei = params.endowment_mor * MOR
+    handed_out = pool_wei + SOURCE_WEI
     for identity in identities:
         node, key = identity.node, identity.key
         note(f"funding {node.name}")
@@ -71,12 +70,10 @@ def deploy_and_fund(
             registry.stake(key, node.stake_wei)
     mor.mint(treasury, treasury.address, SUPPLY_WEI - handed_out)
     note("deploying Compute Contract and emission source")
-    economics = economics_of(params, time.time_ns() // 10**9)
-    compute = contracts.compute(economics)
-    source = contracts.source(economics.schedule)
-    mor.mint(treasury, compute.address, POOL_WEI)
-    mor.mint(treasury, source.address, SOURCE_WEI)
-    contracts.bind(source.address)
+    placed = deployer.run()
+    compute, source = placed.contracts["compute"].address, placed.contracts["emission_source"].address
+    mor.mint(treasury, compute, pool_wei)
+    mor.mint(treasury, source, SOURCE_WEI)
     note("opening epoch 1")
     registry.open_epoch(treasury)
     committee = Committee.of(1, [Member(address, stake) for address, stake in registry.committee(1)])
@@ -85,9 +82,9 @@ def deploy_and_fund(
     return Deployment(
         mor.address,
         registry.address,
-        compute.address,
-        source.address,
-        economics.genesis_s * 1_000,
+        compute,
+        source,
+        placed.genesis_s * 1_000,
         committee,
         client.block_number(),
     )

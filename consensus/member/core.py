@@ -129,8 +129,8 @@ class MemberCore:
             case events.TimerElapsed(step_, height, round_):
                 if height == self.height.number:
                     self._drive(core_events.TimeoutElapsed(step_, height, round_))
-            case events.SettlementHeard():
-                self._hear_settlement(event)
+            case events.SettlementHeard() | events.SettlementsHeard():
+                self._take_settlements(event)
             case events.CommitmentHeard(commitment):
                 self._note_commitment(commitment)
             case events.StatusHeard(member, height, round_):
@@ -253,17 +253,25 @@ class MemberCore:
     def _ticket_id(self, settlement: Settlement) -> Digest:
         return self._following.verified.ticket_id(settlement)
 
-    def _hear_settlement(self, heard: events.SettlementHeard) -> None:
-        ticket_id = self._ticket_id(heard.settlement)
+    def _take_settlements(self, event: events.SettlementHeard | events.SettlementsHeard) -> None:
+        match event:
+            case events.SettlementHeard(settlement, own):
+                self._hear_settlement(settlement, own=own)
+            case events.SettlementsHeard(settlements):
+                for settlement in settlements:
+                    self._hear_settlement(settlement, own=False)
+
+    def _hear_settlement(self, settlement: Settlement, *, own: bool) -> None:
+        ticket_id = self._ticket_id(settlement)
         if self.ledger.is_settled(ticket_id):
             return
         try:
-            is_new = self.pool.add(ticket_id, heard.settlement, own=heard.own, slot=self._slot)
+            is_new = self.pool.add(ticket_id, settlement, own=own, slot=self._slot)
         except SettlementInvalid as error:
             self._do(events.Dropped(ticket_id, str(error)))
             return
-        if heard.own and is_new:
-            self._do(events.Tell(SettlementFrame(heard.settlement)))
+        if own and is_new:
+            self._do(events.Tell(SettlementFrame(settlement)))
 
     def _note_commitment(self, commitment: Signed[BeaconCommitment]) -> None:
         """Keep those of members for days that are near."""

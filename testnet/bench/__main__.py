@@ -148,7 +148,7 @@ def gossip(
 
 @app.command()
 def ledger() -> None:
-    """What the ledger costs a report and a batch among 100 to 100,000 accounts, and the credit tree's figures."""
+    """CPU that the ledger takes for a report and a batch among 100 to 100,000 accounts, and for the credit tree."""
     from testnet.bench import ledger as measured  # noqa: PLC0415  # loads what only this command needs
 
     table = Table("", "n", "each", box=None)
@@ -180,9 +180,11 @@ def committee(  # noqa: PLR0917  # a command's options
             _add_figures(table, size, "proposal to decision (ms)", run.decided_ms)
             _add_figures(table, size, "end of slot to decision (ms)", run.within_ms)
             cpu_ms = run.cpu_s * 1_000 / max(1, run.heights) / size
+            session_us = run.cpu_s * 1_000_000 / max(1, run.settlements) / size
             notes.append(
                 f"{size} members, 1 process each: {run.heights} batches, {run.settlements} sessions, {run.rounds} in "
-                f"more than one round; {cpu_ms:.0f} ms of CPU a member and batch; longest stall {run.stall_ms:.0f} ms"
+                f"more than one round; {cpu_ms:.0f} ms of CPU a member and batch, {session_us:.0f} µs a session; "
+                f"longest stall {run.stall_ms:.0f} ms"
             )
         if distant:
             with progress.step(f"deciding among {distant} members, {delay_ms} ms apart"):

@@ -1,71 +1,80 @@
-"""A forecast is the ledger's and the contract's own formulas, day after day."""
+"""Forecasts hold what ledger and contract enforce: S23, S35, S37, whatever is asked for."""
 
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
-from consensus.market.forecast import Demand, ForecastInvalid, forecast, supply_wei
-from consensus.params import NetworkParams, economics_of
-from contracts.emission import DAY_S, PAYOUT_START_S
+from consensus.market.errors import AccessInvalid
+from consensus.market.forecast import Demand, forecast
+from consensus.params import NetworkParams, Terms
+from contracts.budget import BudgetGate
+from contracts.emission import PAYOUT_START_S
+from contracts.typed_data import ZERO_ADDRESS, Domain
 
-MOR = 10**18
-PARAMS = NetworkParams(emission_start_s=PAYOUT_START_S, emission_interval_s=DAY_S, endowment_mor=400_000)
-ECONOMICS = economics_of(PARAMS, PAYOUT_START_S)
-
-
-def test_s39_the_first_day_of_the_sources_example() -> None:
-    """3,000 MOR of budget at a price of 10^11 wei, 10 million MOR: 30 billion T, 3,000 T per MOR."""
-    schedule = replace(ECONOMICS.schedule, initial_wei=3_000 * MOR, decrease_wei=MOR)
-    [day] = forecast(replace(ECONOMICS, schedule=schedule), PARAMS, Demand(tokens=10**12), 1)
-    assert (day.budget_wei, day.max_t, day.access_rate) == (3_000 * MOR, 30 * 10**9, 3_000)
-    assert (day.served_t, day.credited_wei) == (30 * 10**9, 3_000 * MOR)
+WEI = 10**18
+PRICE_WEI = 90 * 10**9
+SUPPLY_WEI = 10_000_000 * WEI
 
 
-@pytest.mark.parametrize("policy", ["emission", "pool"])
-@settings(max_examples=10, deadline=None)
+def terms(**params: object) -> Terms:
+    made = NetworkParams(**{"emission_start_s": PAYOUT_START_S, **params})  # type: ignore[arg-type]  # read by name
+    return Terms(Domain(1, ZERO_ADDRESS), PAYOUT_START_S * 1_000, made)
+
+
+@settings(max_examples=30, deadline=None)
 @given(
-    tokens=st.integers(0, 10**12),
-    growth=st.integers(-50_000, 50_000),
-    drift=st.integers(-50_000, 50_000),
-    claim_days=st.integers(1, 20),
+    demand=st.builds(
+        Demand, st.integers(0, 10**12), st.integers(-500_000, 500_000), st.integers(1, 400), st.integers(0, 20)
+    ),
+    policy=st.sampled_from(["emission", "pool"]),
+    endowment=st.sampled_from([0, 1, 50_000]),
 )
-def test_s23_s35_hold_on_every_day(policy: str, tokens: int, growth: int, drift: int, claim_days: int) -> None:
-    params = NetworkParams(budget_policy=policy, emission_start_s=PAYOUT_START_S, endowment_mor=9_000)  # type: ignore[arg-type]  # one of the two
-    economics = economics_of(params, PAYOUT_START_S)
-    demand = Demand(tokens, growth, price_drift_ppm=drift, claim_days=claim_days)
-    days = list(forecast(economics, params, demand, 60))
-    credited = paid = 0
-    for today, tomorrow in pairwise(days):
-        assert today.credited_wei <= today.budget_wei
-        assert tomorrow.pool_wei >= today.pool_wei * 99 // 100, "S23: the pool falls by 1 % at most"
-        assert today.served_t <= min(today.asked_t, today.max_t)
-        assert today.reserve_wei >= 0
+def test_no_demand_breaks_the_pool(demand: Demand, policy: str, endowment: int) -> None:
+    made = terms(budget_policy=policy, endowment_mor=endowment)
+    days = list(forecast(made, demand, days=60, supply_wei=SUPPLY_WEI, reference_price_wei=PRICE_WEI))
+    gate, total, bootstrap = BudgetGate(made.economics), 0, 0
     for day in days:
-        credited += day.credited_wei + day.bootstrap_wei
-        paid += day.paid_wei
-        assert day.owed_wei == credited - paid >= 0
-    assert sum(day.bootstrap_wei for day in days) <= economics.bootstrap_ceiling(60)
+        assert 0 <= day.credited_wei <= day.budget_wei, "S37"
+        assert day.served_t <= day.max_t, "S38"
+        assert day.pool_wei >= 0, "S35"
+        total += day.credited_wei
+        assert gate.objection(day.day, total + bootstrap, bootstrap) is None, "the contract takes what is forecast"
+        bootstrap += day.bootstrap_wei
+    for before, after in pairwise(days):
+        assert after.unused_wei >= before.unused_wei - before.unused_wei // 100 - 1, "S23"
 
 
-def test_supply_grows_by_all_pools() -> None:
-    grown = supply_wei(ECONOMICS, Demand(1), 1) - supply_wei(ECONOMICS, Demand(1), 0)
-    assert grown == 14_400 * MOR
+def test_prices_follow_bids_by_a_tenth_a_day() -> None:
+    days = list(
+        forecast(terms(), Demand(10**9, bid_percent=150), days=5, supply_wei=SUPPLY_WEI, reference_price_wei=10**10)
+    )
+    assert [day.reference_price_wei for day in days] == [10**10, 10**10, 11 * 10**9, 121 * 10**8, 1331 * 10**7]
+    assert days[0].served_t == 0, "nothing has been emitted before day 0"
+    assert all(one.access_rate > other.access_rate for one, other in pairwise(days[2:]))
+
+
+def test_providers_are_paid_when_they_claim() -> None:
+    days = list(
+        forecast(terms(), Demand(10**9, claim_days=3), days=8, supply_wei=SUPPLY_WEI, reference_price_wei=PRICE_WEI)
+    )
+    credited = [day.credited_wei + day.bootstrap_wei for day in days]
+    assert [day.paid_wei for day in days] == [0, 0, 0, *credited[:-3]]
 
 
 @pytest.mark.parametrize(
-    ("change", "days", "words"),
+    ("demand", "numbers", "name"),
     [
-        ({}, 0, "days of 0"),
-        ({"tokens": -1}, 1, "tokens of -1"),
-        ({"price_wei": 0}, 1, "price_wei of 0"),
-        ({"claim_days": 0}, 1, "claim_days of 0"),
-        ({"supply_wei": 0}, 1, "supply_wei of 0"),
-        ({"growth_ppm": -1_000_001}, 1, "growth_ppm of -1000001"),
+        (Demand(-1), {}, "first_t"),
+        (Demand(1, bid_percent=0), {}, "bid_percent"),
+        (Demand(1, claim_days=-1), {}, "claim_days"),
+        (Demand(1), {"supply_wei": 0}, "supply_wei"),
+        (Demand(1), {"reference_price_wei": 0}, "reference_price_wei"),
     ],
 )
-def test_what_makes_no_market_is_named(change: dict[str, int], days: int, words: str) -> None:
-    with pytest.raises(ForecastInvalid, match=words):
-        list(forecast(ECONOMICS, PARAMS, Demand(**({"tokens": 1} | change)), days))
+def test_what_makes_no_day_is_named(demand: Demand, numbers: dict[str, int], name: str) -> None:
+    given_numbers = {"supply_wei": SUPPLY_WEI, "reference_price_wei": PRICE_WEI} | numbers
+    with pytest.raises(AccessInvalid) as caught:
+        next(forecast(terms(), demand, days=1, **given_numbers))
+    assert caught.value.name == name
