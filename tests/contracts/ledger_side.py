@@ -20,8 +20,9 @@ from contracts.merkle import CreditTree
 from contracts.typed_data import Domain, Uint256
 from gossip.messages.committee import BatchHeader, DayOpening, batch_hash
 from gossip.messages.session import Settlement
+from testnet.evm import Refused
 from tests.consensus import builders
-from tests.contracts.local_chain import MOR, Refused, World
+from tests.contracts.local_chain import MOR, World
 
 SOURCE_FUNDS = 2_000_000 * MOR
 PRICE = 3 * MOR
@@ -131,7 +132,7 @@ class LedgerSide:
         self.world.chain.pass_time(max(0, closes - self.world.chain.now_s))
 
     def _opening(self, day: int) -> DayOpening:
-        before = market_credit(self.ledger, self.params, day)
+        before = market_credit(self.ledger, self.terms, day)
         budget = compute_budget(day, before, self.terms)
         assert self.world.compute("budget", day, before) == budget, "S37: both open the day with the same budget"
         return self.market.opening(day, budget_wei=budget)
@@ -174,7 +175,7 @@ class LedgerSide:
         market = int(header.total_credited - header.bootstrap_credited)
         allowed = credited - compute("bootstrap_credited") + left
         over = allowed + 1 + self.chance.randrange(2 ** self.chance.randrange(1, 70)) - market
-        forged = {
+        forged: dict[str, dict[str, object]] = {
             "compute: over budget": {"total_credited": Uint256(header.total_credited + over)},
             "compute: falling total": {"total_credited": Uint256(max(0, credited - 1))},
             "compute: over reserve": {

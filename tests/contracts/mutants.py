@@ -97,11 +97,11 @@ def _changes(source: str, starts: list[int]) -> Iterator[tuple[int, str, str]]:
 
 
 def _is_type(node: nodes.VyperNode) -> bool:
-    """Whether an integer is part of a type, a bound or a shift's width in one: sizes, which compile to no rule."""
+    """Whether an integer is a size in a type, or a loop's bound: no rule of the contract's."""
     inside: nodes.VyperNode = node
     while (above := inside.get_ancestor()) is not None:
-        if isinstance(above, nodes.VariableDecl | nodes.AnnAssign) and above.annotation is inside:
-            return not _is_constant(above)
+        if isinstance(above, nodes.VariableDecl | nodes.AnnAssign):
+            return above.value is not inside
         if isinstance(above, nodes.keyword) and above.arg == "bound":
             return True
         if isinstance(above, nodes.arg | nodes.InterfaceDef | nodes.StructDef | nodes.EventDef):
@@ -110,10 +110,6 @@ def _is_type(node: nodes.VyperNode) -> bool:
             return above.returns is inside
         inside = above
     return False
-
-
-def _is_constant(node: nodes.VyperNode) -> bool:
-    return isinstance(node, nodes.VariableDecl) and bool(node.is_constant)
 
 
 def _is_in_a_body(node: nodes.VyperNode) -> bool:

@@ -4,10 +4,10 @@ import pytest
 
 from contracts.bindings import compute_arguments
 from contracts.typed_data import ZERO_ADDRESS, Address
+from testnet.evm import DEPLOYER
 from tests.contracts.local_chain import (
     AMPLE,
     DELAY_S,
-    DEPLOYER,
     GOVERNOR,
     RESCUE_DELAY_S,
     RESCUE_NOTICE_S,

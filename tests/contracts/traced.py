@@ -80,7 +80,7 @@ class Trace:
         """Note what the EVM runs while the body runs."""
         original = titanoboa_computation.__dict__["apply_computation"]
 
-        def apply(cls: Any, state: Any, message: Any, context: Any, **options: Any) -> Any:
+        def apply(cls: Any, /, state: Any, message: Any, context: Any, **options: Any) -> Any:
             computation = original.__func__(cls, state, message, context, **options)
             self._note(bytes(message.code), computation.code._trace)
             return computation
