@@ -10,6 +10,7 @@ from collections import OrderedDict
 import msgspec
 
 from consensus.market.errors import SettlementInvalid
+from consensus.market.rivals import find_fault
 from consensus.params import Terms
 from contracts.typed_data import Address, Digest, Domain
 from gossip.errors import SignerMismatch
@@ -144,6 +145,8 @@ def _check_signatures(settlement: Settlement, domain: Domain, standing: Standing
     ids = _ids(settlement, standing.check(settlement.ticket.payload.bid, domain), domain)
     settlement.rfc.signer_of(ids.rfc_id)
     settlement.ticket.signer_of(ids.ticket_id)
+    for rival in settlement.ticket.payload.rivals:
+        standing.check(rival, domain)
     for filing in (settlement.voucher, settlement.report, settlement.fail_mark):
         if filing is not None:
             filing.signer(domain)
@@ -180,6 +183,8 @@ def _check_ticket(ticket: Ticket, rfc: Rfc, rfc_id: Digest, terms: Terms) -> Non
     for reason, is_wrong, value in wrong:
         if is_wrong:
             raise SettlementInvalid(reason, value)
+    if (fault := find_fault(ticket, terms)) is not None:
+        raise SettlementInvalid(*fault)
 
 
 def _check_filings(settlement: Settlement, ids: VerifiedIds) -> None:

@@ -36,7 +36,14 @@ def shorten(frame: ProposalFrame, least: int = SHORT_FROM) -> ProposalFrame | Sh
         return frame
     named = tuple(one.digest for one in body.settlements)
     return ShortProposalFrame(
-        frame.proposal, frame.header, body.opening, body.commitments, named, body.hand_over, body.rescue
+        frame.proposal,
+        frame.header,
+        body.opening,
+        body.commitments,
+        named,
+        body.hand_over,
+        body.rescue,
+        body.opinions,
     )
 
 
@@ -74,7 +81,7 @@ class _Assembly:
         """The proposal, once nothing is missing."""
         short = self.frame
         settlements = tuple(self._found[name] for name in short.settlements)
-        body = BatchBody(short.opening, short.commitments, settlements, short.hand_over, short.rescue)
+        body = BatchBody(short.opening, short.commitments, settlements, short.hand_over, short.rescue, short.opinions)
         return ProposalFrame(short.proposal, short.header, body)
 
 

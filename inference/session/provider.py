@@ -20,7 +20,7 @@ from gossip.messages.session import (
     Voucher,
     decode_session_frame,
 )
-from inference.engine import Engine, Scorer
+from inference.engine import Engine, Featured, Generation, Scorer
 from inference.errors import (
     EngineBusy,
     EngineCrashed,
@@ -47,6 +47,9 @@ OnReceipt = Callable[[Signed[Ticket], Cosigned], Awaitable[None]]
 AcceptTicket = Callable[[Signed[Ticket]], Awaitable[None]]
 """Marks a ticket used, durably and at once. Raises :class:`SessionError` where it was, or its router is no member."""
 
+OnServed = Callable[[Digest, bytes, tuple[int, ...]], None]
+"""Told of every session that has ended: ticket id, query body and the T sent, for whoever asks for a second opinion."""
+
 _OPEN_SECONDS = 10.0
 _FAIL_SECONDS = 2.0
 _log = structlog.get_logger(__name__)
@@ -65,6 +68,7 @@ class SessionServer:
         on_receipt: OnReceipt,
         now_ms: Callable[[], int],
         accept_ticket: AcceptTicket,
+        on_served: OnServed | None = None,
     ) -> None:
         self._engine_for = engine_for
         self._key = key
@@ -73,6 +77,7 @@ class SessionServer:
         self._on_receipt = on_receipt
         self._now_ms = now_ms
         self._accept_ticket = accept_ticket
+        self._on_served = on_served
         self._running: Counter[Digest] = Counter()
 
     def running(self, model_id: Digest) -> int:
@@ -122,12 +127,13 @@ class SessionServer:
             raise SessionError(Code.ENGINE_FAILED, "the provider does not run this model now")
         async with self._slot(ticket, engine):
             generation = body.generation(ticket.payload.token_max)
-            prompt_tokens = await engine.count_prompt(generation.messages)
+            await _check_features(engine, generation)
+            prompt_tokens = await engine.count_prompt(generation.messages, generation.tools)
             if prompt_tokens > ticket.payload.prompt_bound:
                 raise PromptTooLong(prompt_tokens, ticket.payload.prompt_bound)
             source = _source(engine, body, ticket.payload.token_max)
             await self._accept_ticket(ticket)
-            order = Order(ticket, ticket.id(domain), opened.query.payload.body, prompt_tokens, generation)
+            order = Order(ticket, ticket.id(domain), opened.query.payload.body, prompt_tokens, generation, body.padded)
             serving = Serving(
                 stream,
                 order,
@@ -137,7 +143,11 @@ class SessionServer:
                 on_voucher=self._on_voucher,
                 on_receipt=self._on_receipt,
             )
-            await serving.run()
+            try:
+                await serving.run()
+            finally:
+                if self._on_served is not None:
+                    self._on_served(order.ticket_id, order.body, serving.token_ids)
 
     @asynccontextmanager
     async def _slot(self, ticket: Signed[Ticket], engine: Engine) -> AsyncIterator[None]:
@@ -151,6 +161,16 @@ class SessionServer:
             yield
         finally:
             self._running[bid.model_id] -= 1
+
+
+async def _check_features(engine: Engine, generation: Generation) -> None:
+    """Raise :class:`SessionError` (``unsupported``, naming what) where the engine lacks what the query needs."""
+    if not generation.needs:
+        return
+    has = await engine.features() if isinstance(engine, Featured) else frozenset()
+    missing = generation.needs - has
+    for feature in sorted(missing - {"tool_choice"} or missing):
+        raise SessionError(Code.UNSUPPORTED, f"{feature}: engine {engine.family} has none for this model")
 
 
 def _source(engine: Engine, body: QueryBody, token_max: int) -> AnswerSource:

@@ -37,6 +37,7 @@ from gossip.messages.committee import (
     WantFrame,
 )
 from gossip.messages.market import PassIssued
+from gossip.messages.opinions import Opinion
 from gossip.messages.session import Settlement
 from node.context import Node, now_ms
 from node.errors import SigningRefused
@@ -196,6 +197,10 @@ class CommitteeMember:
         self._public.verified(settlement)
         self._post(events.SettlementHeard(settlement, own=True))
 
+    def file_opinion(self, opinion: Signed[Opinion]) -> None:
+        """Take a scorer's verdict that was filed here and whose signature holds, and tell the committee."""
+        self._post(events.OpinionHeard(opinion, own=True))
+
     def rescued(self, committee: Committee) -> None:
         """The registry has put ``committee`` in the place of the running one."""
         self._post(events.Rescued(Term.of(committee)))
@@ -341,6 +346,8 @@ class CommitteeMember:
                 log.warning("settlement refused", ticket=ticket_id.hex(), reason=reason)
                 if self.on_drop is not None:
                     self.on_drop(ticket_id)
+            case events.OpinionDropped(ticket_id, reason):
+                log.info("opinion refused", ticket=ticket_id.hex(), reason=reason)
             case events.Refused(value, reason):
                 log.warning("proposal refused", batch=value.hex(), reason=reason)
             case events.Accused(evidence):

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from typing import TypeVar
 
 import trio
@@ -233,11 +234,12 @@ class PublicState:
 
     async def replay(self) -> None:
         """Rebuild the ledger from stored batches; each was verified before it was stored."""
-        async for batch in self._node.store.batches(self.ledger.height + 1):
-            if (rescue_ := batch.body.rescue) is not None:
-                self.rescued = Term(rescue_.epoch, rescue_.members).committee
-            following = self.follow(batch.header, batch.body)
-            self._note_hand_over(batch.body, following)
-            self.history.note(self.ledger, following)
-            self.ledger = following
-            self._note_beacon()
+        async with aclosing(self._node.store.batches(self.ledger.height + 1)) as batches:
+            async for batch in batches:
+                if (rescue_ := batch.body.rescue) is not None:
+                    self.rescued = Term(rescue_.epoch, rescue_.members).committee
+                following = self.follow(batch.header, batch.body)
+                self._note_hand_over(batch.body, following)
+                self.history.note(self.ledger, following)
+                self.ledger = following
+                self._note_beacon()

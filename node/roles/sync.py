@@ -1,6 +1,7 @@
 """Range sync: a node that missed gossip gets certified batches and the live book from its peers."""
 
 import random
+from contextlib import aclosing
 from itertools import chain
 from typing import Any
 
@@ -154,8 +155,9 @@ class Sync:
         data = await stream.receive(limit=64, timeout=5)
         match decode_sync_ask(data or b""):
             case SyncRequest(from_height, limit):
-                async for batch in self._node.store.batches(from_height, limit):
-                    await stream.send(encode(batch))
+                async with aclosing(self._node.store.batches(from_height, limit)) as batches:
+                    async for batch in batches:
+                        await stream.send(encode(batch))
             case BookRequest():
                 live = self._public.book.all_live(now_ms())
                 reveals = list(self._public.reveals.values())[-256:]

@@ -42,7 +42,7 @@ class LogBuilder:
             contracts=ContractAddresses(*(Address(bytes([number]) * 20) for number in (1, 2, 3))),
             epoch=1,
             members=tuple(Member(member.address, 10**21) for member in self.members),
-            params=params or NetworkParams(),
+            params=params or NetworkParams(min_providers=1, pair_percent=100, audit_slots=0),
             snapshot_block=1,
             supply_wei=10**25,
             budget_wei=3_456 * 10**18,

@@ -57,6 +57,9 @@ SHORT = NetworkParams(
     slot_ms=400,
     day_slots=10_000,
     settle_window_slots=200,
+    min_providers=1,
+    pair_percent=100,
+    audit_slots=0,
     report_deadline_slots=2,
     ticket_ttl_ms=10_000,
     session_max_ms=60_000,
@@ -530,7 +533,7 @@ async def ask(user: Running, request: ChatRequest | None = None) -> tuple[UserAn
     """One whole answer."""
     assert user.parts.agent is not None
     async with user.parts.agent.chat(request or chat()) as answer:
-        text = "".join([piece async for piece in answer.pieces()])
+        text = "".join([piece.text async for piece in answer.pieces()])
     return answer, text
 
 
