@@ -16,6 +16,7 @@ from contracts.typed_data import Address, Domain, Uint256
 from gossip.errors import MessageError
 from gossip.messages import Signed, decode, encode
 from gossip.messages.committee import MAX_RANK, MAX_RANKED, DayOpening, ProviderRank
+from gossip.messages.market import MAX_RIVALS
 from gossip.messages.records import BeaconCommitment
 from node import settings, toml
 from node.errors import ConfigInvalid
@@ -246,6 +247,12 @@ def check_params(path: Path, params: NetworkParams) -> None:
     positive = ("slot_ms", "day_slots", "speed_samples", "speed_share", "age_boost_ms", "voucher_window")
     for key in (*positive, "challenge_slots", "challenge_ms"):
         _check_positive(path, f"params.{key}", getattr(params, key))
+    if not 1 <= params.min_providers <= MAX_RIVALS + 1:
+        raise ConfigInvalid(path, "params.min_providers", f"{params.min_providers} is not 1 to {MAX_RIVALS + 1}")
+    if not 1 <= params.pair_percent <= 100:
+        raise ConfigInvalid(path, "params.pair_percent", f"{params.pair_percent} is not 1 to 100")
+    if params.audit_bps > 10_000:
+        raise ConfigInvalid(path, "params.audit_bps", f"{params.audit_bps} is above 10000")
     if params.bootstrap_days > BOOTSTRAP_INTERVALS:
         raise ConfigInvalid(path, "params.bootstrap_days", f"{params.bootstrap_days} is above {BOOTSTRAP_INTERVALS}")
     for field in msgspec.structs.fields(params):

@@ -176,6 +176,10 @@ def compute_params(options: TestnetOptions) -> NetworkParams:
         day_slots=day_slots,
         settle_window_slots=options.settle_window_slots or max(day_slots, 60),
         endowment_mor=options.pool_wei // MOR,
+        # a network of one machine may have one provider and one user, who asks little
+        min_providers=1,
+        pair_percent=100,
+        audit_slots=0,
         # all nodes and models share a machine's cores: a liveness check waits behind somebody's prefill
         liveness_ms=2_000,
     )

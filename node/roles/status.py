@@ -9,6 +9,7 @@ from consensus.committee import Committee
 from consensus.market.errors import MarketError
 from consensus.market.explain import explain_match
 from consensus.market.explain_access import Holding, explain_allowance, explain_day
+from consensus.market.explain_opinions import explain_credit
 from consensus.market.ledger_state import account_of
 from consensus.market.matching import MatchContext
 from consensus.market.proof import CreditProof
@@ -18,6 +19,7 @@ from contracts.merkle import CreditTree
 from contracts.typed_data import Address, Digest, Uint256
 from gossip.messages.base import encode
 from gossip.messages.committee import CertifiedBatch, HandOverCertificate, batch_hash
+from gossip.messages.market import Ticket
 from node.context import Node, now_ms
 from node.errors import Unanswerable
 from node.proof_file import CommitteeEntry, HandOverEntry, ProofFile
@@ -134,7 +136,7 @@ class NodeStatus:
 
     async def sessions(self) -> list[dict[str, Any]]:
         """The user's sessions."""
-        return self._sessions.all()
+        return [self._with_pick(entry) for entry in self._sessions.all()]
 
     async def session(self, rfc_id: Digest) -> dict[str, Any] | None:
         """One of the user's sessions, with the match explained from public data."""
@@ -156,7 +158,30 @@ class NodeStatus:
             beacons=self._public.beacons,
         )
         secret = reveal.payload.secret if reveal is not None else None
-        return entry | {"explanation": explain_match(matched.match, matched.ticket, rfc, secret, context)}
+        lines = explain_match(matched.match, matched.ticket, rfc, secret, context)
+        credit = await self._explain_credit(told.ticket_id, matched.ticket.payload)
+        return self._with_pick(entry) | {"explanation": lines, "credit": credit}
+
+    async def _explain_credit(self, ticket_id: Digest, ticket: Ticket) -> tuple[str, ...]:
+        """What became of a session's pay; nothing before it was settled."""
+        outcome = await self._node.store.outcome(ticket_id)
+        if outcome is None:
+            return ("credit: not settled yet",)
+        if outcome.credited_wei == 0:
+            return (f"credit: none, {outcome.reason}",)
+        following = await self._node.store.get_batch(outcome.height + 1)
+        slot = None if following is None else following.header.slot
+        pair = ticket.bid.payload.provider, ticket.session_key
+        return explain_credit(self._public.ledger, self._node.terms.params, ticket_id, pair, slot)
+
+    def _with_pick(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """A session with its second opinion, while the ledger has one of it."""
+        pick = self._public.ledger.audits.pick(Digest(bytes.fromhex(entry["ticket_id"][2:])))
+        if pick is None:
+            return entry
+        scorers = ["0x" + offer.provider.hex() for offer in pick.scorers]
+        given = {"0x" + one.scorer.hex(): "pass" if one.passed else "fail" for one in pick.given}
+        return entry | {"second_opinion": {"scorers": scorers, "given": given, "decision": pick.decision or "open"}}
 
     async def evidence(self) -> list[dict[str, Any]]:
         """Every offence that this node has evidence of."""

@@ -36,6 +36,9 @@ PARAMS = NetworkParams(
     day_slots=16,
     settle_window_slots=200,
     report_deadline_slots=3,
+    min_providers=1,
+    pair_percent=100,
+    audit_slots=0,
     speed_samples_min=4,
     propose_ms=300,
     prevote_ms=100,
@@ -59,7 +62,7 @@ def named_key(name: str) -> Key:
 
 
 class SimulatedSecrets:
-    """A member's slot secrets: what :class:`consensus.member.core.Secrets` asks for."""
+    """A member's slot secrets: what :class:`consensus.member.secrets.Secrets` asks for."""
 
     def __init__(self, key: Key, terms: Terms) -> None:
         self._key = key
