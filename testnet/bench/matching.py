@@ -214,7 +214,7 @@ def measure_core(size: BookSize, rfcs: int, *, hashed: bool, ranked: bool = True
 
 
 def measure_router(size: BookSize, rfcs: int) -> Speed:
-    """RFCs from their bytes to the bytes of their answers, every signature checked or made; drawn as the matcher does."""
+    """RFCs from bytes to the bytes of their answers, all signatures checked or made, drawn as the matcher does."""
     market = Market(size, ranked=False)
     asks = [encode(RfcAsk(market.rfc(number, signed=True))) for number in range(rfcs)]
     used = 0.0

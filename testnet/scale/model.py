@@ -123,11 +123,8 @@ def _own(role: str, nodes: int, rate: float, of: Constants, design: Design) -> t
         }
         return parts, 3 * rate / m + rate / 64 + passes + votes, rate * of.settlement_bytes
     if role == "provider":
-        return (
-            {"streams": rate / providers * TOKENS * of.token},
-            rate / providers * TOKENS,
-            rate / providers * TOKENS * 16,
-        )
+        frames = rate / providers * TOKENS / design.frame_tokens
+        return {"streams": frames * of.token}, frames, frames * 16
     if role == "user":
         users = max(1, nodes - m - providers - nodes // 5)
         frames = rate / users * TOKENS / design.frame_tokens
