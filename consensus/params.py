@@ -86,6 +86,11 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     round_step_ms: int = 500
     """Every further round waits so much longer."""
 
+    @property
+    def tells_ranks(self) -> bool:
+        """Whether a day's opening tells providers' ranks by MOR: only where a rule needs them (S34)."""
+        return self.withhold_only_if_user_richer or self.earnings_percent > 0
+
     def slot_at(self, now_ms: int, genesis_ms: int) -> int:
         """The slot that ``now_ms`` falls into; 0 is the first."""
         return max(0, now_ms - genesis_ms) // self.slot_ms

@@ -50,7 +50,8 @@ class _OpenTicket:
         return self.report is not None and self.receipt is not None
 
     def settlement(self) -> Settlement:
-        return Settlement(self.rfc, self.ticket, self.voucher, self.receipt, self.report)
+        voucher = self.voucher if self.receipt is None else None  # a receipt's count stands for it
+        return Settlement(self.rfc, self.ticket, voucher, self.receipt, self.report)
 
 
 class Desk:

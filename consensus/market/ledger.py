@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from consensus.committee import Committee
 from consensus.errors import HandOverInvalid
 from consensus.market import access, indexes, pairs
 from consensus.market.beacon import next_beacon
@@ -23,13 +24,14 @@ from consensus.market.ledger_state import (
     as_speed,
     check_opening,
     day_accounts,
+    day_ranks,
     oldest_day,
 )
 from consensus.market.maturing import AuditDraft, Audits, Credited, Matured
 from consensus.market.opinions import transcript_of
-from consensus.market.penalties import Penalties
+from consensus.market.penalties import Penalties, counted_as
 from consensus.market.settlement import VerifiedIds
-from consensus.market.speed import SpeedSample, is_fast_enough, us_per_t, with_sample
+from consensus.market.speed import SpeedSample, SpeedWindow, us_per_t
 from consensus.market.trie import Trie
 from consensus.membership import Draw, Term, check_drawn, hand_over_to, verify_hand_over
 from consensus.params import Terms
@@ -48,15 +50,14 @@ V = TypeVar("V")
 MAX_COMMIT_AHEAD_DAYS = 7
 """How many days ahead a member may commit its secrets."""
 
-NO_BALANCES: Mapping[Address, int] = {}
+NO_RANKS: Mapping[Address, int] = {}
 NO_TIPS: Mapping[Address, Digest] = {}
 
 
 class Draft:
     """The ledger that a batch closing ``slot`` will leave behind, in the making.
 
-    ``balances`` are providers' balances in wei at the day's snapshot block; only the variant of S44 reads them, and
-    whoever is missing there holds nothing. Raises :class:`BatchInvalid` for a slot that isn't later than the last.
+    Raises :class:`BatchInvalid` for a slot that isn't later than the last, and for an opening that opens nothing.
     """
 
     def __init__(
@@ -65,15 +66,12 @@ class Draft:
         terms: Terms,
         slot: int,
         opening: DayOpening | None = None,
-        *,
-        balances: Mapping[Address, int] = NO_BALANCES,
     ) -> None:
         if slot <= ledger.slot:
             raise BatchInvalid("slot", slot)
         self._ledger = ledger
         self._terms = terms
         self._params = terms.params
-        self._balances = balances
         self.slot = slot
         self.day = self._params.day_of(slot)
         if opening is not None:
@@ -81,15 +79,19 @@ class Draft:
                 raise BatchInvalid("opening_not_first", opening.day)
             check_opening(opening, self.day, ledger.account.snapshot_block)
             self._check_drawn(opening)
-        self._days = day_accounts(ledger, self._params, self.day, opening)
+            if opening.ranks and not self._params.tells_ranks:
+                raise BatchInvalid("opening_ranks", len(opening.ranks))
+        self._days = day_accounts(ledger, terms, self.day, opening)
+        self._ranks = day_ranks(ledger, self._days, opening) if self._params.tells_ranks else {}
         is_new_day = self.day > ledger.day
         self._credits: dict[Address, int] = {}
         self._day_credits = Trie[Address, Uint256]() if is_new_day else Trie.of(ledger.day_credits)
         self._credited_today: dict[Address, Uint256] = {}
         self._sessions: dict[int, dict[Address, SessionUse]] = {}
         self._settled: dict[int, dict[Digest, int]] = {}
+        self._speed: dict[Digest, SpeedWindow] = {}
         self._pairs: dict[int, dict[bytes, int]] = {}
-        self._speed: dict[Digest, tuple[SpeedSample, ...]] = {}
+        self._routers: dict[int, Committee] = {}
         self._held_penalties = Penalties.of(ledger.penalties, ledger.day).on(self.day)
         self._penalties: dict[Address, int] = {}
         self._held_penalised = Trie[bytes, bool]() if is_new_day else Trie.of(ledger.penalised)
@@ -185,7 +187,7 @@ class Draft:
         account = self._days.get(day)
         if access_pass.day != day or account is None:
             raise SettlementInvalid("wrong_day", access_pass.day)
-        if self._ledger.routers(access_pass.day).weight(access_pass.issuer) == 0:
+        if self._routers_of(day).weight(access_pass.issuer) == 0:
             raise SettlementInvalid("issuer_not_a_member", access_pass.issuer)
         price, ceiling = ticket.bid.payload.price_wei, account.ceiling_wei(self._params)
         if price > ceiling:
@@ -203,6 +205,12 @@ class Draft:
         if settlement.report is None and self.slot < ticket.slot + self._params.report_deadline_slots:
             raise SettlementInvalid("report_awaited", ids.ticket_id, retry=True)
         return account, session
+
+    def _routers_of(self, day: int) -> Committee:
+        found = self._routers.get(day)
+        if found is None:
+            found = self._routers[day] = self._ledger.routers(day)
+        return found
 
     def _is_settled(self, day: int, ticket_id: Digest) -> bool:
         return ticket_id in self._settled.get(day, ()) or ticket_id in self._ledger.settled.get(day, ())
@@ -245,8 +253,8 @@ class Draft:
         if self._audits.is_on and transcript_of(settlement) == ZERO_DIGEST:
             return "no_transcript"
         if report is not None and report.payload.passed:
-            samples = self._samples(settlement.rfc.payload.model_id)
-            if not is_fast_enough(samples, us_per_t(report.payload.last_ms, tokens), self._params):
+            window = self._window(settlement.rfc.payload.model_id)
+            if not window.is_fast_enough(us_per_t(report.payload.last_ms, tokens)):
                 return "slow"
         if tokens * price > self._days[settlement.rfc.payload.access_pass.payload.day].budget_left_wei:
             return "budget_spent"
@@ -261,7 +269,8 @@ class Draft:
             if tokens <= 0:
                 return 0, "pair_capped"
         if params.earnings_percent:
-            bound = self._balances.get(ids.provider, 0) * params.earnings_percent // 100
+            held = access.least_balance(self._rank(ids.provider, access_pass.day))
+            bound = held * params.earnings_percent // 100
             earned = self._credited_today.get(ids.provider) or self._day_credits.get(ids.provider, 0)
             if earned + tokens * settlement.ticket.payload.bid.payload.price_wei > bound:
                 return 0, "over_balance"
@@ -274,12 +283,17 @@ class Draft:
     def _withholds(self, settlement: Settlement, ids: VerifiedIds) -> bool:
         """Whether a Fail costs the reward: always, or in the variant only where the user holds more (S44).
 
-        The user's balance isn't public; the rank on the pass is, and the provider's is told as coarsely.
+        The user's balance isn't public; the rank on the pass is, and the day's opening tells the provider's as
+        coarsely. Whoever isn't listed there counts as holding nothing, so that a Fail withholds.
         """
         if not self._params.withhold_only_if_user_richer:
             return True
-        user_rank = settlement.rfc.payload.access_pass.payload.priority
-        return user_rank > access.rank(self._balances.get(ids.provider, 0))
+        access_pass = settlement.rfc.payload.access_pass.payload
+        return access_pass.priority > self._rank(ids.provider, access_pass.day)
+
+    def _rank(self, provider: Address, day: int) -> int:
+        """A provider's coarse rank by MOR at the day's snapshot block; 0 where the opening doesn't list it."""
+        return self._ranks.get(day, NO_RANKS).get(provider, 0)
 
     def _record(self, settlement: Settlement, outcome: Outcome, account: DayAccount, session: SessionUse) -> None:
         rfc, report, day = settlement.rfc.payload, settlement.report, account.day
@@ -310,13 +324,15 @@ class Draft:
         tokens = delivered_tokens(settlement)
         if report.payload.passed and tokens:
             sample = SpeedSample(outcome.session_key, outcome.provider, us_per_t(report.payload.last_ms, tokens))
-            self._speed[rfc.model_id] = with_sample(self._samples(rfc.model_id), sample, self._params)
+            self._window(rfc.model_id).add(sample)
         elif not report.payload.passed:
-            self._penalise(outcome.provider, outcome.session_key)
+            self._penalise(outcome.provider, counted_as(settlement))
 
-    def _samples(self, model_id: Digest) -> tuple[SpeedSample, ...]:
-        drafted = self._speed.get(model_id)
-        return self._ledger.speed.get(model_id, ()) if drafted is None else drafted
+    def _window(self, model_id: Digest) -> SpeedWindow:
+        window = self._speed.get(model_id)
+        if window is None:
+            window = self._speed[model_id] = SpeedWindow(self._ledger.speed.get(model_id, ()), self._params)
+        return window
 
     def _add_credit(self, provider: Address, wei: int) -> None:
         held = self._credits.get(provider)
@@ -327,9 +343,9 @@ class Draft:
         before = self._day_credits.get(provider, 0) if held is None else held
         self._credited_today[provider] = Uint256(before + wei)
 
-    def _penalise(self, provider: Address, session_key: Address) -> None:
-        """One point for the provider, but each session key counts once a day."""
-        counted = provider + session_key
+    def _penalise(self, provider: Address, user: bytes) -> None:
+        """One point for the provider, but each user counts once a day."""
+        counted = provider + user
         if counted not in self._penalised and counted not in self._held_penalised:
             self._penalised[counted] = True
             held = self._penalties.get(provider)
@@ -352,7 +368,7 @@ class Draft:
             days=dict(sorted((day, account) for day, account in days.items() if day >= first_day)),
             sessions=_by_day(old.sessions, self._sessions, first_day),
             settled=_by_day(old.settled, self._settled, first_day),
-            speed=as_speed(old.speed).with_items(self._speed),
+            speed=as_speed(old.speed).with_items({model: made.samples for model, made in self._speed.items()}),
             penalties=self._held_penalties.with_points(self._penalties),
             penalised=self._held_penalised.with_items(self._penalised),
             commitments=dict(sorted((day, tips) for day, tips in self._commitments.items() if day >= first_day)),
@@ -363,6 +379,7 @@ class Draft:
             is_rescued=False,
             bootstrap_credited=Uint256(self._bootstrap),
             day_credits=self._day_credits.with_items(self._credited_today),
+            ranks=dict(sorted((day, held) for day, held in self._ranks.items() if day >= first_day)),
             pairs=_by_day(old.pairs, self._pairs, first_day),
             audits=audits,
         )
@@ -438,14 +455,12 @@ def settle(
     ids: VerifiedIds,
     slot: int,
     terms: Terms,
-    *,
-    balances: Mapping[Address, int] = NO_BALANCES,
 ) -> Outcome:
     """What would become of ``settlement`` if it were the first of a batch that closes ``slot``.
 
     Raises :class:`SettlementInvalid`, and :class:`BatchInvalid` for a slot that isn't later than the ledger's.
     """
-    return Draft(ledger, terms, slot, balances=balances).settle(settlement, ids)
+    return Draft(ledger, terms, slot).settle(settlement, ids)
 
 
 def delivered_tokens(settlement: Settlement) -> int:

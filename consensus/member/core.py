@@ -18,7 +18,7 @@ from consensus.member.pool import SettlementPool
 from consensus.member.relief import Relief
 from consensus.member.secrets import Secrets
 from consensus.member.verdicts import Verdicts
-from consensus.member.votes import payload_of, proposal_of, proposal_payload, vote_of
+from consensus.member.votes import payload_of, proposal_of, proposal_payload, said_by, vote_of
 from consensus.membership import RESCUE_ROUNDS, Term
 from consensus.params import Terms
 from consensus.tendermint import events as core_events
@@ -120,8 +120,8 @@ class MemberCore:
             case events.TimerElapsed(step_, height, round_):
                 if height == self.height.number:
                     self._drive(core_events.TimeoutElapsed(step_, height, round_))
-            case events.SettlementHeard() | events.OpinionHeard():
-                self._hear_filing(event)
+            case events.SettlementHeard() | events.SettlementsHeard() | events.OpinionHeard():
+                self._take_filing(event)
             case events.CommitmentHeard(commitment):
                 self._note_commitment(commitment)
             case events.StatusHeard(member, height, round_):
@@ -248,21 +248,28 @@ class MemberCore:
     def _ticket_id(self, settlement: Settlement) -> Digest:
         return self._following.verified.ticket_id(settlement)
 
-    def _hear_filing(self, heard: events.SettlementHeard | events.OpinionHeard) -> None:
-        if isinstance(heard, events.OpinionHeard):
-            for effect in self._verdicts.take(heard, self.ledger, self._slot):
-                self._do(effect)
-            return
-        ticket_id = self._ticket_id(heard.settlement)
+    def _take_filing(self, event: events.SettlementHeard | events.SettlementsHeard | events.OpinionHeard) -> None:
+        match event:
+            case events.SettlementHeard(settlement, own):
+                self._hear_settlement(settlement, own=own)
+            case events.SettlementsHeard(settlements):
+                for settlement in settlements:
+                    self._hear_settlement(settlement, own=False)
+            case events.OpinionHeard():
+                for effect in self._verdicts.take(event, self.ledger, self._slot):
+                    self._do(effect)
+
+    def _hear_settlement(self, settlement: Settlement, *, own: bool) -> None:
+        ticket_id = self._ticket_id(settlement)
         if self.ledger.is_settled(ticket_id):
             return
         try:
-            is_new = self.pool.add(ticket_id, heard.settlement, own=heard.own, slot=self._slot)
+            is_new = self.pool.add(ticket_id, settlement, own=own, slot=self._slot)
         except SettlementInvalid as error:
             self._do(events.Dropped(ticket_id, str(error)))
             return
-        if heard.own and is_new:
-            self._do(events.Tell(SettlementFrame(heard.settlement)))
+        if own and is_new:
+            self._do(events.Tell(SettlementFrame(settlement)))
 
     def _note_commitment(self, commitment: Signed[BeaconCommitment]) -> None:
         """Keep those of members for days that are near."""
@@ -480,7 +487,7 @@ class MemberCore:
         self._driver = Driver.idle(self._address, self.height.number)
 
     def _accuse(self, first: Vote | core_events.ProposalIn, second: Vote | core_events.ProposalIn) -> None:
-        messages = [self._heard(one) for one in (first, second)]
+        messages = [said_by(self.height, one) for one in (first, second)]
         if messages[0] is None or messages[1] is None:
             return
         try:
@@ -488,11 +495,3 @@ class MemberCore:
         except EvidenceInvalid:
             return
         self._do(events.Accused(evidence))
-
-    def _heard(
-        self, one: Vote | core_events.ProposalIn
-    ) -> Signed[Proposal] | Signed[Prevote] | Signed[Precommit] | None:
-        if isinstance(one, Vote):
-            kind = "Prevote" if one.kind is VoteType.PREVOTE else "Precommit"
-            return self.height.said(kind, one.round, one.member, Digest(one.value) if one.value else ZERO_DIGEST)
-        return self.height.said("Proposal", one.round, one.proposer, Digest(one.value))

@@ -86,6 +86,12 @@ class SettlementHeard(msgspec.Struct, frozen=True, array_like=True, tag=8):
     own: bool
 
 
+class SettlementsHeard(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """Finished sessions that other members told of: what came together goes in together."""
+
+    settlements: tuple[Settlement, ...]
+
+
 class CommitmentHeard(msgspec.Struct, frozen=True, array_like=True, tag=9):
     """A member's beacon commitment for a day to come."""
 
@@ -164,6 +170,7 @@ Input = (
     | PolkaHeard
     | StatusHeard
     | SettlementHeard
+    | SettlementsHeard
     | CommitmentHeard
     | ProposalSigned
     | PrevoteSigned

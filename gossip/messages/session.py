@@ -4,15 +4,17 @@ Token frames are not signed one by one: the stream is authenticated and encrypte
 sides, commits to the whole transcript.
 """
 
+from functools import cached_property
 from typing import Annotated, ClassVar
 
 import msgspec
+from eth_hash.auto import keccak
 
 from contracts.errors import SignatureInvalid
 from contracts.signing import recover
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain, Signature, digest
 from gossip.errors import SignerMismatch
-from gossip.messages.base import U64, Payload, Signed, Text, Unit, decode_union
+from gossip.messages.base import U64, Payload, Signed, Text, Unit, decode_union, encode
 from gossip.messages.market import Rfc, Ticket
 
 MAX_QUERY_BYTES = 1 << 20
@@ -51,10 +53,10 @@ class Receipt(Payload, frozen=True):
     transcript: Digest
     """Commits to query body and token ids; see :mod:`inference.metering`."""
     finish: Text
-    """``stop`` or ``length``."""
+    """``stop``, ``length`` or ``tool_calls``."""
 
 
-class Cosigned(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Cosigned(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A receipt with both signatures."""
 
     receipt: Receipt
@@ -93,10 +95,23 @@ class Report(Payload, frozen=True):
     unit: Unit = Unit.TEXT_TOKEN
 
 
-class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, cache_hash=True):
+class FailMark(Payload, frozen=True):
+    """A home router's word on which Fails come from one user, without a word on who that is (S34, S44).
+
+    ``mark`` is the same for all session keys of one user towards one provider on one day, and tells nothing else.
+    """
+
+    SIGNER: ClassVar[str | None] = "router"
+
+    ticket_id: Digest
+    mark: Digest
+    router: Address
+
+
+class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, cache_hash=True, dict=True):
     """Everything about one finished session that the committee settles; each part carries its own signature.
 
-    At least one of voucher, receipt and report is present.
+    At least one of voucher, receipt and report is present; beside a receipt a voucher says nothing.
     """
 
     rfc: Signed[Rfc]
@@ -104,6 +119,13 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     voucher: Signed[Voucher] | None
     receipt: Cosigned | None
     report: Signed[Report] | None
+    fail_mark: Signed[FailMark] | None = None
+    """Only beside a report of Fail."""
+
+    @cached_property
+    def digest(self) -> Digest:
+        """keccak of the canonical encoding: names these very bytes, where a ticket may be settled in several ways."""
+        return Digest(keccak(encode(self)))
 
 
 class SessionOpen(msgspec.Struct, frozen=True, array_like=True, tag=20, forbid_unknown_fields=True):
@@ -140,7 +162,50 @@ class ReceiptFrame(msgspec.Struct, frozen=True, array_like=True, tag=24, forbid_
     receipt: Cosigned
 
 
-SessionFrame = SessionOpen | TokenFrame | SessionEnd | VoucherFrame | ReceiptFrame
+_TokenBytes = Annotated[bytes, msgspec.Meta(max_length=1024)]
+
+
+class LikelyToken(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A T that might have come: its bytes, and minus the natural logarithm of its probability in millionths."""
+
+    data: _TokenBytes
+    cost: U64
+
+
+class TokenDetail(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A T that came, as :class:`LikelyToken`, and the likeliest in its place."""
+
+    data: _TokenBytes
+    cost: U64
+    top: Annotated[tuple[LikelyToken, ...], msgspec.Meta(max_length=20)] = ()
+
+
+class ToolDelta(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A part of the tool call number ``index``: its first has ``call_id`` and ``name``, arguments follow in pieces."""
+
+    index: Annotated[int, msgspec.Meta(ge=0, lt=128)]
+    call_id: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    name: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    arguments: Annotated[str, msgspec.Meta(max_length=16_384)] = ""
+
+
+class DetailFrame(msgspec.Struct, frozen=True, array_like=True, tag=25, forbid_unknown_fields=True):
+    """Provider to user, before the token frame that it is about, and only where the query asked for it.
+
+    A frame of its own, so that nodes which know nothing of it never meet it. Not part of the signed transcript.
+    """
+
+    tokens: Annotated[tuple[TokenDetail, ...], msgspec.Meta(max_length=64)] = ()
+    calls: Annotated[tuple[ToolDelta, ...], msgspec.Meta(max_length=128)] = ()
+
+
+class PaddedFrame(msgspec.Struct, frozen=True, array_like=True, tag=26, forbid_unknown_fields=True):
+    """Provider to user, in a padded session: the length of another frame, 0 for none, the frame, and zeros."""
+
+    data: bytes
+
+
+SessionFrame = SessionOpen | TokenFrame | SessionEnd | VoucherFrame | ReceiptFrame | DetailFrame | PaddedFrame
 
 
 def decode_session_frame(data: bytes) -> SessionFrame:

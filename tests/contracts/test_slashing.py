@@ -16,7 +16,8 @@ from contracts.signing import Key
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain
 from gossip.messages.base import Signed, sign
 from gossip.messages.committee import HandOver, Precommit, Prevote, Proposal
-from tests.contracts.local_chain import TERMS, UNBONDING_S, Refused, World, refused
+from testnet.evm import Refused
+from tests.contracts.local_chain import TERMS, UNBONDING_S, World, refused
 
 FINDER = Address(b"\xf1" * 20)
 ONE, TWO = Digest(b"\x01" * 32), Digest(b"\x02" * 32)
@@ -66,6 +67,18 @@ def test_an_equivocator_loses_everything_and_the_finder_gets_its_part(world: Wor
     assert "0x" + key.address.hex() not in world.registry("candidates")[0]
     with refused("registry: nothing to withdraw"):
         world.registry("withdraw", sender=key.address)
+
+
+def test_a_token_that_does_not_pay_the_finder_leaves_the_member_unpunished(world: World) -> None:
+    key = stake_and_key(world, 400)
+    token = "0x" + world.mor.address.hex()
+    code = world.chain.env.get_code(token)
+    world.chain.env.set_code(token, bytes.fromhex("5f5f5260205ff3"))  # answers false to everything
+    with refused("registry: transfer failed"):
+        slash(world, key.address, prevotes(world, key))
+    world.chain.env.set_code(token, code)
+    assert world.registry("stake_of", key.address) == 400
+    assert slash(world, key.address, prevotes(world, key)) == 20
 
 
 @EVERY_KIND

@@ -92,10 +92,10 @@ class Ledgers(RuleBasedStateMachine):
     @rule(slots=st.sampled_from([1, 1, 2, 7, 40]))
     def close_batch(self, slots: int) -> None:
         world, slot, before = self.world, self.ledger.slot + slots, self.ledger
-        day, params = world.terms.params.day_of(slot), world.terms.params
+        day = world.terms.params.day_of(slot)
         opening = None
         if day > before.day:
-            budget = compute_budget(day, market_credit(before, params, day), world.terms)
+            budget = compute_budget(day, market_credit(before, world.terms, day), world.terms)
             opening = world.opening(day, budget_wei=budget)
         header, body, _ = world.propose(before, self.pending, slot=slot, opening=opening, opinions=self.opinions)
         self.ledger = world.apply(before, header, body)

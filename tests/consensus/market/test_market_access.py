@@ -104,6 +104,13 @@ def test_a_ranking_is_the_same_for_every_implementation() -> None:
     assert [members.index(member) for member in ranking] == [1, 3, 2, 0]
 
 
+@given(st.integers(0, 256))
+def test_the_least_balance_of_a_rank_has_it_and_a_wei_less_has_not(rank: int) -> None:
+    least = access.least_balance(rank)
+    assert access.rank(least) == rank
+    assert rank == 0 or access.rank(least - 1) == rank - 1
+
+
 def test_every_shard_has_its_followers_and_a_large_committee_shares_them_out() -> None:
     small = [address(f"member {n}") for n in range(8)]
     assert all(access.followed_shards(one, small, 16, 8) == tuple(range(16)) for one in small)

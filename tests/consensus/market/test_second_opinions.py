@@ -11,6 +11,7 @@ from consensus.market.budget import market_credit
 from consensus.market.errors import BatchInvalid, OpinionInvalid
 from consensus.market.explain_access import explain_day
 from consensus.market.explain_opinions import explain_credit
+from consensus.market.history import History
 from consensus.market.ledger import Draft
 from consensus.market.ledger_state import Ledger, decode_ledger, encode_ledger, state_root
 from consensus.market.maturing import has_work
@@ -25,6 +26,7 @@ from consensus.market.opinions import (
     with_offer,
 )
 from consensus.params import NetworkParams, economics_of
+from contracts.amounts import show_exact, show_mor
 from contracts.typed_data import Digest
 from gossip.messages.base import Signed
 from gossip.messages.opinions import Opinion
@@ -143,7 +145,7 @@ def test_what_is_put_by_counts_as_paid_when_a_day_opens() -> None:
     world = make_world(audit_slots=60)
     ledger = world.after(world.ledger(), [session(world)], slot=90)
     left = ledger.account.budget_left_wei
-    assert market_credit(ledger, world.terms.params, 1) == 100 * PRICE + left
+    assert market_credit(ledger, world.terms, 1) == 100 * PRICE + left
     late_days = [economics_of(NetworkParams(audit_slots=slots), 0).late_days for slots in (0, 600, 7_200)]
     assert late_days == [1, 3, 4]
 
@@ -414,16 +416,19 @@ def test_a_credit_is_explained_on_its_way() -> None:
     assert text.count("says Fail") == 2
     assert "verdict: FAILED" in text
     assert "FORFEITED" in text
-    assert "1 sessions are picked" in "\n".join(explain_day(ledger, ledger.account, world.terms))
+    assert "  sessions picked, until their window ends = 1" in told_of_day(world, ledger)
     ledger = world.after(ledger, slot=end)
     assert f"its window ended in slot {end}" in told(ledger, ticket_id)
     account = ledger.account
-    assert f"+ {100 * PRICE} - {100 * PRICE} - {account.opinions_wei} = {account.budget_left_wei} wei" in "\n".join(
-        explain_day(ledger, account, world.terms)
-    )
+    sums = f"+ {show_mor(100 * PRICE)} - {show_mor(100 * PRICE)} - {show_mor(account.opinions_wei)}"
+    assert any(f"{sums} = {show_exact(account.budget_left_wei)}" in line for line in told_of_day(world, ledger))
     plain = World()
     lines = explain_credit(plain.ledger(), plain.terms.params, ticket_id, pair, 11)
     assert lines == ("credit: at once; this network asks for no second opinions (params.audit_slots = 0)",)
+
+
+def told_of_day(world: World, ledger: Ledger) -> tuple[str, ...]:
+    return explain_day(History(ledger).days[ledger.day], world.terms, ledger.day)
 
 
 def test_a_long_window_is_cut_into_parts() -> None:

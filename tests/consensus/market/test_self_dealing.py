@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consensus.market import access
 from consensus.market.errors import MatchInvalid, SettlementInvalid
 from consensus.market.explain import explain_match
 from consensus.market.ledger import settle
@@ -189,12 +190,14 @@ def test_no_pair_is_ever_over_its_cap(sessions: list[tuple[int, int, int]], perc
 
 
 def test_earnings_may_be_bound_by_what_a_provider_holds() -> None:
-    world = World(make_terms(earnings_percent=10))
-    balances = {address("provider"): 1_000 * PRICE}
-    pending = [world.settlement(tokens=60), world.settlement(tokens=60), world.settlement(tokens=40)]
-    header, body, _ = world.propose(world.ledger(), pending, slot=10, balances=balances)
-    ledger = world.apply(world.ledger(), header, body, balances=balances)
+    """Its rank counts, as a day's opening tells it: at least 1 MOR, of which a tenth is what 100 T cost here."""
+    price = WEI // 1_000
+    world = World(make_terms(earnings_percent=10), ranks={"provider": access.rank(WEI)})
+    start = world.ledger(reference_price_wei=price)
+    pending = [world.settlement(tokens=tokens, price_wei=price) for tokens in (60, 60, 40)]
+    header, body, _ = world.propose(start, pending, slot=10)
+    ledger = world.apply(start, header, body)
     assert [made.reason for made in ledger.outcomes] == ["credited", "over_balance", "credited"]
-    assert ledger.credits == {address("provider"): 100 * PRICE}
-    assert outcome(world, world.settlement(tokens=1)).reason == "over_balance", "who holds nothing earns nothing"
-    assert outcome(World(), World().settlement(), balances={address("provider"): WEI}).reason == "credited"
+    assert ledger.credits == {address("provider"): 100 * price}
+    unlisted = world.settlement(tokens=1, provider="unlisted")
+    assert outcome(world, unlisted).reason == "over_balance", "who holds nothing earns nothing"

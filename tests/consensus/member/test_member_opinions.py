@@ -5,7 +5,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from consensus.market.opinions import Pick, due_slot
-from consensus.market.settlement import settlement_digest
 from consensus.member import events
 from consensus.member.short import SHORT_FROM, ShortProposals
 from contracts.typed_data import Digest
@@ -110,5 +109,5 @@ def test_short_proposals_carry_opinions() -> None:
     frame = proposal(settlements(SHORT_FROM))
     body: BatchBody = replace(frame.body, opinions=(world.opinion("x", named_digest("t")),))
     frame = replace(frame, body=body, header=replace(frame.header, body_root=body.root))
-    held = {settlement_digest(one): one for one in body.settlements}
+    held = {one.digest: one for one in body.settlements}
     assert ShortProposals(held.get).begin(MAKER, shortened(frame)) == frame

@@ -57,7 +57,9 @@ async def test_a_user_is_sent_to_another_provider_once_one_has_its_share_of_the_
         big = chat(max_tokens=allowance * 2 // 5)
         first, _ = await ask(user, big)
         assert first.provider == cheap.address
-        await until(lambda: user.parts.public.ledger.pairs, "the settlement")
+        home = lab.member(wallet.granted.payload.issuer)
+        await until(lambda: home.desk().promised_to(wallet.key.address, cheap.address) == 0, "the settlements")
+        await until(lambda: user.parts.public.ledger.pairs, "the user's view of them")
         pair = pair_key(wallet.key.address, cheap.address)
         assert user.parts.public.ledger.pairs[0][pair] <= allowance // 2
         with pytest.raises(BackendError) as refused:
