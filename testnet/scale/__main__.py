@@ -35,7 +35,7 @@ CORE = 1.0
 @app.command()
 def main(
     hosts: Annotated[int, typer.Option(min=11, help="Hosts of the real run.")] = 20,
-    rate: Annotated[int, typer.Option(min=1, help="RFCs a second in it.")] = 20,
+    rate: Annotated[int, typer.Option(min=1, help="RFCs a second in it.")] = 10,
     seconds: Annotated[int, typer.Option(min=1, help="For so long.")] = 10,
     tolerance: Annotated[
         float, typer.Option(min=1.0, help="Measured CPU may be so many times the model's, or less.")
