@@ -94,8 +94,8 @@ def _role(role: str, nodes: int, rate: float, of: Constants, design: Design) -> 
         "ledger": rate * (of.settle + of.store) + copies * of.frame / slot_s + m * of.certificate / slot_s,
         "settlement checks": rate * of.verify if checks else 0.0,
     }
-    size = of.gossip_overhead
-    read = size * copies * (book * of.bid_bytes + rfcs * of.rfc_bytes + rate * of.settlement_bytes)
+    small = book * (of.bid_bytes + of.overhead_bytes) + rfcs * (of.rfc_bytes + of.overhead_bytes)
+    read = copies * (small + rate * of.settlement_bytes)
     messages = copies * (book + rfcs + 1 / slot_s)
     memory = BASE_BYTES + (rate * DAY_S * of.session_bytes if design.keeps_tickets else 0)
     own, more, extra = _own(role, nodes, rate, of, design)
