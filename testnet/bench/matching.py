@@ -154,8 +154,7 @@ class Market:
         return held
 
     def _takes(self, standing: StandingBid) -> bool:
-        held = self._rankings[standing.bid.model_id]
-        return self.desk.slots_left(standing.bid) > 0 and held.is_payable(standing)
+        return self.desk.slots_left(standing.bid) > 0
 
     def place(self, drawn: "Drawn", *, hashed: bool, signed: bool) -> Matched:
         """The winner's ticket, booked; by the RFC's id where its own is not worked out."""
