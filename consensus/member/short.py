@@ -28,10 +28,10 @@ MAX_ASKED = 2
 """How many times over a member may ask for all settlements of one batch."""
 
 
-def shorten(frame: ProposalFrame) -> ProposalFrame | ShortProposalFrame:
-    """``frame`` as it is to travel."""
+def shorten(frame: ProposalFrame, short_from: int = SHORT_FROM) -> ProposalFrame | ShortProposalFrame:
+    """``frame`` as it is to travel, where ``short_from`` settlements are enough to name them only."""
     body = frame.body
-    if len(body.settlements) < SHORT_FROM:
+    if len(body.settlements) < short_from:
         return frame
     named = tuple(map(settlement_digest, body.settlements))
     return ShortProposalFrame(

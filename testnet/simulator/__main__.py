@@ -55,7 +55,9 @@ def simulator(
         chosen = seeds_of(seeds)
         plans = PLANS if faults == "each" else (faults,)
         make_setting(members).workload.sign(slots)
-        table = Table("plan", "seeds", "heights", "heights/s", "rounds/decision", "refused", "restarts", box=None)
+        table = Table(
+            "plan", "seeds", "heights", "heights/s", "rounds/decision", "refused", "restarts", "epochs", box=None
+        )
         failed = [result for plan in plans for result in _run(plan, chosen, members, slots, table)]
     except (OptionInvalid, PlanUnknown) as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)
@@ -82,6 +84,7 @@ def _run(plan: str, seeds: range, members: int, slots: int, table: Table) -> lis
         f"{rounds / max(1, heights):.2f}",
         str(sum(result.refused for result in results)),
         str(sum(result.restarts for result in results)),
+        str(sum(result.epochs for result in results)),
     )
     return [result for result in results if result.violation is not None]
 

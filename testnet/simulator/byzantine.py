@@ -12,8 +12,14 @@ from contracts.typed_data import ZERO_DIGEST, Digest, Signature, Uint256
 from gossip.errors import MessageError
 from gossip.messages.base import Signed, encode, sign
 from gossip.messages.committee import (
+    BatchBody,
+    BatchHeader,
     CertifiedBatch,
+    DayOpening,
     DecidedFrame,
+    DrawnMember,
+    HandOver,
+    HandOverFrame,
     LinkFrame,
     PolkaFrame,
     Precommit,
@@ -21,15 +27,19 @@ from gossip.messages.committee import (
     Prevote,
     PrevoteFrame,
     ProposalFrame,
+    SettlementFrame,
+    SettlementsFrame,
     StatusFrame,
     batch_hash,
     decode_link_frame,
 )
+from gossip.messages.records import BeaconCommitment
+from gossip.messages.session import Settlement
 from testnet.simulator.faults import Byzantine, Misdeed
 from testnet.simulator.node import SimulatedNode
 from testnet.simulator.setting import Setting
 
-_MEMORY = 64
+_MEMORY = 512
 """Frames that it remembers, to say them again or to lie about them."""
 
 
@@ -43,6 +53,7 @@ class Liar:
         self._chance = chance
         self._heard: deque[LinkFrame] = deque(maxlen=_MEMORY)
         self._other_proposals: dict[Digest, ProposalFrame | None] = {}
+        self._cheats: dict[Digest, ProposalFrame] = {}
 
     def hear(self, frame: LinkFrame) -> None:
         """Remember what others say."""
@@ -64,6 +75,10 @@ class Liar:
                 return (frame, *self._chance.choices(self._heard, k=2))
             case Misdeed.FORGE:
                 return (frame, *self._forge())
+            case Misdeed.CHEAT:
+                return (self._cheat(frame),)
+            case Misdeed.HOARD:
+                return () if isinstance(frame, SettlementFrame | SettlementsFrame) else (frame,)
 
     # Different things to different members.
 
@@ -90,26 +105,87 @@ class Liar:
         return self._other_proposals[first]
 
     def _make_other(self, frame: ProposalFrame) -> ProposalFrame | None:
-        setting, header, body = self._setting, frame.header, frame.body
+        body = frame.body
         keeps = body.settlements[:-1] if len(body.settlements) > 1 else body.settlements
+        return self._remade(frame, body.opening, keeps, body.commitments[:-1])
+
+    def _remade(
+        self,
+        frame: ProposalFrame,
+        opening: DayOpening | None,
+        settlements: Sequence[Settlement],
+        commitments: Sequence[Signed[BeaconCommitment]],
+    ) -> ProposalFrame | None:
+        """A batch of other parts with the roots that follow from them; None where there can't be one."""
+        setting, header = self._setting, frame.header
         try:
-            other, other_body, _ = propose_batch(
+            other, body, _ = propose_batch(
                 self._node.ledger,
                 setting.terms,
                 proposer=header.proposer,
                 slot=header.slot,
                 reveal=header.reveal,
-                opening=body.opening,
-                commitments=body.commitments[:-1],
-                pending=keeps,
+                opening=opening,
+                commitments=commitments,
+                pending=settlements,
+                hand_over=frame.body.hand_over,
                 verified=setting.verified,
             )
         except MarketError:
             return None  # its own ledger has moved on: there is nothing to propose any more
         if batch_hash(other) == batch_hash(header):
             other = replace(other, total_credited=Uint256(other.total_credited + 1))
-        payload = replace(frame.proposal.payload, batch_hash=batch_hash(other))
-        return ProposalFrame(sign(payload, self._node.key, setting.terms.domain), other, other_body)
+        return self._signed(frame, other, body)
+
+    def _signed(self, frame: ProposalFrame, header: BatchHeader, body: BatchBody) -> ProposalFrame:
+        payload = replace(frame.proposal.payload, batch_hash=batch_hash(header))
+        return ProposalFrame(sign(payload, self._node.key, self._setting.terms.domain), header, body)
+
+    def _cheat(self, frame: LinkFrame) -> LinkFrame:
+        """The same to everybody: a batch that is well formed, well signed and wrong."""
+        if not isinstance(frame, ProposalFrame):
+            return frame
+        first = frame.proposal.payload.batch_hash
+        if first not in self._cheats:
+            self._cheats[first] = self._make_cheat(frame)
+        return self._cheats[first]
+
+    def _make_cheat(self, frame: ProposalFrame) -> ProposalFrame:
+        header, body = frame.header, frame.body
+        if body.opening is not None and self._chance.random() < 0.8:
+            return self._remade(frame, self._false_opening(body.opening), body.settlements, body.commitments) or frame
+        false = self._chance.choice(
+            (
+                {"state_root": self._digest()},
+                {"credit_root": self._digest()},
+                {"parent": self._digest()},
+                {"beacon": self._digest()},
+                {"reveal": self._digest()},
+                {"committee_root": self._digest()},
+                {"total_credited": Uint256(header.total_credited + 10**18)},
+                {"bootstrap_credited": Uint256(header.bootstrap_credited + 1)},
+                {"slot": header.slot + 1},
+                {"day": header.day + 1},
+                {"height": header.height + 1},
+            )
+        )
+        return self._signed(frame, replace(header, **false), body)
+
+    def _false_opening(self, opening: DayOpening) -> DayOpening:
+        own = DrawnMember(self._node.key.address, Uint256(10**24))
+        others = tuple(one for one in opening.drawn if one.address != own.address)
+        false = self._chance.choice(
+            (
+                {"supply_wei": Uint256(opening.supply_wei + 1)},
+                {"budget_wei": Uint256(opening.budget_wei * 2)},
+                {"snapshot_block": opening.snapshot_block + 50},
+                {"drawn": tuple(sorted((*others, own), key=lambda one: one.address))},
+            )
+        )
+        return replace(opening, **false)
+
+    def _digest(self) -> Digest:
+        return Digest(self._chance.randbytes(32))
 
     # Changed bytes.
 
@@ -125,7 +201,10 @@ class Liar:
     # Lies.
 
     def _forge(self) -> Sequence[LinkFrame]:
-        forgers = (self._forged_decision, self._forged_polka, self._forged_status, self._stray_vote)
+        forgers = (
+            *(self._forged_decision, self._forged_polka, self._forged_status, self._stray_vote),
+            self._forged_hand_over,
+        )
         return self._chance.choice(forgers)()
 
     def _forged_status(self) -> Sequence[LinkFrame]:
@@ -141,8 +220,14 @@ class Liar:
         if self._chance.random() < 0.5:
             prevote = Prevote(height, round_, self._chance.randint(0, round_), value)
             return (PrevoteFrame(sign(prevote, self._node.key, setting.terms.domain)),)
-        precommit = Precommit(height, round_, value, setting.committee.root)
+        precommit = Precommit(height, round_, value, core.ledger.committee.root)
         return (PrecommitFrame(sign(precommit, self._node.key, setting.terms.domain)),)
+
+    def _forged_hand_over(self) -> Sequence[LinkFrame]:
+        """Its word for a committee that nobody drew."""
+        running = self._node.core.ledger.running
+        hand_over = HandOver(running.epoch, self._node.core.ledger.day, running.committee.root, self._digest())
+        return (HandOverFrame(sign(hand_over, self._node.key, self._setting.terms.domain)),)
 
     def _forged_polka(self) -> Sequence[LinkFrame]:
         """Prevotes that are no polka: one vote many times over, or too few, or for several batches."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from consensus.member.events import Input
 from gossip.messages.committee import LinkFrame
+from testnet.simulator.faults import Absence
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,5 +54,12 @@ class Restarts:
     node: int
 
 
-Happening = Arrives | Answers | SlotBegins | StatusDue | SessionsEnd | Restarts
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """A node loses its power for long."""
+
+    absence: Absence
+
+
+Happening = Arrives | Answers | SlotBegins | StatusDue | SessionsEnd | Restarts | Leaves
 """Everything that happens in a run, happens as one of these."""

@@ -10,27 +10,36 @@ from typing import Protocol
 
 from consensus.errors import CertificateInvalid
 from consensus.market.errors import BatchInvalid
-from consensus.market.ledger_state import Ledger
+from consensus.market.ledger_state import Ledger, rescue
 from consensus.member import events
+from consensus.member.admission import height_of
 from consensus.member.core import MemberCore
 from consensus.member.following import Following, check_body
+from consensus.membership import Term
 from consensus.tendermint.certificate import verify_certificate
 from contracts.signing import Key
-from contracts.typed_data import Digest, digest
+from contracts.typed_data import Address, Digest, digest
 from gossip.messages.base import Signed, decode_union, encode
 from gossip.messages.committee import (
+    BatchBody,
     CertifiedBatch,
     DecidedFrame,
+    HandOver,
     LinkFrame,
     Precommit,
     Prevote,
     Proposal,
     ProposalFrame,
+    SettlementsFrame,
+    ShortProposalFrame,
     StatusFrame,
+    WantFrame,
 )
 from gossip.messages.session import Settlement
+from testnet.simulator.admission import REFUSALS, Admitted
 from testnet.simulator.disk import Disk
 from testnet.simulator.errors import PowerLost
+from testnet.simulator.exchange import Exchange
 from testnet.simulator.oracle import Oracle
 from testnet.simulator.setting import Setting
 
@@ -54,6 +63,12 @@ class World(Protocol):
 
     def catch_up(self, node: int) -> None:
         """Fetch batches from somebody."""
+
+    def rescue(self) -> Term | None:
+        """The rescue that the registry holds."""
+
+    def admit(self, member: Address, frame: LinkFrame, ledger: Ledger) -> Admitted:
+        """What a frame from ``member`` is to a node on ``ledger``."""
 
 
 class SimulatedNode:
@@ -86,7 +101,14 @@ class SimulatedNode:
         """None where this node's key may sign anything."""
         self._following = following
         self._slot = 0
+        self._rescued: Term | None = None
+        """What this node has read in the registry, and no batch has told yet."""
         self._boot(setting.genesis)
+
+    @property
+    def address(self) -> Address:
+        """Whose key the node has."""
+        return self.key.address
 
     @property
     def ledger(self) -> Ledger:
@@ -110,6 +132,61 @@ class SimulatedNode:
         """An input of the node's own."""
         self.hear(event, encode(event))
 
+    def hear_frame(self, member: Address, frame: LinkFrame) -> str:
+        """What came from ``member``; why it is refused, or nothing."""
+        try:
+            match frame:
+                case DecidedFrame(batch):
+                    return self.hear_decision(batch)
+                case SettlementsFrame(settlements):
+                    for settlement in settlements:
+                        self._setting.verified(settlement)
+                        self.hear(heard := events.SettlementHeard(settlement, own=False), encode(heard))
+                        self._note_settlement(settlement)
+                case ShortProposalFrame():
+                    self._hear_short(member, frame)
+                case WantFrame(value):
+                    if (held := self.core.height.values.get(value)) is not None:
+                        for answer in self._exchange.answer(member, frame, held[1]):
+                            self._world.send(self.number, answer, member)
+                case _:
+                    return self._hear_other(member, frame)
+        except REFUSALS as error:
+            return str(error)
+        return ""
+
+    def _hear_other(self, member: Address, frame: LinkFrame) -> str:
+        if height_of(frame) not in {None, self.core.ledger.height + 1}:
+            return ""
+        admitted = self._world.admit(member, frame, self.core.ledger)
+        if admitted.event is None:
+            return admitted.refusal
+        self.hear(admitted.event, admitted.record)
+        if isinstance(admitted.event, events.SettlementHeard):
+            self._note_settlement(admitted.event.settlement)
+        return ""
+
+    def _hear_short(self, member: Address, frame: ShortProposalFrame) -> None:
+        payload, height = frame.proposal.payload, self.core.height
+        if payload.height != height.number or height.said("Proposal", payload.round, member, payload.batch_hash):
+            return
+        found = self._exchange.begin(member, frame)
+        if isinstance(found, WantFrame):
+            self._world.send(self.number, found, member)
+        else:
+            self._hear_other(member, found)
+
+    def _note_settlement(self, settlement: Settlement) -> None:
+        for member, whole in self._exchange.note(settlement):
+            self._hear_other(member, whole)
+
+    def read_registry(self) -> None:
+        """Take over a rescue that the registry holds."""
+        term = self._world.rescue()
+        if term is not None and term.epoch > self.core.ledger.running.epoch:
+            self._rescued = term
+            self.take(events.Rescued(term))
+
     def begin_slot(self, slot: int) -> None:
         """The node's clock says that ``slot`` has begun."""
         self._slot = slot
@@ -117,23 +194,33 @@ class SimulatedNode:
 
     def hear_decision(self, batch: CertifiedBatch) -> str:
         """A certified batch from elsewhere; why it is refused, or nothing."""
-        if batch.header.height != self.core.ledger.height + 1:
+        if batch.header.height != self._public.height + 1:
             return ""
-        setting = self._setting
         try:
             check_body(batch.header, batch.body)
-            verify_certificate(batch.certificate, batch.header, setting.committee, setting.terms.domain)
-            self._following(self.core.ledger, batch.header, batch.body)
+            before = self._before(batch.body)
+            verify_certificate(batch.certificate, batch.header, before.committee, self._setting.terms.domain)
+            after = self._following(before, batch.header, batch.body)
         except (CertificateInvalid, BatchInvalid) as error:
             return str(error)
-        self._adopt(batch)
+        self._adopt(batch, after)
         return ""
+
+    def _before(self, body: BatchBody) -> Ledger:
+        """The ledger that a batch builds on: a rescue counts where this node has read of it. Raises BatchInvalid."""
+        if body.rescue is None:
+            return self._public
+        term = Term(body.rescue.epoch, body.rescue.members)
+        if term != self._rescued:
+            raise BatchInvalid("rescue_unknown", term.committee.root)
+        return rescue(self._public, term.committee)
 
     def file(self, settlement: Settlement) -> None:
         """A finished session, filed with this member's desk, whether its core is up or not."""
         ticket_id = settlement.ticket.id(self._setting.terms.domain)
         self.desk[ticket_id] = settlement
         if self.is_up:
+            self._exchange.note(settlement)
             self.take(events.SettlementHeard(settlement, own=True))
 
     # Power.
@@ -156,13 +243,18 @@ class SimulatedNode:
             undone.answer(event)
             for effect in self.core.handle(event):
                 undone.add(effect)
+        self.read_registry()
         self._run(deque(undone.effects()))
         for settlement in tuple(self.desk.values()):
+            self._exchange.note(settlement)
             self.take(events.SettlementHeard(settlement, own=True))
         self.begin_slot(slot)
 
     def _boot(self, ledger: Ledger) -> None:
         setting = self._setting
+        self._public = ledger
+        self._rescued = None
+        self._exchange = Exchange(setting.terms.domain)
         self.core = MemberCore(
             self.key.address,
             setting.terms,
@@ -174,6 +266,8 @@ class SimulatedNode:
     def _replayed(self) -> Ledger:
         ledger = self._setting.genesis
         for batch in self.disk.batches:
+            if (told := batch.body.rescue) is not None:
+                ledger = rescue(ledger, Term(told.epoch, told.members).committee)
             ledger = self._following(ledger, batch.header, batch.body)
             if self._oracle is not None:
                 self._oracle.on_adopted(self.number, batch, ledger)
@@ -203,6 +297,8 @@ class SimulatedNode:
         match effect:
             case events.SignProposal(payload) | events.SignPrevote(payload) | events.SignPrecommit(payload):
                 return self._sign(payload)
+            case events.SignHandOver(hand_over):
+                return self._sign_hand_over(hand_over)
             case events.Tell(frame, to):
                 self._operate()
                 self._world.send(self.number, frame, to)
@@ -228,8 +324,8 @@ class SimulatedNode:
         if self._oracle is None:
             return
         match effect:
-            case events.Dropped(ticket_id, _):
-                self._oracle.on_dropped(ticket_id)
+            case events.Dropped(ticket_id, reason):
+                self._oracle.on_dropped(ticket_id, reason)
             case events.Accused(evidence):
                 self._oracle.on_accused(self.number, evidence)
 
@@ -241,7 +337,7 @@ class SimulatedNode:
             return None
         signature = self.key.sign_digest(value)
         if self._oracle is not None:
-            self._oracle.on_signed(self.key.address, payload, value)
+            self._oracle.on_signed(self.key.address, type(payload).__name__, place[:2], value)
         match payload:
             case Proposal():
                 if payload.batch_hash not in self.core.height.values:
@@ -253,20 +349,30 @@ class SimulatedNode:
             case Precommit():
                 return events.PrecommitSigned(Signed(payload, signature))
 
+    def _sign_hand_over(self, hand_over: HandOver) -> events.Input:
+        domain = self._setting.terms.domain
+        value = digest(domain, hand_over)
+        self._operate()
+        if self._oracle is not None:
+            self._oracle.on_signed(self.key.address, "HandOver", (hand_over.epoch, 0), value)
+        return events.HandOverSigned(Signed(hand_over, self.key.sign_digest(value)))
+
     def _certified(self, batch: CertifiedBatch) -> None:
-        if batch.header.height != self.core.ledger.height + 1:
+        if batch.header.height != self._public.height + 1:
             return
         if self._oracle is not None:
             self._oracle.on_certified(self.number, batch)
-        self._adopt(batch)
+        self._adopt(batch, self._following(self._before(batch.body), batch.header, batch.body))
 
-    def _adopt(self, batch: CertifiedBatch) -> None:
+    def _adopt(self, batch: CertifiedBatch, after: Ledger) -> None:
         """Store a batch, then move on; the inputs of its height are of no use any more.
 
         The new log begins with the slot, which the height inherits: played again without it, the core would take a
         proposal for one of the future, and vote otherwise than it did.
         """
         self.disk.store(batch)
+        self._public, self._rescued = after, None if batch.body.rescue else self._rescued
+        self._exchange.clear()
         self.disk.log.clear()
         self.disk.log.append(encode(events.SlotBegan(self._slot)))
         effects = self.core.handle(events.BatchAdopted(batch))

@@ -10,15 +10,23 @@ from consensus.errors import CertificateInvalid, EvidenceInvalid
 from consensus.market.batch import apply_batch
 from consensus.market.bootstrap import bootstrap_reserve, bootstrap_shares
 from consensus.market.errors import BatchInvalid
-from consensus.market.ledger_state import Ledger, state_root
+from consensus.market.ledger_state import Ledger, rescue, state_root
 from consensus.market.settlement import VerifiedSettlements
+from consensus.membership import RESCUE_ROUNDS, Term
 from consensus.params import Terms
-from consensus.tendermint.certificate import verify_certificate
+from consensus.tendermint.certificate import check_signers, signers_of, verify_certificate
 from consensus.tendermint.evidence import Equivocation, verify_evidence
 from contracts.typed_data import Address, Digest, Signature
-from gossip.messages.committee import CertifiedBatch, Precommit, Prevote, Proposal, batch_hash
+from gossip.messages.committee import CertifiedBatch, batch_hash
+from testnet.simulator.chain import Chain
 from testnet.simulator.errors import Violation
 from testnet.simulator.setting import Setting
+
+HOPELESS = ("already_settled", "index_used", "issuer_not_a_member")
+"""Why a run's settlements may be given up: settled, their RFC index spent by another, of a router that is none."""
+
+RECENT = 3
+"""Heights whose committees may be accused."""
 
 _Place = tuple[Address, str, int, int]
 """Signer, type of message, height, round."""
@@ -33,6 +41,7 @@ class Oracle:
 
     setting: Setting
     faulty: frozenset[Address]
+    chain: Chain
     settled: dict[Digest, int] = field(default_factory=dict)
     """Ticket to the height that settled it."""
     dropped: set[Digest] = field(default_factory=set)
@@ -41,8 +50,10 @@ class Oracle:
     accused: set[Address] = field(default_factory=set)
     _signed: dict[_Place, Digest] = field(default_factory=dict)
     _chain: list[tuple[Digest, Ledger]] = field(default_factory=list)
-    _checked: dict[_Certified, tuple[Signature, ...]] = field(default_factory=dict)
-    """The signatures of a certificate that verified, so that one of some of them needs no second look."""
+    _signers: dict[_Certified, dict[Signature, Address]] = field(default_factory=dict)
+    """Who gave the signatures of a certificate that verified, so that one of some of them costs no second look."""
+    decided: list[CertifiedBatch] = field(default_factory=list)
+    """Each height's batch with the first certificate that was seen."""
     _compared: Ledger | None = None
     """The last ledger that was found to be right: nodes that share their memory of batches hold the same object."""
     _verified: VerifiedSettlements = field(init=False)
@@ -56,23 +67,45 @@ class Oracle:
         """The highest height that any honest node has reached."""
         return len(self._chain) - 1
 
-    def on_signed(self, signer: Address, payload: Proposal | Prevote | Precommit, digest: Digest) -> None:
-        """No honest double sign: one place, one message (what a restarted member repeats is the same)."""
-        place = signer, type(payload).__name__, payload.height, payload.round
-        if self._signed.setdefault(place, digest) != digest:
-            raise Violation("double_sign", f"{place[1]} of 0x{signer.hex()} at height {place[2]}, round {place[3]}")
+    @property
+    def epoch(self) -> int:
+        """The running committee's."""
+        return self._chain[-1][1].running.epoch
+
+    def on_signed(self, signer: Address, kind: str, place: tuple[int, int], digest: Digest) -> None:
+        """No honest double sign: one place (height and round, or an epoch), one message of a kind.
+
+        What a restarted member repeats is the same.
+        """
+        if self._signed.setdefault((signer, kind, *place), digest) != digest:
+            raise Violation("double_sign", f"{kind} of 0x{signer.hex()} at height {place[0]}, round {place[1]}")
 
     def on_certified(self, node: int, batch: CertifiedBatch) -> None:
         """A certificate that an honest node made or accepted verifies."""
         certificate, value = batch.certificate, batch_hash(batch.header)
         place = certificate.height, certificate.round, certificate.batch_hash, certificate.committee_root, value
-        if self._is_part(certificate.signatures, self._checked.get(place, ())):
-            return
+        known = self._signers.get(place)
         try:
-            verify_certificate(batch.certificate, batch.header, self.setting.committee, self.setting.terms.domain)
-        except CertificateInvalid as error:
+            committee = self._before(batch).committee
+            if known is None or not known.keys() >= set(certificate.signatures):
+                verify_certificate(certificate, batch.header, committee, self.setting.terms.domain)
+                signers = signers_of(certificate, self.setting.terms.domain)
+                self._signers[place] = {**(known or {}), **dict(zip(certificate.signatures, signers, strict=True))}
+            else:
+                check_signers(tuple(known[signature] for signature in certificate.signatures), committee)
+        except (CertificateInvalid, BatchInvalid) as error:
             raise Violation("certificate", f"node {node} at height {batch.header.height}: {error}") from error
-        self._checked[place] = certificate.signatures
+
+    def _before(self, batch: CertifiedBatch) -> Ledger:
+        """The ledger that ``batch`` builds on. Raises BatchInvalid for a rescue that the registry does not hold."""
+        height = min(batch.header.height, len(self._chain)) - 1
+        ledger = self._chain[height][1]
+        if (told := batch.body.rescue) is None:
+            return ledger
+        term = Term(told.epoch, told.members)
+        if term != self.chain.rescue_ever():
+            raise BatchInvalid("rescue", term.epoch)
+        return rescue(ledger, term.committee)
 
     def on_adopted(self, node: int, batch: CertifiedBatch, ledger: Ledger) -> None:
         """A node has moved to the ledger after ``batch``: agreement, and equal ledgers at equal heights."""
@@ -97,42 +130,51 @@ class Oracle:
         if found != expected or ledger.parent != parent:
             raise Violation("root", f"node {node} at height {ledger.height}: 0x{found.hex()}, not 0x{expected.hex()}")
 
-    def on_dropped(self, ticket_id: Digest) -> None:
-        """An honest node gave a settlement up."""
+    def on_dropped(self, ticket_id: Digest, reason: str) -> None:
+        """An honest node gave a settlement up: only what can never be settled may be given up."""
+        if not reason.startswith(HOPELESS):
+            raise Violation("given_up", f"ticket 0x{ticket_id.hex()}: {reason}")
         self.dropped.add(ticket_id)
 
     def on_accused(self, node: int, evidence: Equivocation) -> None:
         """Evidence holds, and convicts nobody honest."""
-        try:
-            culprit = verify_evidence(evidence, self.setting.committee, self.setting.terms.domain)
-        except EvidenceInvalid as error:
-            raise Violation("evidence", f"node {node}: {error}") from error
+        culprit = self._culprit(node, evidence)
         if culprit not in self.faulty:
             raise Violation("innocent", f"node {node} accuses the honest 0x{culprit.hex()}")
         self.accused.add(culprit)
+
+    def _culprit(self, node: int, evidence: Equivocation) -> Address:
+        committees = {ledger.committee.root: ledger.committee for _, ledger in self._chain[-RECENT:]}
+        if (term := self.chain.rescue_ever()) is not None:
+            committees[term.committee.root] = term.committee
+        wrong: EvidenceInvalid | None = None
+        for committee in committees.values():
+            try:
+                return verify_evidence(evidence, committee, self.setting.terms.domain)
+            except EvidenceInvalid as error:
+                wrong = error
+        raise Violation("evidence", f"node {node}: {wrong}") from wrong
 
     def is_dealt_with(self, tickets: Iterable[Digest]) -> bool:
         """Whether each of ``tickets`` is settled or was given up."""
         return all(ticket in self.settled or ticket in self.dropped for ticket in tickets)
 
-    def _is_part(self, signatures: tuple[Signature, ...], known: tuple[Signature, ...]) -> bool:
-        """A quorum (all stakes are equal) of what was checked before, in the same order."""
-        rest = iter(known)
-        return all(signature in rest for signature in signatures) and 3 * len(signatures) > 2 * len(self.setting.keys)
-
     def _extend(self, batch: CertifiedBatch, value: Digest) -> None:
-        before = self._chain[-1][1]
         setting = self.setting
         try:
+            before = self._before(batch)
             after = apply_batch(before, setting.terms, batch.header, batch.body, verified=self._verified)
         except BatchInvalid as error:
             raise Violation("validity", f"height {batch.header.height} was decided: {error}") from error
+        if batch.body.opening is not None and not self.chain.is_fair(batch.body.opening, before):
+            raise Violation("opening", f"height {batch.header.height} was decided: {batch.body.opening}")
         self._conserves(before, after)
         for outcome in after.outcomes:
             if self.settled.setdefault(outcome.ticket_id, after.height) != after.height:
                 raise Violation("settled_twice", f"ticket 0x{outcome.ticket_id.hex()} at height {after.height}")
         self._chain.append((value, after))
-        self.rounds.append(batch.certificate.round)
+        self.decided.append(batch)
+        self.rounds.append(batch.certificate.round % RESCUE_ROUNDS)
 
     def _conserves(self, before: Ledger, after: Ledger) -> None:
         """S33, S35, S37: credits are the sum of what was settled, never more than the day's budget, and never fall."""

@@ -3,8 +3,7 @@
 Keys are derived from names, so that runs repeat; they are for simulations, never for money.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from hashlib import sha256
 
@@ -20,6 +19,7 @@ from contracts.typed_data import Address, Digest, Domain, Uint256
 from gossip.messages.base import Signed, sign
 from gossip.messages.committee import DayOpening
 from gossip.messages.records import BeaconCommitment
+from testnet.simulator.faults import DAY_SLOTS
 from testnet.simulator.workload import PRICE_WEI, Workload
 
 WEI = 10**18
@@ -30,7 +30,7 @@ DOMAIN = Domain(77_101, Address(b"\x77" * 20))
 
 PARAMS = NetworkParams(
     slot_ms=1_000,
-    day_slots=16,
+    day_slots=DAY_SLOTS,
     settle_window_slots=200,
     report_deadline_slots=3,
     speed_samples_min=4,
@@ -73,17 +73,14 @@ class Setting:
 
     terms: Terms
     keys: tuple[Key, ...]
-    """In the committee's order: node i signs with key i."""
+    """In the committee's order, then those of nodes that may be drawn later: node i signs with key i."""
     committee: Committee
+    """The first."""
     secrets: tuple[SimulatedSecrets, ...]
     genesis: Ledger
     workload: Workload
     verified: VerifiedSettlements
     """A memory of checked settlements that all runs share: what it remembers depends on the settlement alone."""
-
-    def index(self, address: Address) -> int:
-        """The number of the member with ``address``. Raises StopIteration for a stranger."""
-        return next(number for number, key in enumerate(self.keys) if key.address == address)
 
     def following(self) -> Following:
         """A fresh memory of what batches do to ledgers, with the shared one of checked settlements."""
@@ -91,29 +88,34 @@ class Setting:
         following.verified = self.verified
         return following
 
-    def opening(self, day: int) -> DayOpening:
-        """What the simulated chain says of ``day``."""
-        return DayOpening(day, 100 + day, Uint256(SUPPLY_WEI + day * WEI), daily_budget(day))
+    def staked(self, stakes: tuple[int, ...]) -> "Setting":
+        """The same with other stakes in the first committee, in MOR by node."""
+        own = zip(self.committee.members, stakes, strict=True)
+        committee = Committee.of(1, [Member(member.address, stake * WEI) for member, stake in own])
+        return replace(self, committee=committee, genesis=_genesis(self.terms, committee, self.secrets))
 
 
-@lru_cache(maxsize=8)
-def make_setting(members: int, domain: Domain = DOMAIN, params: NetworkParams = PARAMS) -> Setting:
-    """The setting of a committee of ``members`` with equal stakes, under ``domain``."""
+@lru_cache(maxsize=32)
+def make_setting(members: int, domain: Domain = DOMAIN, params: NetworkParams = PARAMS, newcomers: int = 0) -> Setting:
+    """The setting of a committee of ``members`` with equal stakes, and of ``newcomers`` beside it, under ``domain``."""
     terms = Terms(domain, GENESIS_MS, params)
-    by_address: Mapping[Address, Key] = {
-        key.address: key for key in (named_key(f"member {number}") for number in range(members))
-    }
-    committee = Committee.of(1, [Member(address, STAKE_WEI) for address in by_address])
-    keys = tuple(by_address[member.address] for member in committee.members)
+    first = sorted((named_key(f"member {number}") for number in range(members)), key=lambda key: key.address)
+    keys = (*first, *(named_key(f"newcomer {number}") for number in range(newcomers)))
+    committee = Committee.of(1, [Member(key.address, STAKE_WEI) for key in first])
     secrets = tuple(SimulatedSecrets(key, terms) for key in keys)
-    opening = DayOpening(0, 100, Uint256(SUPPLY_WEI), daily_budget(0))
-    commitments = [own.commitment(day) for day in (0, 1) for own in secrets]
     return Setting(
         terms=terms,
         keys=keys,
         committee=committee,
         secrets=secrets,
-        genesis=genesis_ledger(terms, committee, opening, PRICE_WEI, commitments),
+        genesis=_genesis(terms, committee, secrets),
         workload=Workload(terms, keys, named_key),
         verified=VerifiedSettlements(terms),
     )
+
+
+def _genesis(terms: Terms, committee: Committee, secrets: tuple[SimulatedSecrets, ...]) -> Ledger:
+    """The ledger before the first batch: the first members have committed to the secrets of two days."""
+    opening = DayOpening(0, 100, Uint256(SUPPLY_WEI), daily_budget(0))
+    commitments = [own.commitment(day) for day in (0, 1) for own in secrets[: len(committee.members)]]
+    return genesis_ledger(terms, committee, opening, PRICE_WEI, commitments)

@@ -11,20 +11,35 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
+from msgspec import structs
+
+from consensus.market.ledger_state import Ledger
 from consensus.member import events
-from contracts.typed_data import Address, Digest
+from consensus.member.short import shorten
+from consensus.membership import Term
+from contracts.typed_data import Address, Digest, Domain
 from gossip.messages.base import encode
-from gossip.messages.committee import DecidedFrame, LinkFrame, StatusFrame
-from testnet.simulator.admission import Admission
+from gossip.messages.committee import DecidedFrame, LinkFrame, ProposalFrame, StatusFrame
+from testnet.simulator.admission import Admission, Admitted
 from testnet.simulator.byzantine import Liar
+from testnet.simulator.chain import Chain
 from testnet.simulator.clock import Agenda
 from testnet.simulator.errors import PowerLost, Violation
-from testnet.simulator.faults import FaultPlan, draw_plan
-from testnet.simulator.happenings import Answers, Arrives, Happening, Restarts, SessionsEnd, SlotBegins, StatusDue
+from testnet.simulator.faults import Absence, FaultPlan, draw_plan
+from testnet.simulator.happenings import (
+    Answers,
+    Arrives,
+    Happening,
+    Leaves,
+    Restarts,
+    SessionsEnd,
+    SlotBegins,
+    StatusDue,
+)
 from testnet.simulator.network import Links
 from testnet.simulator.node import SimulatedNode
 from testnet.simulator.oracle import Oracle
-from testnet.simulator.setting import Setting, make_setting
+from testnet.simulator.setting import DOMAIN, PARAMS, Setting, make_setting
 
 STATUS_MS = 500
 """How often a node tells where it stands."""
@@ -34,6 +49,9 @@ CATCH_UP_BATCHES = 20
 
 PATIENCE_MS = 60_000
 """The liveness bound: so long after the network has healed and the last work was filed, all of it is settled."""
+
+LATER_MS = 50
+"""A node that can't leave yet tries again after so long."""
 
 SKEW_MS = 20
 """The clocks of two nodes differ by up to so much."""
@@ -65,6 +83,8 @@ class Result:
     restarts: int
     accused: int
     """Members that somebody holds evidence against."""
+    epochs: int
+    """Committees that have taken over."""
     violation: Violation | None
     trace: tuple[str, ...]
     """The last happenings, where there is a violation."""
@@ -75,9 +95,14 @@ def simulate(name: str, seed: int, members: int = 4, slots: int = 20, setting: S
 
     Raises :class:`~testnet.simulator.errors.PlanUnknown`; a violation is in the result.
     """
-    setting = setting or make_setting(members)
-    plan = draw_plan(name, seed, members, slots, setting.terms.params.slot_ms)
-    return Simulation(setting, plan, seed, slots).run()
+    plan = draw_plan(name, seed, members, slots, PARAMS.slot_ms)
+    return Simulation(setting or setting_of(plan, members), plan, seed, slots).run()
+
+
+def setting_of(plan: FaultPlan, members: int, domain: Domain = DOMAIN) -> Setting:
+    """What ``plan`` runs in."""
+    setting = make_setting(members, domain, structs.replace(PARAMS, day_slots=plan.day_slots), plan.newcomers)
+    return setting.staked(plan.stakes) if plan.stakes else setting
 
 
 class Simulation:
@@ -91,7 +116,8 @@ class Simulation:
         self.agenda: Agenda[Happening] = Agenda()
         members = len(setting.keys)
         faulty = plan.faulty
-        self.oracle = Oracle(setting, frozenset(setting.keys[number].address for number in faulty))
+        self.chain = Chain(setting, plan)
+        self.oracle = Oracle(setting, frozenset(setting.keys[number].address for number in faulty), self.chain)
         self._admission = Admission(setting)
         self._links = Links(plan, self._chance("network"))
         self._chain_chance = self._chance("chain")
@@ -134,6 +160,8 @@ class Simulation:
         for node in self.nodes:
             self.agenda.put(self._skews[node.number], SlotBegins(node.number, 0))
             self.agenda.put(STATUS_MS + self._skews[node.number], StatusDue(node.number))
+        for absence in self.plan.absences:
+            self.agenda.put(absence.from_ms, Leaves(absence))
         self.agenda.put(self.setting.terms.params.slot_ms // 2, SessionsEnd(0))
         try:
             while not self._is_done():
@@ -154,6 +182,7 @@ class Simulation:
             refused=self._refused,
             restarts=self._restarts,
             accused=len(self.oracle.accused),
+            epochs=self.oracle.epoch - 1,
             violation=violation,
             trace=tuple(self._told()) if violation is not None else (),
         )
@@ -173,6 +202,8 @@ class Simulation:
                 self._restarts += 1
                 node = self.nodes[number]
                 self._powered(node, partial(node.restart, self._slot(number)))
+            case Leaves(absence):
+                self._leave(absence)
             case _:
                 node = self.nodes[happening.node]
                 self._powered(node, partial(self._give, node, happening))
@@ -187,6 +218,8 @@ class Simulation:
             if receiver == node:
                 continue
             for sent in (frame,) if liar is None else liar.frames(frame):
+                if isinstance(sent, ProposalFrame) and len(sent.body.settlements) >= self.plan.short_from:
+                    sent = shorten(sent, self.plan.short_from)  # noqa: PLW2901  # as it travels
                 for delay_ms in self._links.delays_ms(node, receiver, self.agenda.now_ms):
                     self.agenda.put(delay_ms, Arrives(receiver, node, sent))
 
@@ -195,27 +228,43 @@ class Simulation:
         self.agenda.put(delay_ms, Answers(node, self.nodes[node].life, event))
 
     def ask_chain(self, node: int, asked: events.MakeOpening | events.JudgeOpening) -> None:
-        """The simulated chain answers within a few ms, or not at all while it is out."""
-        chance = self._chain_chance
+        """The simulated chain answers within a few ms; while it is out, the node does without it, or waits for ever."""
+        chance, ledger = self._chain_chance, self.nodes[node].core.ledger
         delay_ms = chance.randint(1, 10)
-        if self.agenda.now_ms < self.plan.heal_ms and chance.randrange(100) < self.plan.chain_outage_percent:
+        is_out = self.chain.is_out(self.agenda.now_ms, chance)
+        if is_out and chance.random() < 0.5:
             return
         match asked:
             case events.MakeOpening(day):
-                self.answer(node, events.OpeningMade(self.setting.opening(day)), delay_ms)
+                made = self.chain.carried_over(day, ledger) if is_out else self.chain.make(day, ledger, chance)
+                self.answer(node, events.OpeningMade(made), delay_ms)
             case events.JudgeOpening(value, opening):
-                is_fair = opening == self.setting.opening(opening.day)
+                is_fair = self.chain.is_fair(opening, ledger, is_out=is_out)
                 self.answer(node, events.OpeningJudged(value, is_fair), delay_ms)
 
+    def rescue(self) -> Term | None:
+        """The rescue that the registry holds."""
+        return self.chain.rescue(self.agenda.now_ms)
+
+    def admit(self, member: Address, frame: LinkFrame, ledger: Ledger) -> Admitted:
+        """What a frame from ``member`` is to a node on ``ledger``."""
+        return self._admission(member, frame, ledger.committee)
+
     def catch_up(self, node: int) -> None:
-        """Ask some other node for the batches that ``node`` lacks; question and answers go over the network."""
+        """Ask some other node for the batches that ``node`` lacks; question and answers go over the network.
+
+        A liar that is asked lies as it does elsewhere.
+        """
         peer = self._peer_chance.choice([other for other in self.nodes if other.number != node])
         height = self.nodes[node].ledger.height
         if not peer.is_up or not (asked := self._links.delays_ms(node, peer.number, self.agenda.now_ms)):
             return
+        liar = self._liars.get(peer.number)
         for batch in peer.disk.batches[height : height + CATCH_UP_BATCHES]:
-            for delay_ms in self._links.delays_ms(peer.number, node, self.agenda.now_ms):
-                self.agenda.put(asked[0] + delay_ms, Arrives(node, peer.number, DecidedFrame(batch)))
+            frame = DecidedFrame(batch)
+            for sent in (frame,) if liar is None else liar.frames(frame):
+                for delay_ms in self._links.delays_ms(peer.number, node, self.agenda.now_ms):
+                    self.agenda.put(asked[0] + delay_ms, Arrives(node, peer.number, sent))
 
     # Happenings.
 
@@ -229,6 +278,23 @@ class Simulation:
             node.crash(self._crash_chance)
             self.agenda.put(self._downtimes[node.number].pop(0), Restarts(node.number))
 
+    def _leave(self, absence: Absence) -> None:
+        """Take a node's power away, once another has all of the batches that it has decided.
+
+        A rescue is for a committee whose last word everybody knows: what only the lost ones decided would be lost.
+        """
+        node, others = self.nodes[absence.node], self._staying()
+        if not node.is_up or all(other.ledger.height < node.ledger.height for other in others):
+            self.agenda.put(LATER_MS, Leaves(absence))
+            return
+        node.crash(self._crash_chance)
+        self.agenda.put(absence.until_ms - self.agenda.now_ms, Restarts(absence.node))
+
+    def _staying(self) -> list[SimulatedNode]:
+        """The nodes of the first committee that stay."""
+        gone = {one.node for one in self.plan.absences}
+        return [node for node in self.nodes[: len(self.setting.committee.members)] if node.number not in gone]
+
     def _give(self, node: SimulatedNode, happening: Happening) -> None:
         match happening:
             case SlotBegins(number, slot):
@@ -240,6 +306,7 @@ class Simulation:
             case StatusDue(number):
                 self.agenda.put(STATUS_MS, happening)
                 if node.is_up:
+                    node.read_registry()
                     self.send(number, node.status(), None)
             case Answers(_, life, event):
                 if node.is_up and life == node.life:
@@ -252,14 +319,7 @@ class Simulation:
         liar = self._liars.get(node.number)
         if liar is not None:
             liar.hear(frame)
-        if isinstance(frame, DecidedFrame):
-            self._refused += bool(node.hear_decision(frame.batch))
-            return
-        admitted = self._admission(self.nodes[sender].key.address, frame)
-        if admitted.event is None:
-            self._refused += bool(admitted.refusal)
-            return
-        node.hear(admitted.event, admitted.record)
+        self._refused += bool(node.hear_frame(self.nodes[sender].key.address, frame))
 
     def _end_sessions(self, slot: int) -> None:
         """File the slot's sessions with their desk; what a faulty desk gets may be lost."""
@@ -277,12 +337,17 @@ class Simulation:
 
     @property
     def _deadline_ms(self) -> int:
-        return max(self.plan.heal_ms, self.slots * self.setting.terms.params.slot_ms) + PATIENCE_MS
+        times_ms = (self.plan.heal_ms, self._back_ms, self.slots * self.setting.terms.params.slot_ms)
+        return max(times_ms) + PATIENCE_MS
+
+    @property
+    def _back_ms(self) -> int:
+        """When everybody has power again."""
+        return max((absence.until_ms for absence in self.plan.absences), default=0)
 
     def _is_done(self) -> bool:
-        if (
-            self.agenda.now_ms < self.slots * self.setting.terms.params.slot_ms
-            or self.agenda.now_ms < self.plan.heal_ms
+        if self.agenda.now_ms < self.slots * self.setting.terms.params.slot_ms or self.agenda.now_ms < max(
+            self.plan.heal_ms, self._back_ms
         ):
             return False
         top = self.oracle.height
@@ -333,6 +398,8 @@ def describe(happening: Happening) -> str:
             return f"the sessions of slot {slot} are filed"
         case Restarts(node):
             return f"{node}  restarts"
+        case Leaves(absence):
+            return f"{absence.node}  loses its power until {absence.until_ms} ms"
 
 
 def show(thing: LinkFrame | events.Input) -> str:
