@@ -4,6 +4,7 @@ import gc
 import re
 import time
 import traceback
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -48,17 +49,22 @@ def simulator(
         str, typer.Option(help=f"Fault plan: {', '.join(PLANS)}, or 'each' for one after another.")
     ] = "all",
     slots: Annotated[int, typer.Option(min=2, help="Slots with work in each run.")] = 20,
+    contract: Annotated[
+        int, typer.Option(min=0, help="Let the contracts judge the decisions of every so many-th seed; 0: of none.")
+    ] = 20,
 ) -> None:
     """Run a committee under faults in virtual time; exit 1 where the oracle objects."""
     gc.set_threshold(*COLLECT)
     try:
         chosen = seeds_of(seeds)
+        if contract and find_spec("boa") is None:
+            raise OptionInvalid("contract", str(contract), "the EVM comes with the extra 'dev'; 0 goes without")
         plans = PLANS if faults == "each" else (faults,)
         make_setting(members).workload.sign(slots)
         table = Table(
             "plan", "seeds", "heights", "heights/s", "rounds/decision", "refused", "restarts", "epochs", box=None
         )
-        failed = [result for plan in plans for result in _run(plan, chosen, members, slots, table)]
+        failed = [result for plan in plans for result in _run(plan, chosen, (members, slots, contract), table)]
     except (OptionInvalid, PlanUnknown) as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)
         raise typer.Exit(2) from error
@@ -69,10 +75,14 @@ def simulator(
         raise typer.Exit(1)
 
 
-def _run(plan: str, seeds: range, members: int, slots: int, table: Table) -> list[Result]:
-    """Run the seeds of a plan, add its row, and give back what went wrong."""
+def _run(plan: str, seeds: range, size: tuple[int, int, int], table: Table) -> list[Result]:
+    """Run the seeds of a plan, add its row, and give back what went wrong.
+
+    ``size`` is members, slots, and how many seeds share a look by the contracts.
+    """
+    members, slots, every = size
     began = time.perf_counter()
-    results = [simulate(plan, seed, members, slots) for seed in seeds]
+    results = [simulate(plan, seed, members, slots, with_contract=bool(every) and seed % every == 0) for seed in seeds]
     seconds = time.perf_counter() - began
     heights = sum(result.heights for result in results)
     rounds = sum(round_ + 1 for result in results for round_ in result.rounds)

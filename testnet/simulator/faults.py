@@ -258,13 +258,13 @@ def _succession(dice: _Dice) -> FaultPlan:
 
 
 def _rescue(dice: _Dice) -> FaultPlan:
-    """A third or more of the members goes; after a long stall the registry puts others, and newcomers, in charge."""
+    """A third or more of the members goes; after a long stall others, who have staked more, and newcomers take over."""
     members, chance, slot_ms = dice.members, dice.chance, dice.slot_ms
     newcomers = chance.randint(1, max(1, members // 2))
     lost = chance.sample(range(members), min(members - 1, members // 3 + 1))
     from_ms = chance.randrange(1, dice.heal_ms)
     at_ms = max(dice.heal_ms, from_ms) + 3 * slot_ms
-    left = [0 if node in lost else chance.randint(1, 9) * 100 for node in range(members + newcomers)]
+    left = [_STAKE_MOR * (1 if node in lost else chance.randint(4, 9)) for node in range(members + newcomers)]
     return dice.plan(
         weather=dice.storm() if chance.random() < 0.5 else FAIR,
         chain_outage_percent=chance.choice((0, 20)),

@@ -68,6 +68,11 @@ class Oracle:
         return len(self._chain) - 1
 
     @property
+    def ledger(self) -> Ledger:
+        """The ledger after the last decided batch, by the oracle's own reckoning."""
+        return self._chain[-1][1]
+
+    @property
     def epoch(self) -> int:
         """The running committee's."""
         return self._chain[-1][1].running.epoch

@@ -90,13 +90,13 @@ class Result:
     """The last happenings, where there is a violation."""
 
 
-def simulate(name: str, seed: int, members: int = 4, slots: int = 20, setting: Setting | None = None) -> Result:
-    """Run ``seed`` of the plan called ``name`` with work in ``slots`` slots.
+def simulate(name: str, seed: int, members: int = 4, slots: int = 20, *, with_contract: bool = False) -> Result:
+    """Run ``seed`` of the plan called ``name`` with work in ``slots`` slots; then let the contracts judge it.
 
     Raises :class:`~testnet.simulator.errors.PlanUnknown`; a violation is in the result.
     """
     plan = draw_plan(name, seed, members, slots, PARAMS.slot_ms)
-    return Simulation(setting or setting_of(plan, members), plan, seed, slots).run()
+    return Simulation(setting_of(plan, members), plan, seed, slots).run(with_contract=with_contract)
 
 
 def setting_of(plan: FaultPlan, members: int, domain: Domain = DOMAIN) -> Setting:
@@ -154,7 +154,7 @@ class Simulation:
         self.recent: deque[tuple[int, Happening]] = deque(maxlen=TRACE)
         self._steps = self._refused = self._restarts = 0
 
-    def run(self) -> Result:
+    def run(self, *, with_contract: bool = False) -> Result:
         """Until all work is settled everywhere, or until something is wrong."""
         violation: Violation | None = None
         for node in self.nodes:
@@ -166,6 +166,8 @@ class Simulation:
         try:
             while not self._is_done():
                 self.step()
+            if with_contract:
+                self._check_contract()
         except Violation as error:
             violation = error
         except Exception as error:  # noqa: BLE001  # the supervisor: whatever a core raises is a finding, with its trace
@@ -207,6 +209,12 @@ class Simulation:
             case _:
                 node = self.nodes[happening.node]
                 self._powered(node, partial(self._give, node, happening))
+
+    def _check_contract(self) -> None:
+        """Let the contracts take what was decided. Raises :class:`Violation`, and ImportError without an EVM."""
+        from testnet.simulator.contract import Contracts  # noqa: PLC0415  # a library for development only
+
+        Contracts(self.setting).check(self.oracle.decided, self.oracle.ledger.credits)
 
     # What the nodes ask of their surroundings.
 
