@@ -10,7 +10,7 @@ from typing import Protocol
 
 from consensus.errors import CertificateInvalid
 from consensus.market.errors import BatchInvalid
-from consensus.market.ledger_state import Ledger, rescue
+from consensus.market.ledger_state import Ledger, rescued_as_told
 from consensus.member import events
 from consensus.member.admission import height_of
 from consensus.member.core import MemberCore
@@ -208,12 +208,9 @@ class SimulatedNode:
 
     def _before(self, body: BatchBody) -> Ledger:
         """The ledger that a batch builds on: a rescue counts where this node has read of it. Raises BatchInvalid."""
-        if body.rescue is None:
-            return self._public
-        term = Term(body.rescue.epoch, body.rescue.members)
-        if term != self._rescued:
-            raise BatchInvalid("rescue_unknown", term.committee.root)
-        return rescue(self._public, term.committee)
+        if body.rescue is not None and Term(body.rescue.epoch, body.rescue.members) != self._rescued:
+            raise BatchInvalid("rescue_unknown", body.rescue.epoch)
+        return rescued_as_told(self._public, body)
 
     def file(self, settlement: Settlement) -> None:
         """A finished session, filed with this member's desk, whether its core is up or not."""
@@ -266,9 +263,7 @@ class SimulatedNode:
     def _replayed(self) -> Ledger:
         ledger = self._setting.genesis
         for batch in self.disk.batches:
-            if (told := batch.body.rescue) is not None:
-                ledger = rescue(ledger, Term(told.epoch, told.members).committee)
-            ledger = self._following(ledger, batch.header, batch.body)
+            ledger = self._following(rescued_as_told(ledger, batch.body), batch.header, batch.body)
             if self._oracle is not None:
                 self._oracle.on_adopted(self.number, batch, ledger)
         return ledger
@@ -379,7 +374,8 @@ class SimulatedNode:
         for outcome in self.core.ledger.outcomes:
             self.desk.pop(outcome.ticket_id, None)
         if self._oracle is not None:
-            self._oracle.on_adopted(self.number, batch, self.core.ledger)
+            # Where a rescue waits to be told, the core is ahead of what was decided.
+            self._oracle.on_adopted(self.number, batch, after if self.core.ledger.is_rescued else self.core.ledger)
         self._run(deque(effects))
 
 

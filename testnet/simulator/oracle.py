@@ -10,7 +10,7 @@ from consensus.errors import CertificateInvalid, EvidenceInvalid
 from consensus.market.batch import apply_batch
 from consensus.market.bootstrap import bootstrap_reserve, bootstrap_shares
 from consensus.market.errors import BatchInvalid
-from consensus.market.ledger_state import Ledger, rescue, state_root
+from consensus.market.ledger_state import Ledger, rescued_as_told, state_root
 from consensus.market.settlement import VerifiedSettlements
 from consensus.membership import RESCUE_ROUNDS, Term
 from consensus.params import Terms
@@ -105,12 +105,10 @@ class Oracle:
         """The ledger that ``batch`` builds on. Raises BatchInvalid for a rescue that the registry does not hold."""
         height = min(batch.header.height, len(self._chain)) - 1
         ledger = self._chain[height][1]
-        if (told := batch.body.rescue) is None:
-            return ledger
-        term = Term(told.epoch, told.members)
-        if term != self.chain.rescue_ever():
-            raise BatchInvalid("rescue", term.epoch)
-        return rescue(ledger, term.committee)
+        told = batch.body.rescue
+        if told is not None and Term(told.epoch, told.members) != self.chain.rescue_ever():
+            raise BatchInvalid("rescue", told.epoch)
+        return rescued_as_told(ledger, batch.body)
 
     def on_adopted(self, node: int, batch: CertifiedBatch, ledger: Ledger) -> None:
         """A node has moved to the ledger after ``batch``: agreement, and equal ledgers at equal heights."""

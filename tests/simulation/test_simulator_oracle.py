@@ -12,6 +12,7 @@ from contracts.signing import Key
 from contracts.typed_data import Digest, Uint256, digest
 from gossip.messages.base import sign
 from gossip.messages.committee import BatchBody, CertifiedBatch, CommitCertificate, Precommit, Prevote, batch_hash
+from testnet.simulator.chain import Chain
 from testnet.simulator.disk import Guard, Place
 from testnet.simulator.errors import Violation
 from testnet.simulator.faults import FaultPlan, draw_plan
@@ -41,7 +42,7 @@ def good_run() -> tuple[list[CertifiedBatch], list[Ledger]]:
 
 
 def fresh(faulty: frozenset[bytes] = frozenset()) -> Oracle:
-    return Oracle(SETTING, faulty)  # type: ignore[arg-type]  # addresses are bytes
+    return Oracle(SETTING, faulty, Chain(SETTING, FaultPlan("none")))  # type: ignore[arg-type]  # addresses are bytes
 
 
 def violated(rule: str, action: Callable[[], object]) -> None:
@@ -71,7 +72,8 @@ def test_a_double_sign_is_seen_and_a_repetition_is_not() -> None:
     oracle, signer = fresh(), SETTING.keys[0].address
 
     def say(vote: Prevote | Precommit) -> None:
-        oracle.on_signed(signer, vote, digest(SETTING.terms.domain, vote))
+        place = vote.height, vote.round
+        oracle.on_signed(signer, type(vote).__name__, place, digest(SETTING.terms.domain, vote))
 
     say(Prevote(1, 0, 0, OTHER))
     say(Prevote(1, 0, 0, OTHER))
