@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from consensus.committee import Committee
 from consensus.errors import ConsensusError
 from consensus.market.errors import MarketError
+from consensus.market.ledger_state import Ledger
 from consensus.member.admission import admit
-from consensus.member.events import Input
+from consensus.member.events import Input, StatusHeard
 from contracts.typed_data import Address
 from gossip.errors import MessageError
 from gossip.messages.base import encode
@@ -39,16 +40,16 @@ class Admission:
         self._setting = setting
         self._known: dict[tuple[int, int], Admitted] = {}
 
-    def __call__(self, member: Address, frame: LinkFrame, committee: Committee) -> Admitted:
-        """What ``frame`` from ``member`` is, where ``committee`` decides."""
+    def __call__(self, member: Address, frame: LinkFrame, ledger: Ledger) -> Admitted:
+        """What ``frame`` from ``member`` is to a node on ``ledger``."""
         if isinstance(frame, StatusFrame):
-            return self._admit(member, frame, committee)
-        place = id(frame), committee.epoch
+            return Admitted(frame, StatusHeard(member, frame.height, frame.round), b"")
+        place = id(frame), ledger.running.epoch
         known = self._known.get(place)
         if known is None:
             if len(self._known) >= _REMEMBERED:
                 del self._known[next(iter(self._known))]
-            known = self._known[place] = self._admit(member, frame, committee)
+            known = self._known[place] = self._admit(member, frame, ledger.committee)
         return known
 
     def _admit(self, member: Address, frame: LinkFrame, committee: Committee) -> Admitted:
@@ -57,6 +58,4 @@ class Admission:
             event = admit(member, frame, setting.terms, committee, setting.verified)
         except REFUSALS as error:
             return Admitted(frame, None, b"", str(error))
-        if event is None or isinstance(frame, StatusFrame):
-            return Admitted(frame, event, b"")
-        return Admitted(frame, event, encode(event))
+        return Admitted(frame, event, b"" if event is None else encode(event))

@@ -36,7 +36,7 @@ from gossip.messages.committee import (
     WantFrame,
 )
 from gossip.messages.session import Settlement
-from testnet.simulator.admission import REFUSALS, Admitted
+from testnet.simulator.admission import REFUSALS, Admission
 from testnet.simulator.disk import Disk
 from testnet.simulator.errors import PowerLost
 from testnet.simulator.exchange import Exchange
@@ -67,8 +67,9 @@ class World(Protocol):
     def rescue(self) -> Term | None:
         """The rescue that the registry holds."""
 
-    def admit(self, member: Address, frame: LinkFrame, ledger: Ledger) -> Admitted:
-        """What a frame from ``member`` is to a node on ``ledger``."""
+    @property
+    def admit(self) -> Admission:
+        """What checks frames."""
 
 
 class SimulatedNode:

@@ -52,6 +52,8 @@ class Oracle:
     _chain: list[tuple[Digest, Ledger]] = field(default_factory=list)
     _signers: dict[_Certified, dict[Signature, Address]] = field(default_factory=dict)
     """Who gave the signatures of a certificate that verified, so that one of some of them costs no second look."""
+    _stood: tuple[_Certified, tuple[Signature, ...]] | None = None
+    """The last certificate that was looked at: one node after the other shows the same."""
     decided: list[CertifiedBatch] = field(default_factory=list)
     """Each height's batch with the first certificate that was seen."""
     _compared: Ledger | None = None
@@ -90,6 +92,8 @@ class Oracle:
         certificate, value = batch.certificate, batch_hash(batch.header)
         place = certificate.height, certificate.round, certificate.batch_hash, certificate.committee_root, value
         known = self._signers.get(place)
+        if (place, certificate.signatures) == self._stood:
+            return
         try:
             committee = self._before(batch).committee
             if known is None or not known.keys() >= set(certificate.signatures):
@@ -100,6 +104,7 @@ class Oracle:
                 check_signers(tuple(known[signature] for signature in certificate.signatures), committee)
         except (CertificateInvalid, BatchInvalid) as error:
             raise Violation("certificate", f"node {node} at height {batch.header.height}: {error}") from error
+        self._stood = place, certificate.signatures
 
     def _before(self, batch: CertifiedBatch) -> Ledger:
         """The ledger that ``batch`` builds on. Raises BatchInvalid for a rescue that the registry does not hold."""

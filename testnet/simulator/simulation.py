@@ -13,14 +13,13 @@ from random import Random
 
 from msgspec import structs
 
-from consensus.market.ledger_state import Ledger
 from consensus.member import events
 from consensus.member.short import shorten
 from consensus.membership import Term
 from contracts.typed_data import Address, Digest, Domain
 from gossip.messages.base import encode
 from gossip.messages.committee import DecidedFrame, LinkFrame, ProposalFrame, StatusFrame
-from testnet.simulator.admission import Admission, Admitted
+from testnet.simulator.admission import Admission
 from testnet.simulator.byzantine import Liar
 from testnet.simulator.chain import Chain
 from testnet.simulator.clock import Agenda
@@ -118,7 +117,7 @@ class Simulation:
         faulty = plan.faulty
         self.chain = Chain(setting, plan)
         self.oracle = Oracle(setting, frozenset(setting.keys[number].address for number in faulty), self.chain)
-        self._admission = Admission(setting)
+        self.admit = Admission(setting)
         self._links = Links(plan, self._chance("network"))
         self._chain_chance = self._chance("chain")
         self._crash_chance = self._chance("crashes")
@@ -253,10 +252,6 @@ class Simulation:
     def rescue(self) -> Term | None:
         """The rescue that the registry holds."""
         return self.chain.rescue(self.agenda.now_ms)
-
-    def admit(self, member: Address, frame: LinkFrame, ledger: Ledger) -> Admitted:
-        """What a frame from ``member`` is to a node on ``ledger``."""
-        return self._admission(member, frame, ledger.committee)
 
     def catch_up(self, node: int) -> None:
         """Ask some other node for the batches that ``node`` lacks; question and answers go over the network.

@@ -224,7 +224,7 @@ def test_an_equivocator_signs_other_things_that_admission_takes() -> None:
         for other in liar.frames(frame):
             if other != frame and not isinstance(other, ProposalFrame):
                 changed += 1
-                assert admission(simulation.nodes[0].key.address, other, simulation.setting.committee).refusal == ""
+                assert admission(simulation.nodes[0].key.address, other, simulation.setting.genesis).refusal == ""
     assert changed > 0
 
 
@@ -233,9 +233,7 @@ def test_a_changed_byte_is_refused_or_changes_who_speaks() -> None:
     admission = Admission(simulation.setting)
     sent = [other for _ in range(20) for frame in said(simulation) for other in liar.frames(frame)]
     refused = [
-        other
-        for other in sent
-        if admission(simulation.nodes[0].key.address, other, simulation.setting.committee).refusal
+        other for other in sent if admission(simulation.nodes[0].key.address, other, simulation.setting.genesis).refusal
     ]
     assert sent
     assert len(refused) > len(sent) // 2
@@ -262,7 +260,7 @@ def test_no_forged_certificate_or_polka_is_taken() -> None:
                 if isinstance(other, DecidedFrame):
                     victim.hear_decision(other.batch)
                 if isinstance(other, PolkaFrame) and len({vote.signature for vote in other.votes}) < 3:
-                    assert admission(simulation.nodes[0].key.address, other, simulation.setting.committee).refusal
+                    assert admission(simulation.nodes[0].key.address, other, simulation.setting.genesis).refusal
     assert victim.ledger.height == height
     assert set(forged) >= {"DecidedFrame", "PolkaFrame", "StatusFrame", "PrevoteFrame", "PrecommitFrame"}
 
