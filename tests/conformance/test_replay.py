@@ -106,7 +106,7 @@ def test_an_unknown_format_and_no_file_at_all_are_refused(capsys: pytest.Capture
         ("null", "not NoneType"),
         ("\x80", "line 1 (?): no JSON"),
         ('{"state": 1, "input": 2, "next": 3, "self": "a"}', "line 1 (?): not of the format"),
-        ('{"weights": {}, "evidence": [], "steps": 7, "height": 1}', "line 1 (?): not of the format"),
+        ('{"weights": {"a": 1}, "evidence": [], "steps": 7, "height": 1}', "line 1 (?): not of the format"),
         ('{"weights": {}, "eager_steps": 2, "steps": []}', "line 1 (?): a member's trace has no steps"),
         ('{"weights": {"a": 1}, "evidence": [], "steps": [{}], "height": 1, "id": "x"}', "line 1 (x): nothing known"),
     ],
