@@ -41,7 +41,7 @@ testnet: $(STAMP)
 	@$(BIN)/python -m testnet up $(ARGS)
 
 test: $(STAMP) lint types artifacts
-	$(call step,tests,$(BIN)/python -m pytest $(ARGS))
+	$(call step,tests,$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS))
 
 EXL2_VENV := .venv-exl2
 EXL2_BIN := $(EXL2_VENV)/bin

@@ -24,6 +24,22 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Fewer samples than this: no speed test."""
     speed_share: int = 5
     """One user or one provider gives at most a fifth (1/5) of the Z samples."""
+    min_providers: int = 2
+    """A model is payable only while so many providers, by distinct addresses, bid for it (S8)."""
+    pair_percent: int = 50
+    """At most so many percent of a pass's allowance are credited to one provider (S8); 100: no cap."""
+    earnings_percent: int = 0
+    """At most so many percent of its MOR balance are credited to a provider on one day (S8); 0: no bound."""
+    audit_slots: int = 600
+    """Credits mature after so many slots, in which a second opinion may be asked for (S8); 0: at once, and none is."""
+    scores_required: bool = True
+    """Where credits mature: only providers that can score count among the others of ``min_providers``."""
+    audit_bps: int = 200
+    """The beacon picks so many of 10,000 credited sessions for a second opinion (S8)."""
+    canary_slots: int = 0
+    """A member that holds MOR asks as a user about once in so many slots, and has every answer audited; 0: never."""
+    forfeits: Literal["pair", "provider"] = "pair"
+    """Whose immature credits are forfeited when a pick fails: the session key's with the provider, or all of its."""
     tie_percent: int = 5
     """Bids so close to the lowest take part in the draw (S27, S34)."""
     ceiling_percent: int = 200
@@ -70,6 +86,11 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     round_step_ms: int = 500
     """Every further round waits so much longer."""
 
+    @property
+    def tells_ranks(self) -> bool:
+        """Whether a day's opening tells providers' ranks by MOR: only where a rule needs them (S34)."""
+        return self.withhold_only_if_user_richer or self.earnings_percent > 0
+
     def slot_at(self, now_ms: int, genesis_ms: int) -> int:
         """The slot that ``now_ms`` falls into; 0 is the first."""
         return max(0, now_ms - genesis_ms) // self.slot_ms
@@ -92,6 +113,15 @@ class Terms(msgspec.Struct, frozen=True):
         return economics_of(self.params, self.genesis_ms // 1_000)
 
 
+def _late_days(params: NetworkParams) -> int:
+    """Days that a credit may come after its ticket's: it is settled within one window, and matures within another.
+
+    A day more where credits mature: no batch is decided while the committee stands still.
+    """
+    waits = params.audit_slots + params.audit_slots // 64 + 1 if params.audit_slots else 0
+    return -(-(params.settle_window_slots + waits) // params.day_slots) + (1 if waits else 0)
+
+
 def economics_of(params: NetworkParams, genesis_s: int) -> Economics:
     """What a Compute Contract is deployed with, for a network whose slot 0 begins at ``genesis_s`` (Unix seconds)."""
     interval_s = params.emission_interval_s or max(1, params.slot_ms * params.day_slots // 1_000)
@@ -103,5 +133,5 @@ def economics_of(params: NetworkParams, genesis_s: int) -> Economics:
         day_slots=params.day_slots,
         policy=BudgetPolicy.EMISSION if params.budget_policy == "emission" else BudgetPolicy.POOL_PERCENT,
         endowment_wei=params.endowment_mor * 10**18,
-        late_days=min(MAX_LATE_DAYS, -(-params.settle_window_slots // params.day_slots)),
+        late_days=min(MAX_LATE_DAYS, _late_days(params)),
     )

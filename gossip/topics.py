@@ -17,6 +17,8 @@ CHALLENGE = f"{_ROOT}/challenge"
 """A router asks a provider to show blocks of a model (S42)."""
 SESSION = f"{_ROOT}/session"
 """A query and its answer, between user and provider alone (S13, S29)."""
+OPINION = f"{_ROOT}/opinion"
+"""Whoever took part in a session that was picked opens its transcript to a drawn scorer (S8)."""
 SYNC = f"{_ROOT}/sync"
 """Certified batches and order books for nodes that missed them."""
 

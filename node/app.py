@@ -32,6 +32,7 @@ from node.context import Node, Topics
 from node.files import write_atomic
 from node.network_file import NetworkFile
 from node.roles.balances import Balances
+from node.roles.canary import Canary
 from node.roles.challenges import Challenger
 from node.roles.claims import Claims
 from node.roles.demand import Demand
@@ -74,6 +75,7 @@ class Parts:
     router: HomeRouter | None = None
     core: MemberCore | None = None
     demand: Demand | None = None
+    canary: Canary | None = None
     provider: Provider | None = None
     agent: UserAgent | None = None
 
@@ -164,6 +166,8 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
         await nursery.start(parts.demand.run)
     if "member" in node.config.roles:
         await _start_member(parts, nursery)
+        parts.canary = Canary(node, public, evidence, (*network.bootstrap, *node.config.bootstrap))
+        nursery.start_soon(parts.canary.run)
     if "provider" in node.config.roles:
         parts.provider = Provider(node, public, evidence)
         await nursery.start(parts.provider.run)
@@ -192,7 +196,7 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     )
     balances = Balances(node, node.chain)
     await balances.load()
-    member = CommitteeMember(node, public, core, openings=Openings(node, node.chain))
+    member = CommitteeMember(node, public, core, openings=Openings(node.terms, node.log, node.chain, public.bidders))
     link = CommitteeLink(node, public, lambda: parts.peers.record, parts.peers.find, member.on_frame)
     desk = Desk(node.terms, node.address, public.routers)
     journal = DeskJournal(node)
@@ -206,6 +210,7 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
         journal=journal,
         balances=balances,
         file_settlement=member.file,
+        file_opinion=member.file_opinion,
         link=link,
         evidence=parts.evidence,
     )

@@ -54,6 +54,8 @@ class Network:
     nodes: tuple[RunningNode, ...]
     supervisor: Supervisor
     vigil: "Vigil"
+    purse: Key
+    """An account of the chain with coin for gas, which is nobody's of the network."""
 
     def of_kind(self, kind: NodeKind) -> tuple[RunningNode, ...]:
         """The nodes of one kind, in the plan's order."""
@@ -148,7 +150,7 @@ async def running(plan: Plan, folder: Path, progress: Progress, hurry: trio.Even
         with vigil.scope:
             nodes = await _start_all(genesis, supervisor, progress)
             vigil.is_up = True
-            yield Network(genesis, deployment.genesis_ms, client, nodes, supervisor, vigil)
+            yield Network(genesis, deployment.genesis_ms, client, nodes, supervisor, vigil, chain.funded_keys[1])
         vigil.check()
 
 

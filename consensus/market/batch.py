@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from consensus.committee import Committee
 from consensus.market.beacon import verify_reveal
-from consensus.market.errors import BatchInvalid, BeaconInvalid, SettlementInvalid
-from consensus.market.ledger import NO_BALANCES, Draft
+from consensus.market.errors import BatchInvalid, BeaconInvalid, OpinionInvalid, SettlementInvalid
+from consensus.market.ledger import Draft
 from consensus.market.ledger_state import Ledger, Outcome, state_root
 from consensus.market.settlement import VerifiedSettlements
 from consensus.params import Terms
@@ -20,6 +20,7 @@ from contracts.merkle import merkle_root
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Uint256
 from gossip.messages.base import Signed
 from gossip.messages.committee import (
+    MAX_OPINIONS,
     BatchBody,
     BatchHeader,
     DayOpening,
@@ -27,6 +28,7 @@ from gossip.messages.committee import (
     Rescue,
     batch_hash,
 )
+from gossip.messages.opinions import Opinion
 from gossip.messages.records import BeaconCommitment
 from gossip.messages.session import Settlement
 
@@ -53,13 +55,14 @@ def propose_batch(
     commitments: Sequence[Signed[BeaconCommitment]],
     pending: Sequence[Settlement],
     hand_over: HandOverCertificate | None = None,
+    opinions: Sequence[Signed[Opinion]] = (),
     verified: VerifiedSettlements | None = None,
-    balances: Mapping[Address, int] = NO_BALANCES,
 ) -> tuple[BatchHeader, BatchBody, tuple[Rejected, ...]]:
     """The batch that closes ``slot``, from what can be settled of ``pending`` in the order given.
 
-    Settlements over the batch's limit are neither in it nor rejected: they stay pending. Commitments that can't be
-    taken are left out. Raises :class:`BatchInvalid` where proposer, slot, reveal or opening would make none valid.
+    Settlements over the batch's limit are neither in it nor rejected: they stay pending. Commitments and opinions that
+    can't be taken are left out. Raises :class:`BatchInvalid` where proposer, slot, reveal or opening would make none
+    valid.
     """
     chosen = Selection(
         ledger,
@@ -69,10 +72,11 @@ def propose_batch(
         pending=pending,
         hand_over=hand_over,
         verified=verified,
-        balances=balances,
     )
     chosen.fill(terms.params.batch_settlements)
-    header, body, _ = propose_selection(chosen, proposer=proposer, reveal=reveal, commitments=commitments)
+    header, body, _ = propose_selection(
+        chosen, proposer=proposer, reveal=reveal, commitments=commitments, opinions=opinions
+    )
     return header, body, chosen.rejected
 
 
@@ -92,14 +96,13 @@ class Selection:
         pending: Sequence[Settlement],
         hand_over: HandOverCertificate | None = None,
         verified: VerifiedSettlements | None = None,
-        balances: Mapping[Address, int] = NO_BALANCES,
     ) -> None:
         self.ledger = ledger
         self.terms = terms
         self.slot = slot
         self.opening = opening
         self.hand_over = hand_over
-        self.draft = Draft(ledger, terms, slot, opening, balances=balances)
+        self.draft = Draft(ledger, terms, slot, opening)
         if hand_over is not None:
             self.draft.hand_over(hand_over)
         self.settled: list[Settlement] = []
@@ -128,7 +131,12 @@ class Selection:
 
 
 def propose_selection(
-    chosen: Selection, *, proposer: Address, reveal: Digest, commitments: Sequence[Signed[BeaconCommitment]]
+    chosen: Selection,
+    *,
+    proposer: Address,
+    reveal: Digest,
+    commitments: Sequence[Signed[BeaconCommitment]],
+    opinions: Sequence[Signed[Opinion]] = (),
 ) -> tuple[BatchHeader, BatchBody, Ledger]:
     """The batch of what was chosen, and the ledger after it; the selection is used up by that.
 
@@ -137,7 +145,12 @@ def propose_selection(
     _check_proposer(chosen.ledger, chosen.terms, (proposer, chosen.slot, reveal))
     taken = [signed for signed in commitments if _takes(chosen.draft, signed)][:MAX_COMMITMENTS]
     ledger = chosen.ledger
-    body = BatchBody(chosen.opening, tuple(taken), tuple(chosen.settled), chosen.hand_over, _rescue(ledger))
+    heard: list[Signed[Opinion]] = []
+    for opinion in opinions:
+        if len(heard) < MAX_OPINIONS and _hears(chosen.draft, opinion):
+            heard.append(opinion)
+    settled = tuple(chosen.settled)
+    body = BatchBody(chosen.opening, tuple(taken), settled, chosen.hand_over, _rescue(ledger), tuple(heard))
     header, after = _finish(chosen.draft, body, ledger.committee, proposer, reveal)
     return header, body, after
 
@@ -149,7 +162,6 @@ def apply_batch(
     body: BatchBody,
     *,
     verified: VerifiedSettlements | None = None,
-    balances: Mapping[Address, int] = NO_BALANCES,
 ) -> Ledger:
     """The ledger after a batch. Raises :class:`BatchInvalid`; the given ledger is unchanged either way.
 
@@ -158,12 +170,17 @@ def apply_batch(
     """
     _check_position(ledger, terms, header, body)
     check = verified or VerifiedSettlements(terms)
-    draft = Draft(ledger, terms, header.slot, body.opening, balances=balances)
+    draft = Draft(ledger, terms, header.slot, body.opening)
     _check_proposer(ledger, terms, (header.proposer, header.slot, header.reveal))
     if body.hand_over is not None:
         draft.hand_over(body.hand_over)
     for signed in body.commitments:
         draft.commit(signed)
+    for number, opinion in enumerate(body.opinions):
+        try:
+            draft.opine(opinion)
+        except OpinionInvalid as error:
+            raise BatchInvalid("opinion", f"number {number}: {error}") from error
     for number, settlement in enumerate(body.settlements):
         try:
             draft.settle(settlement, check(settlement))
@@ -234,6 +251,14 @@ def _takes(draft: Draft, signed: Signed[BeaconCommitment]) -> bool:
     try:
         draft.commit(signed)
     except BatchInvalid:
+        return False
+    return True
+
+
+def _hears(draft: Draft, opinion: Signed[Opinion]) -> bool:
+    try:
+        draft.opine(opinion)
+    except OpinionInvalid:
         return False
     return True
 

@@ -13,6 +13,7 @@ from consensus.market.allowances import Allowances, RoutersOf
 from consensus.market.book import StandingBid
 from consensus.market.errors import RfcRefused, SettlementInvalid
 from consensus.market.ledger_state import DayAccount
+from consensus.market.pairs import pair_key
 from consensus.market.promises import Promises, worth_wei
 from consensus.market.waiting import Waiting, WaitingRoom
 from consensus.params import Terms
@@ -49,7 +50,8 @@ class _OpenTicket:
         return self.report is not None and self.receipt is not None
 
     def settlement(self) -> Settlement:
-        return Settlement(self.rfc, self.ticket, self.voucher, self.receipt, self.report)
+        voucher = self.voucher if self.receipt is None else None  # a receipt's count stands for it
+        return Settlement(self.rfc, self.ticket, voucher, self.receipt, self.report)
 
 
 class Desk:
@@ -66,6 +68,8 @@ class Desk:
         self._unsettled: dict[Digest, Ticket] = {}
         """Tickets that have become settlements and are not in a batch yet."""
         self._done: dict[Digest, None] = {}
+        self._paired: dict[bytes, int] = {}
+        """T promised and not settled, by session key and provider."""
         self._in_use: dict[tuple[Address, Digest], int] = {}
         """Sessions running, by provider and model."""
 
@@ -148,7 +152,16 @@ class Desk:
             detail = f"TokenMax {token_max} T at {price_wei} wei need {needed} wei, {max(0, left)} wei of the budget"
             raise RfcRefused("budget_spent", f"{detail} of day {account.day} are not promised yet", allowance_left)
 
-    def open_ticket(self, rfc_id: Digest, bid: Signed[Bid], *, slot: int, now_ms: int, account: DayAccount) -> Ticket:
+    def open_ticket(
+        self,
+        rfc_id: Digest,
+        bid: Signed[Bid],
+        *,
+        slot: int,
+        now_ms: int,
+        account: DayAccount,
+        rivals: tuple[Signed[Bid], ...] = (),
+    ) -> Ticket:
         """The ticket for a match of a waiting RFC, to be signed; nothing is booked before :meth:`place`.
 
         Raises :class:`RfcRefused` with expired where the RFC isn't waiting any more, and with budget_spent where the
@@ -168,7 +181,12 @@ class Desk:
             slot=slot,
             expires_ms=now_ms + self._terms.params.ticket_ttl_ms,
             router=self._router,
+            rivals=rivals,
         )
+
+    def promised_to(self, session_key: Address, provider: Address) -> int:
+        """T of tickets of a pair that no batch has settled yet."""
+        return self._paired.get(pair_key(session_key, provider), 0)
 
     def place(self, matched: Matched) -> Digest:
         """Book a match: the RFC has its answer, the provider one slot less. Returns the ticket's id.
@@ -195,6 +213,11 @@ class Desk:
         else:
             self._book(rfc, ticket)
 
+    def provider_of(self, ticket_id: Digest) -> Address | None:
+        """The provider of a ticket that waits for filings."""
+        held = self._open.get(ticket_id)
+        return None if held is None else held.ticket.payload.bid.payload.provider
+
     def is_open(self, ticket_id: Digest) -> bool:
         """Whether a ticket of this desk waits for filings."""
         return ticket_id in self._open
@@ -206,6 +229,7 @@ class Desk:
         ticket_id = ticket.id(self._terms.domain)
         self._open[ticket_id] = _OpenTicket(rfc, ticket, ends_slot)
         self._promises.promise(ticket_id, ticket.payload, params.day_of(ticket.payload.slot))
+        self._count_pair(ticket.payload, ticket.payload.token_max)
         seat = _seat(ticket.payload.bid.payload)
         self._in_use[seat] = self._in_use.get(seat, 0) + 1
         return ticket_id
@@ -280,9 +304,15 @@ class Desk:
         ticket = self._unsettled.pop(ticket_id, None)
         if ticket is None:
             return False
+        self._count_pair(ticket, -ticket.token_max)
         self.allowances.release(ticket.session_key, ticket.token_max, charged)
         self._promises.settle(ticket_id, credited_wei)
         return True
+
+    def _count_pair(self, ticket: Ticket, tokens: int) -> None:
+        pair = pair_key(ticket.session_key, ticket.bid.payload.provider)
+        if (left := self._paired.pop(pair, 0) + tokens) > 0:
+            self._paired[pair] = left
 
     def _held(self, ticket_id: Digest) -> _OpenTicket:
         held = self._open.get(ticket_id)

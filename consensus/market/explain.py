@@ -31,6 +31,9 @@ def explain_match(
         points = penalties.get(bid.provider, 0)
         ranked = f", {points} penalty points" if points else ""
         lines.append(f"  bid {show(bid_id)}: {bid.price_wei} wei per T by {show(bid.provider)}{ranked}{marks}")
+    rivals = ", ".join(show(signed.payload.provider) for signed in ticket.payload.rivals) or "none"
+    needed = context.terms.params.min_providers
+    lines.append(f"other providers of the model: {rivals}; {needed} are needed in all (params.min_providers, S8)")
     lines.append(f"beacon {show(told.beacon)}")
     lines.append(f"router's secret of the slot {show(secret) if secret is not None else 'not revealed yet'}")
     if secret is not None:

@@ -5,7 +5,7 @@ What grows with users, providers or traffic stands in maps that share what staye
 root. Nothing outside :mod:`consensus.market.ledger` makes a new one from an old one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -14,6 +14,7 @@ from eth_hash.auto import keccak
 from consensus.committee import Committee
 from consensus.market import access
 from consensus.market.errors import BatchInvalid
+from consensus.market.maturing import Audits, audit_roots, plain, restored, without_tries
 from consensus.market.penalties import Penalties, Penalty
 from consensus.market.speed import SpeedSample
 from consensus.market.trie import Trie
@@ -61,6 +62,10 @@ class DayAccount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     paid_before_wei: Uint256
     """Wei that sessions had been credited when the day opened, and what the days before could still pay: what its
     budget follows from (S23)."""
+    returned_wei: Uint256 = Uint256(0)
+    """Of ``credited_wei``, what was forfeited before it matured (S8)."""
+    opinions_wei: Uint256 = Uint256(0)
+    """What scorers were paid on this day."""
 
     @property
     def max_t(self) -> int:
@@ -70,7 +75,7 @@ class DayAccount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     @property
     def budget_left_wei(self) -> int:
         """Wei that may still be credited on this day (S37)."""
-        return self.budget_wei - self.credited_wei
+        return self.budget_wei + self.returned_wei - self.credited_wei - self.opinions_wei
 
     def ceiling_wei(self, params: NetworkParams) -> int:
         """The highest price per T that is matched on this day."""
@@ -102,7 +107,12 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     credited_wei: Uint256
     """tokens × price, exactly as bid (S33)."""
     reason: str
-    """``credited``, or why nothing is: failed, slow, budget_spent, nothing_delivered."""
+    """``credited``, or why nothing is: failed, slow, budget_spent, pair_capped, over_balance, no_transcript,
+    nothing_delivered."""
+    day: int = 0
+    """The ticket's."""
+    transcript: Digest = ZERO_DIGEST
+    """What both sides committed to (S8); zero where the network asks for no second opinions."""
 
 
 class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -126,7 +136,7 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     penalties: Mapping[Address, int]
     """Penalty points by provider (S44); half of them are forgiven every day."""
     penalised: Mapping[bytes, bool]
-    """Provider ‖ session key for every Fail that has counted today."""
+    """Provider ‖ what tells one user's Fails from another's, for every Fail that has counted today."""
     commitments: Mapping[int, Mapping[Address, Digest]]
     """Day to member to the tip of its hash chain."""
     outcomes: tuple[Outcome, ...]
@@ -143,6 +153,12 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """The height above which the running committee decides."""
     is_rescued: bool
     """Whether the running committee came by a rescue and hasn't decided anything yet."""
+    ranks: Mapping[int, Mapping[Address, int]] = {}
+    """Day to provider to its coarse rank by MOR at the day's snapshot block; empty without the variant of S44."""
+    pairs: Mapping[int, Mapping[bytes, int]] = {}
+    """Day to session key ‖ provider to the T credited (S8); empty where the network has no cap."""
+    audits: Audits = Audits()
+    """Credits that are not due yet, and what was picked for a second opinion (S8)."""
 
     @property
     def running(self) -> Term:
@@ -188,6 +204,7 @@ def genesis_ledger(
     makes no AccessRate and :class:`~gossip.errors.SignerMismatch` for a commitment by another key.
     """
     check_opening(opening, opening.day, 0)
+    ranks = {opening.day: listed_ranks(opening)} if terms.params.tells_ranks else {}
     if reference_price_wei <= 0:
         raise BatchInvalid("reference_price_wei", reference_price_wei)
     tips: dict[int, dict[Address, Digest]] = {}
@@ -218,6 +235,7 @@ def genesis_ledger(
         drawn=None,
         since=0,
         is_rescued=False,
+        ranks=ranks,
     )
 
 
@@ -250,7 +268,7 @@ class _Snapshot(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 def encode_ledger(ledger: Ledger) -> bytes:
     """A snapshot's bytes."""
-    plain = msgspec.structs.replace(
+    copied = msgspec.structs.replace(
         ledger,
         credits=dict(ledger.credits),
         sessions={day: dict(uses) for day, uses in ledger.sessions.items()},
@@ -259,23 +277,29 @@ def encode_ledger(ledger: Ledger) -> bytes:
         penalties={},
         penalised=dict(ledger.penalised),
         day_credits=dict(ledger.day_credits),
+        ranks={day: dict(held) for day, held in ledger.ranks.items()},
+        pairs={day: dict(tokens) for day, tokens in ledger.pairs.items()},
+        audits=plain(ledger.audits),
     )
-    return encode(_Snapshot(plain, dict(Penalties.of(ledger.penalties, ledger.day).written)))
+    return encode(_Snapshot(copied, dict(Penalties.of(ledger.penalties, ledger.day).written)))
 
 
 def decode_ledger(data: bytes) -> Ledger:
     """A snapshot read back. Raises :class:`~gossip.errors.MessageError` for anything else."""
     snapshot = decode(_Snapshot, data, MAX_LEDGER_BYTES)
-    plain = snapshot.ledger
+    held = snapshot.ledger
     return msgspec.structs.replace(
-        plain,
-        credits=CreditTree.of(plain.credits),
-        sessions={day: Trie.of(uses) for day, uses in plain.sessions.items()},
-        settled={day: Trie.of(tickets) for day, tickets in plain.settled.items()},
-        speed=as_speed(plain.speed),
-        penalties=Penalties(snapshot.penalties, plain.day),
-        penalised=Trie.of(plain.penalised),
-        day_credits=Trie.of(plain.day_credits),
+        held,
+        credits=CreditTree.of(held.credits),
+        sessions={day: Trie.of(uses) for day, uses in held.sessions.items()},
+        settled={day: Trie.of(tickets) for day, tickets in held.settled.items()},
+        speed=as_speed(held.speed),
+        penalties=Penalties(snapshot.penalties, held.day),
+        penalised=Trie.of(held.penalised),
+        day_credits=Trie.of(held.day_credits),
+        pairs={day: Trie.of(tokens) for day, tokens in held.pairs.items()},
+        ranks={day: Trie.of(ranks) for day, ranks in held.ranks.items()},
+        audits=restored(held.audits),
     )
 
 
@@ -294,15 +318,21 @@ def state_root(ledger: Ledger) -> Digest:
         penalties={},
         penalised={},
         day_credits={},
+        ranks={},
+        pairs={},
+        audits=without_tries(ledger.audits),
     )
     roots = [
         CreditTree.of(ledger.credits).root,
         *_roots_by_day(ledger.sessions),
         *_roots_by_day(ledger.settled),
+        *_roots_by_day(ledger.pairs),
+        *audit_roots(ledger.audits),
         as_speed(ledger.speed).root,
         Penalties.of(ledger.penalties, ledger.day).root,
         Trie.of(ledger.penalised).root,
         Trie.of(ledger.day_credits).root,
+        *_roots_by_day(ledger.ranks),
     ]
     return Digest(keccak(b"".join(roots) + encode(small)))
 
@@ -359,6 +389,9 @@ def check_opening(opening: DayOpening, day: int, last_block: int) -> None:
         raise BatchInvalid("opening_supply", opening.supply_wei)
     if opening.snapshot_block < last_block:
         raise BatchInvalid("opening_snapshot_block", opening.snapshot_block)
+    listed = [one.provider for one in opening.ranks]
+    if listed != sorted(set(listed)):
+        raise BatchInvalid("opening_ranks", "not sorted, or twice the same")
 
 
 def next_reference_price(account: DayAccount, params: NetworkParams) -> int:
@@ -379,35 +412,59 @@ def moved_price(old: int, credited_t: int, credited_wei: int, params: NetworkPar
     return min(highest, max(lowest, credited_wei // credited_t))
 
 
-def day_accounts(ledger: Ledger, params: NetworkParams, day: int, opening: DayOpening | None) -> dict[int, DayAccount]:
+def day_accounts(ledger: Ledger, terms: Terms, day: int, opening: DayOpening | None) -> dict[int, DayAccount]:
     """The days' accounts once ``day`` has come: those held, and those that no batch has opened yet.
 
-    Without an opening supply and budget carry over; days so long gone that no ticket of theirs can be settled any more
-    are left out.
+    Without an opening, on a day that no batch fell into or for a look ahead, supply and snapshot carry over and the
+    budget follows from the formula, as it does in the contract. Days so long gone that no ticket of theirs can be
+    settled any more are left out.
     """
+    params, economics = terms.params, terms.economics
     accounts = dict(ledger.days)
-    account = ledger.account
-    price = next_reference_price(account, params)
+    before = ledger.account
     for coming in range(max(ledger.day + 1, oldest_day(day * params.day_slots, params)), day + 1):
-        carried = DayOpening(coming, account.snapshot_block, account.supply_wei, account.budget_wei)
-        start = opening if opening is not None and coming == day else carried
         first = oldest_day(coming * params.day_slots, params)
         unpaid = sum(held.budget_left_wei for number, held in accounts.items() if first <= number < coming)
-        paid = int(ledger.total_credited) - int(ledger.bootstrap_credited) + unpaid
-        epoch, height = ledger.running.epoch, ledger.height + 1
-        accounts[coming] = opened(start, price, epoch, account, height=height, paid_before_wei=paid)
+        paid = int(ledger.total_credited) - int(ledger.bootstrap_credited) + unpaid + ledger.audits.immature_wei
+        start = opening
+        if start is None or coming < day:
+            budget = Uint256(economics.budget(coming, paid))
+            start = DayOpening(coming, before.snapshot_block, before.supply_wei, budget)
+        price, epoch = next_reference_price(before, params), ledger.running.epoch
+        before = opened(start, price, epoch, before, height=ledger.height + 1, paid_before_wei=paid)
+        accounts[coming] = before
     return accounts
 
 
-def account_of(ledger: Ledger, params: NetworkParams, day: int, opening: DayOpening | None = None) -> DayAccount:
+def account_of(ledger: Ledger, terms: Terms, day: int, opening: DayOpening | None = None) -> DayAccount:
     """The numbers that ``day`` runs on: a router needs them before the day's first batch is decided.
 
     Raises :class:`BatchInvalid` for a day that the ledger has forgotten.
     """
-    accounts = day_accounts(ledger, params, day, opening)
+    accounts = day_accounts(ledger, terms, day, opening)
     if day not in accounts:
         raise BatchInvalid("day", day)
     return accounts[day]
+
+
+def listed_ranks(opening: DayOpening) -> Trie[Address, int]:
+    """The ranks that an opening tells, by provider."""
+    return Trie.of({one.provider: one.rank for one in opening.ranks})
+
+
+def day_ranks(ledger: Ledger, days: Iterable[int], opening: DayOpening | None) -> dict[int, Mapping[Address, int]]:
+    """Providers' ranks on each of ``days``: those held, and those of days that no batch had opened yet.
+
+    They are of the day's snapshot block, so they carry over with it.
+    """
+    ranks = dict(ledger.ranks)
+    held = Trie.of(ranks.get(ledger.day, {}))
+    for day in sorted(day for day in days if day > ledger.day):
+        if opening is not None and day == opening.day:
+            is_same = opening.snapshot_block == ledger.account.snapshot_block
+            held = (held if is_same else Trie[Address, int]()).with_items(listed_ranks(opening))
+        ranks[day] = held
+    return ranks
 
 
 def oldest_day(slot: int, params: NetworkParams) -> int:

@@ -14,6 +14,7 @@ from consensus.committee import Committee
 from consensus.market.beacon import verify_reveal
 from consensus.market.book import StandingBid
 from consensus.market.errors import BeaconInvalid, MatchInvalid
+from consensus.market.rivals import find_fault
 from consensus.params import Terms
 from contracts.typed_data import Address, Digest
 from gossip.errors import SignerMismatch
@@ -152,6 +153,12 @@ def _check_identity(match: Signed[Match], ticket: Signed[Ticket], rfc: Signed[Rf
     for name, found, wanted in expected:
         if found != wanted:
             raise MatchInvalid(name, found)
+    if (fault := find_fault(granted, context.terms)) is not None:
+        raise MatchInvalid(*fault)
+    for rival in granted.rivals:
+        _check_signer(rival, context)
+        if rival.payload.price_wei > context.ceiling_wei:
+            raise MatchInvalid("rival_over_ceiling", rival.payload.price_wei)
 
 
 def _check_band(match: Match, rfc: Rfc, context: MatchContext) -> tuple[StandingBid, ...]:

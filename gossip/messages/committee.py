@@ -13,6 +13,7 @@ from eth_hash.auto import keccak
 from contracts.typed_data import Address, Digest, Signature, Uint256, struct_hash
 from gossip.messages.base import U64, Payload, Signed, decode_union, encode
 from gossip.messages.market import PassIssued
+from gossip.messages.opinions import Opinion
 from gossip.messages.records import BeaconCommitment, NodeRecord
 from gossip.messages.session import Settlement
 
@@ -22,8 +23,17 @@ MAX_BATCH_BYTES = 14 << 20
 MAX_TOLD = 64
 """Settlements in one frame at most."""
 
+MAX_OPINIONS = 256
+"""Second opinions in a batch at most."""
+
 MAX_MEMBERS = 64
 """The largest committee."""
+
+MAX_RANKED = 10_000
+"""Providers whose ranks a day's opening tells, at most."""
+
+MAX_RANK = 257
+"""The rank of 2^256 wei and less."""
 
 
 class BatchHeader(Payload, frozen=True, cache_hash=True):
@@ -62,6 +72,14 @@ DrawnMembers = Annotated[tuple[DrawnMember, ...], msgspec.Meta(max_length=MAX_ME
 """A committee as it is drawn, in ascending order of addresses."""
 
 
+class ProviderRank(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How much MOR a provider held at a snapshot block, as coarsely as a pass tells it of its user: S44's variant."""
+
+    provider: Address
+    rank: Annotated[int, msgspec.Meta(ge=1, le=MAX_RANK)]
+    """1 below 1 MOR, one more for every doubling; a provider without MOR is not listed."""
+
+
 class DayOpening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a day starts from; the first batch of a day carries it."""
 
@@ -71,6 +89,9 @@ class DayOpening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     budget_wei: Uint256
     drawn: DrawnMembers = ()
     """The next committee: who had staked in the registry at the snapshot block. Empty where nobody is to change."""
+    ranks: Annotated[tuple[ProviderRank, ...], msgspec.Meta(max_length=MAX_RANKED)] = ()
+    """Providers by what they held at the snapshot block, in ascending order of addresses; only in the variant of S44.
+    At the block of the day before it, these are added to those of that day."""
 
 
 class HandOver(Payload, frozen=True):
@@ -111,6 +132,8 @@ class BatchBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     """Who was drawn takes over: the heights above this one are theirs."""
     rescue: Rescue | None = None
     """How the committee that decides this very batch came to be, where none has handed over to it."""
+    opinions: Annotated[tuple[Signed[Opinion], ...], msgspec.Meta(max_length=MAX_OPINIONS)] = ()
+    """Verdicts of scorers on what was picked (S8)."""
 
     @cached_property
     def root(self) -> Digest:
@@ -168,6 +191,26 @@ class CertifiedBatch(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     header: BatchHeader
     certificate: CommitCertificate
     body: BatchBody
+
+    @property
+    def body_root(self) -> Digest:
+        """What the header must commit to."""
+        return self.body.root
+
+
+class SealedBatch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A :class:`CertifiedBatch` whose body is left as it came: enough to say whether it was certified."""
+
+    MAX_BYTES: ClassVar[int] = MAX_BATCH_BYTES
+
+    header: BatchHeader
+    certificate: CommitCertificate
+    body: msgspec.Raw
+
+    @property
+    def body_root(self) -> Digest:
+        """keccak of the very bytes: the header's root is over the canonical ones, so no others have it."""
+        return Digest(keccak(bytes(self.body)))
 
 
 @lru_cache(maxsize=256)  # every vote, certificate and ledger asks for it
@@ -239,6 +282,7 @@ class ShortProposalFrame(msgspec.Struct, frozen=True, array_like=True, tag=40, f
     settlements: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=10_000)]
     hand_over: HandOverCertificate | None = None
     rescue: Rescue | None = None
+    opinions: Annotated[tuple[Signed[Opinion], ...], msgspec.Meta(max_length=MAX_OPINIONS)] = ()
 
 
 class WantFrame(msgspec.Struct, frozen=True, array_like=True, tag=41, forbid_unknown_fields=True):
@@ -258,6 +302,12 @@ class CommitmentFrame(msgspec.Struct, frozen=True, array_like=True, tag=37, forb
     """A member's beacon commitment for a day to come, for the next batch."""
 
     commitment: Signed[BeaconCommitment]
+
+
+class OpinionFrame(msgspec.Struct, frozen=True, array_like=True, tag=49, forbid_unknown_fields=True):
+    """A scorer's verdict, for the next batch."""
+
+    opinion: Signed[Opinion]
 
 
 class HandOverFrame(msgspec.Struct, frozen=True, array_like=True, tag=39, forbid_unknown_fields=True):
@@ -287,6 +337,7 @@ LinkFrame = (
     | PassFrame
     | CommitmentFrame
     | HandOverFrame
+    | OpinionFrame
     | StatusFrame
 )
 

@@ -8,6 +8,9 @@ from contracts.typed_data import Address, Digest
 from gossip.messages.base import U64, Payload, Signed, Text, Unit
 from gossip.messages.records import Bid
 
+MAX_RIVALS = 8
+"""Bids of others on a ticket at most."""
+
 
 class PassRequest(Payload, frozen=True):
     """A user asks its home router for an access pass; the only message of a user that names its MOR address.
@@ -107,6 +110,8 @@ class Ticket(Payload, frozen=True):
     """The slot in which the match was made."""
     expires_ms: U64
     router: Address
+    rivals: Annotated[tuple[Signed[Bid], ...], msgspec.Meta(max_length=MAX_RIVALS)] = ()
+    """Live bids of other providers for the model: what shows everybody that it is payable (S8)."""
 
 
 class Match(Payload, frozen=True):
@@ -134,7 +139,7 @@ class Refusal(Payload, frozen=True):
     """A router's answer to a pass request or RFC that it does not serve.
 
     ``code`` is one of: unknown_model, token_max_over_allowance, prompt_over_limit, no_balance, no_provider,
-    wrong_router, wrong_day, index_used, unit_unsupported, budget_spent, expired, busy.
+    too_few_providers, pair_capped, wrong_router, wrong_day, index_used, unit_unsupported, budget_spent, expired, busy.
     """
 
     SIGNER: ClassVar[str | None] = "router"

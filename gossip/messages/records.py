@@ -38,6 +38,8 @@ class Bid(Payload, frozen=True):
     """Largest prompt accepted, in T of the model's tokenizer."""
     sequence: U64
     expires_ms: U64
+    scores: bool = False
+    """Whether its engine gives second opinions on others' answers: a log-probability for each T of a prompt (S8)."""
 
 
 class ModelProof(Payload, frozen=True):

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 import trio
 
+from consensus.market import pairs
 from consensus.market.book import StandingBid
 from consensus.market.desk import Desk
 from consensus.market.errors import MarketError, MatchInvalid, RfcRefused
 from consensus.market.ledger_state import account_of
 from consensus.market.matching import build_match, candidates, draw, pick
+from consensus.market.rivals import draw_rivals, payable
 from consensus.market.waiting import Waiting
 from contracts.typed_data import Address, Digest
 from gossip.messages import Signed, encode, sign
@@ -46,6 +48,8 @@ class _Drawing:
     beacon: Digest
     secret: Digest
     bids: tuple[StandingBid, ...]
+    rivals: tuple[StandingBid, ...]
+    """One bid of each provider that could be named beside the winner (S8)."""
     penalties: Mapping[Address, int]
     tie_percent: int
     band: tuple[StandingBid, ...] = ()
@@ -163,12 +167,14 @@ class Matcher:
         """Draw for one RFC, hold the winner's slot and have it asked; False where no provider has a free slot."""
         slot = self._node.slot()
         ledger = self._public.ledger
+        bids, rivals = self._live_bids(waiting, slot)
         drawing = _Drawing(
             waiting,
             slot,
             ledger.beacon,
             self._secrets.of_slot(slot),
-            self._free(self._live_bids(waiting, slot)),
+            self._free(bids),
+            rivals,
             ledger.penalties,
             self._node.terms.params.tie_percent,
         )
@@ -220,13 +226,16 @@ class Matcher:
             winner = following
             self._asked[_seat(winner)] += 1
 
-    def _live_bids(self, waiting: Waiting, slot: int) -> tuple[StandingBid, ...]:
-        """What the RFC may be matched with. Raises :class:`RfcRefused` where waiting would not help."""
+    def _live_bids(self, waiting: Waiting, slot: int) -> tuple[tuple[StandingBid, ...], tuple[StandingBid, ...]]:
+        """What the RFC may be matched with, and what may be named beside it as rivals.
+
+        Raises :class:`RfcRefused` where waiting would not help.
+        """
         rfc = waiting.rfc.payload
         params = self._node.terms.params
         if rfc.access_pass.payload.day != params.day_of(slot):
             raise RfcRefused("wrong_day", f"day {rfc.access_pass.payload.day} ended before a provider was free")
-        account = account_of(self._public.ledger, params, params.day_of(slot))
+        account = account_of(self._public.ledger, self._node.terms, params.day_of(slot))
         book, now = self._public.book, now_ms()
         if all(listing.model_id != rfc.model_id for listing in book.models(now)):
             raise RfcRefused("unknown_model", f"nobody serves model 0x{rfc.model_id.hex()} now")
@@ -236,12 +245,42 @@ class Matcher:
         if roomy and not bids:
             most = max(bid.bid.prompt_max for bid in roomy)
             raise RfcRefused("prompt_over_limit", f"a prompt of {rfc.prompt_bound} T, at most {most} are accepted")
-        proven = [bid for bid in bids if self._challenger.is_proven(*_seat(bid))]
-        held = [bid for bid in proven if bid.bid.provider in self._holders]
+        if bids and not payable(bids, roomy, params):
+            found = f"{len(roomy)} within the price ceiling, {params.min_providers} are needed"
+            raise RfcRefused("too_few_providers", f"too few independent providers of the model: {found} (S8)")
+        field = tuple(bid for bid in roomy if self._is_good(bid))
+        open_ = self._uncapped(waiting, [bid for bid in bids if self._is_good(bid)])
+        held = payable(open_, field, params)
         if held:
             lowest = min(bid.bid.price_wei for bid in held)
             self._desk.check_budget(waiting.rfc_id, lowest, account)
-        return tuple(held)
+        return held, field
+
+    def _is_good(self, standing: StandingBid) -> bool:
+        """Whether its provider has shown the model (S42) and holds MOR (S43)."""
+        return standing.bid.provider in self._holders and self._challenger.is_proven(*_seat(standing))
+
+    def _uncapped(self, waiting: Waiting, bids: list[StandingBid]) -> list[StandingBid]:
+        """Those whose provider would still be paid for the RFC's TokenMax out of its pass (S8).
+
+        Raises :class:`RfcRefused` with pair_capped where none would.
+        """
+        params, rfc = self._node.terms.params, waiting.rfc.payload
+        if not pairs.is_capped(params):
+            return bids
+        access_pass = rfc.access_pass.payload
+        cap = pairs.pair_cap(access_pass.allowance, params)
+        credited = self._public.ledger.pairs.get(access_pass.day, pairs.EMPTY)
+
+        def used(provider: Address) -> int:
+            pair = pairs.pair_key(rfc.session_key, provider)
+            return credited.get(pair, 0) + self._desk.promised_to(rfc.session_key, provider)
+
+        left = [bid for bid in bids if used(bid.bid.provider) + rfc.token_max <= cap]
+        if bids and not left:
+            share = f"{params.pair_percent} % of the pass, {cap} T"
+            raise RfcRefused("pair_capped", f"{rfc.token_max} T exceed what is left for any provider of {share} (S8)")
+        return left
 
     async def _is_live(self, winner: StandingBid, rfc_id: Digest) -> bool:
         record = self._public.book.record(winner.bid.provider, now_ms())
@@ -254,8 +293,17 @@ class Matcher:
             raise MatchInvalid("record_expired", winner.bid.provider)
         rfc_id = drawing.waiting.rfc_id
         params = self._node.terms.params
-        account = account_of(self._public.ledger, params, params.day_of(drawing.slot))
-        opened = self._desk.open_ticket(rfc_id, winner.signed, slot=drawing.slot, now_ms=now_ms(), account=account)
+        account = account_of(self._public.ledger, self._node.terms, params.day_of(drawing.slot))
+        drawn = draw(drawing.beacon, drawing.secret, rfc_id, len(drawing.unlive))
+        rivals = draw_rivals(winner.bid.provider, drawing.rivals, drawn, params)
+        opened = self._desk.open_ticket(
+            rfc_id,
+            winner.signed,
+            slot=drawing.slot,
+            now_ms=now_ms(),
+            account=account,
+            rivals=tuple(rival.signed for rival in rivals),
+        )
         ticket = sign(opened, key, domain)
         match = build_match(
             ticket.payload,
@@ -283,7 +331,7 @@ class Matcher:
         while True:
             bidders = {bid.payload.provider for bid in self._public.book.all_live(now_ms()).bids}
             try:
-                account = account_of(self._public.ledger, params, params.day_of(self._node.slot()))
+                account = account_of(self._public.ledger, self._node.terms, params.day_of(self._node.slot()))
                 self._holders = await self._balances.holders(bidders, account.snapshot_block)
             except MarketError as error:
                 self._node.log.warning("no balances for this day", reason=str(error))

@@ -17,6 +17,8 @@ _BY_CODE: dict[str, tuple[int, str, str]] = {
     "no_balance": (403, "no_balance", "insufficient_quota"),
     "prompt_over_limit": (400, "context_length_exceeded", "invalid_request_error"),
     "unit_unsupported": (400, "unit_unsupported", "invalid_request_error"),
+    "pair_capped": (429, "pair_capped", "insufficient_quota"),
+    "too_few_providers": (503, "too_few_providers", "server_error"),
     "no_provider": (503, "no_provider", "server_error"),
     "no_router": (503, "no_router", "server_error"),
     "busy": (503, "busy", "server_error"),
@@ -42,11 +44,14 @@ ANOTHER_MAY_SERVE = frozenset(
 """Ends before the first T after which another provider is asked; the prompt itself is in none of them the reason."""
 
 
+_RETRY_S = {"busy": 1, "no_router": 1, "no_provider": 5, "too_few_providers": 5}
+
+
 def refusal_error(refused: AccessRefused, reset_s: int) -> BackendError:
     """A router's signed refusal as the client gets it; ``reset_s`` seconds are left of the day."""
     status, code, kind = _BY_CODE.get(refused.code, (502, refused.code, "server_error"))
     detail = f"{refused.detail} ({refused.allowance_left} T of the pass left)"
-    retry = {"busy": 1, "no_router": 1, "no_provider": 5}.get(refused.code, reset_s if status == 429 else None)
+    retry = _RETRY_S.get(refused.code, reset_s if status == 429 else None)
     return BackendError(status, code, detail, kind=kind, retry_after=retry)
 
 

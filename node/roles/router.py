@@ -3,27 +3,33 @@
 It sees keys, counts and times, never a prompt or a result (S13).
 """
 
+import hashlib
 import secrets as randomness
 from collections.abc import Callable
 
 import trio
+from msgspec.structs import replace
 
 from consensus.cases import Case
 from consensus.evidence import OffenceKind
 from consensus.market.access import home_routers, pass_commitment, user_max
 from consensus.market.desk import Desk
-from consensus.market.errors import MarketError, PassRefused, RfcRefused, SettlementInvalid
+from consensus.market.errors import MarketError, OpinionInvalid, PassRefused, RfcRefused, SettlementInvalid
 from consensus.market.ledger_state import DayAccount, account_of
+from consensus.market.opinions import check_opinion
+from consensus.market.penalties import fail_mark
 from contracts.errors import ChainUnavailable
 from contracts.typed_data import Address, Digest
 from gossip.messages import Signed, encode, sign
 from gossip.messages.committee import CertifiedBatch, PassFrame
 from gossip.messages.market import PassIssued, PassRequest, Refusal, Rfc
+from gossip.messages.opinions import Opinion
 from gossip.messages.router import (
     DeliveryFiling,
     Filed,
     Granted,
     Matched,
+    OpinionFiling,
     PassAsk,
     Refused,
     ReportFiling,
@@ -31,7 +37,7 @@ from gossip.messages.router import (
     RouterAnswer,
     decode_router_ask,
 )
-from gossip.messages.session import Settlement
+from gossip.messages.session import FailMark, Settlement
 from gossip.streams import FrameStream
 from gossip.topics import ROUTER
 from node.context import Node, now_ms
@@ -61,6 +67,7 @@ class HomeRouter:
         journal: DeskJournal,
         balances: Balances,
         file_settlement: Callable[[Settlement], None],
+        file_opinion: Callable[[Signed[Opinion]], None],
         link: CommitteeLink,
         evidence: EvidencePool,
     ) -> None:
@@ -71,8 +78,10 @@ class HomeRouter:
         self._journal = journal
         self._balances = balances
         self._file_settlement = file_settlement
+        self._file_opinion = file_opinion
         self._link = link
         self._evidence = evidence
+        self._mark_secret = hashlib.sha256(node.terms.domain.separator() + b"fail mark" + node.key.reveal()).digest()
         self.over_issued: dict[tuple[Address, int], int] = {}
         """By router and day: T that it has issued to one user above UserMax. Known among members only (S34)."""
         self._new_passes_in, self._new_passes_out = trio.open_memory_channel[Signed[PassIssued]](4_096)
@@ -100,7 +109,13 @@ class HomeRouter:
             case RfcAsk(rfc):
                 answer = await self._match(rfc)
             case ReportFiling() | DeliveryFiling() as filing:
-                answer = await self._file(filing)
+                if isinstance(filing, DeliveryFiling) and not self._is_providers(filing, stream.remote_peer):
+                    why = "only its provider files what was delivered"
+                    answer = self._refuse(filing.ticket_id, "not_the_provider", why)
+                else:
+                    answer = await self._file(filing)
+            case OpinionFiling(opinion):
+                answer = self._file_opinion_of(opinion)
         await stream.send(encode(answer))
         await stream.end()
 
@@ -133,7 +148,7 @@ class HomeRouter:
 
     def _account(self) -> DayAccount:
         params = self._node.terms.params
-        return account_of(self._public.ledger, params, params.day_of(self._node.slot()))
+        return account_of(self._public.ledger, self._node.terms, params.day_of(self._node.slot()))
 
     def _accept_rank(self, user: Address, day: int) -> int:
         """How far down a user's ranking this router may stand: those before it must be out of its reach, or were
@@ -238,15 +253,45 @@ class HomeRouter:
             self._hand_over(settlement)
         return Filed(filing.ticket_id)
 
+    def _is_providers(self, filing: DeliveryFiling, peer: str) -> bool:
+        """A user that could file vouchers as its provider could commit it to a transcript that it never sent."""
+        provider = self._desk.provider_of(filing.ticket_id)
+        record = None if provider is None else self._public.book.record(provider, now_ms())
+        return record is None or record.payload.peer_id == peer
+
+    def _file_opinion_of(self, signed: Signed[Opinion]) -> RouterAnswer:
+        """A scorer's verdict (S8); one that is not its scorer's turn yet waits for its batch."""
+        opinion = signed.payload
+        signed.signer(self._node.terms.domain)
+        pick = self._public.ledger.audits.pick(opinion.ticket_id)
+        try:
+            check_opinion(pick, opinion, self._node.slot(), self._node.terms.params)
+        except OpinionInvalid as error:
+            if not error.retry:
+                return self._refuse(opinion.ticket_id, error.reason, str(error))
+        self._file_opinion(signed)
+        return Filed(opinion.ticket_id)
+
     def _hand_over(self, settlement: Settlement) -> None:
         """To this member's pool and everybody else's."""
         try:
-            self._file_settlement(settlement)
+            self._file_settlement(self._marked(settlement))
         except MarketError as error:
             self._node.log.error("own settlement refused", reason=str(error))
             self._give_back(settlement.ticket.id(self._node.terms.domain), 0)
             return
         self._matcher.hurry()
+
+    def _marked(self, settlement: Settlement) -> Settlement:
+        """A Fail with the mark that lets each user count once against a provider (S44); anything else as it is."""
+        ticket = settlement.ticket.payload
+        user = self._desk.allowances.user_of(ticket.session_key)
+        if settlement.report is None or settlement.report.payload.passed or user is None:
+            return settlement
+        domain, day = self._node.terms.domain, settlement.rfc.payload.access_pass.payload.day
+        mark = fail_mark(self._mark_secret, user, ticket.bid.payload.provider, day)
+        told = FailMark(settlement.ticket.id(domain), mark, self._node.address)
+        return replace(settlement, fail_mark=sign(told, self._node.key, domain))
 
     async def _watch_deadlines(self) -> None:
         slot = self._node.slot()

@@ -6,8 +6,10 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from consensus.committee import Committee
+from consensus.market.errors import MarketError
 from consensus.market.explain import explain_match
 from consensus.market.explain_access import Holding, explain_allowance, explain_day
+from consensus.market.explain_opinions import explain_credit
 from consensus.market.ledger_state import account_of
 from consensus.market.matching import MatchContext
 from consensus.market.proof import CreditProof
@@ -15,8 +17,11 @@ from consensus.tendermint.certificate import signers_of
 from contracts.errors import ChainUnavailable
 from contracts.merkle import CreditTree
 from contracts.typed_data import Address, Digest, Uint256
+from gossip.messages.base import encode
 from gossip.messages.committee import CertifiedBatch, HandOverCertificate, batch_hash
+from gossip.messages.market import Ticket
 from node.context import Node, now_ms
+from node.errors import Unanswerable
 from node.proof_file import CommitteeEntry, HandOverEntry, ProofFile
 from node.roles.balances import Balances
 from node.roles.challenges import Challenger
@@ -120,13 +125,18 @@ class NodeStatus:
             "state_root": batch.header.state_root,
         }
 
+    async def certified(self, height: int) -> dict[str, Any] | None:
+        """One certified batch as it is gossiped, header, certificate and body."""
+        batch = await self._node.store.get_batch(height)
+        return None if batch is None else {"height": height, "encoded": encode(batch)}
+
     async def ticket(self, ticket_id: Digest) -> Any:
         """What became of a ticket."""
         return await self._node.store.outcome(ticket_id)
 
     async def sessions(self) -> list[dict[str, Any]]:
         """The user's sessions."""
-        return self._sessions.all()
+        return [self._with_pick(entry) for entry in self._sessions.all()]
 
     async def session(self, rfc_id: Digest) -> dict[str, Any] | None:
         """One of the user's sessions, with the match explained from public data."""
@@ -148,7 +158,30 @@ class NodeStatus:
             beacons=self._public.beacons,
         )
         secret = reveal.payload.secret if reveal is not None else None
-        return entry | {"explanation": explain_match(matched.match, matched.ticket, rfc, secret, context)}
+        lines = explain_match(matched.match, matched.ticket, rfc, secret, context)
+        credit = await self._explain_credit(told.ticket_id, matched.ticket.payload)
+        return self._with_pick(entry) | {"explanation": lines, "credit": credit}
+
+    async def _explain_credit(self, ticket_id: Digest, ticket: Ticket) -> tuple[str, ...]:
+        """What became of a session's pay; nothing before it was settled."""
+        outcome = await self._node.store.outcome(ticket_id)
+        if outcome is None:
+            return ("credit: not settled yet",)
+        if outcome.credited_wei == 0:
+            return (f"credit: none, {outcome.reason}",)
+        following = await self._node.store.get_batch(outcome.height + 1)
+        slot = None if following is None else following.header.slot
+        pair = ticket.bid.payload.provider, ticket.session_key
+        return explain_credit(self._public.ledger, self._node.terms.params, ticket_id, pair, slot)
+
+    def _with_pick(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """A session with its second opinion, while the ledger has one of it."""
+        pick = self._public.ledger.audits.pick(Digest(bytes.fromhex(entry["ticket_id"][2:])))
+        if pick is None:
+            return entry
+        scorers = ["0x" + offer.provider.hex() for offer in pick.scorers]
+        given = {"0x" + one.scorer.hex(): "pass" if one.passed else "fail" for one in pick.given}
+        return entry | {"second_opinion": {"scorers": scorers, "given": given, "decision": pick.decision or "open"}}
 
     async def evidence(self) -> list[dict[str, Any]]:
         """Every offence that this node has evidence of."""
@@ -241,27 +274,44 @@ class NodeStatus:
             "signatures": list(certificate.signatures),
         }
 
-    async def explain_day(self, day: int | None) -> dict[str, Any] | None:
-        """How a day's numbers come about; None for a day that the ledger has forgotten or that hasn't begun."""
-        ledger = self._public.ledger
-        account = ledger.days.get(ledger.day if day is None else day)
-        if account is None:
-            return None
-        lines = explain_day(ledger, account, self._node.terms)
-        return {"day": account.day, "height": ledger.height, "explanation": lines}
+    async def explain_day(self, day: int | None) -> dict[str, Any]:
+        """How the numbers of any day since genesis come about; for None of the newest one that a batch has opened.
+
+        Raises :class:`Unanswerable` for a day that hasn't begun, or of which no batch tells.
+        """
+        public = self._public
+        today = self._node.terms.params.day_of(self._node.slot())
+        wanted = public.ledger.day if day is None else day
+        if wanted > today:
+            raise Unanswerable(f"day {wanted} has not begun: today is day {today}")
+        record = public.history.days.get(wanted)
+        if record is None and wanted > public.ledger.day:
+            known = f"the newest one that this node has is batch {public.ledger.height} of day {public.ledger.day}"
+            raise Unanswerable(f"no batch has opened day {wanted} yet: {known}")
+        if record is None:
+            raise Unanswerable(f"day {wanted} had no batch, and none came while its tickets could still be settled")
+        lines = explain_day(record, self._node.terms, today)
+        return {"day": wanted, "height": record.as_of, "explanation": lines}
 
     async def explain_allowance(self, user: Address) -> dict[str, Any]:
-        """How today's allowance of ``user`` comes about; without its balance where the chain is out of reach."""
-        params = self._node.terms.params
-        account = account_of(self._public.ledger, params, params.day_of(self._node.slot()))
+        """How today's allowance of ``user`` comes about.
+
+        Raises :class:`Unanswerable` where the chain is out of reach and the balance isn't known, or where this node
+        is days behind.
+        """
+        today = self._node.terms.params.day_of(self._node.slot())
         try:
+            account = account_of(self._public.ledger, self._node.terms, today)
             balance = await self.balances.of(user, account.snapshot_block)
+        except MarketError as error:
+            raise Unanswerable(f"this node's ledger does not reach to day {today}: {error}") from error
         except ChainUnavailable as error:
-            told = f"the balance at snapshot block {account.snapshot_block} is not known: {error}"
-            return {"day": account.day, "explanation": (told,)}
+            block = f"snapshot block {account.snapshot_block} of day {today}"
+            raise Unanswerable(f"the balance of 0x{user.hex()} at {block} is not known: {error}") from error
         members = self._public.routers(account.day)
         issued = None if self.issued is None else self.issued(user, account.day)
-        lines = explain_allowance(account, Holding(user, balance, members, issued))
+        holding, is_opened = Holding(user, balance, members, issued), today <= self._public.ledger.day
+        lines = explain_allowance(account, holding, is_opened=is_opened)
         return {"day": account.day, "balance_wei": balance, "explanation": lines}
 
     async def metrics(self) -> str:

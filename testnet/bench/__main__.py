@@ -148,7 +148,7 @@ def gossip(
 
 @app.command()
 def ledger() -> None:
-    """What the ledger costs a report and a batch among 100 to 100,000 accounts, and the credit tree's figures."""
+    """CPU that the ledger takes for a report and a batch among 100 to 100,000 accounts, and for the credit tree."""
     from testnet.bench import ledger as measured  # noqa: PLC0415  # loads what only this command needs
 
     table = Table("", "n", "each", box=None)
@@ -171,7 +171,8 @@ def committee(  # noqa: PLR0917  # a command's options
     from testnet.bench.distance import measure_distance  # noqa: PLC0415  # as above
 
     progress = Progress(Console(stderr=True))
-    params = NetworkParams(slot_ms=slot_ms, batch_settlements=max(reports, NetworkParams().batch_settlements))
+    most = max(reports, NetworkParams().batch_settlements)
+    params = NetworkParams(slot_ms=slot_ms, batch_settlements=most, min_providers=1, pair_percent=100, audit_slots=0)
     table = Table("members", "what", "n", "p50", "p90", "p99", "worst", box=None)
     notes = []
     try:
@@ -180,9 +181,11 @@ def committee(  # noqa: PLR0917  # a command's options
             _add_figures(table, size, "proposal to decision (ms)", run.decided_ms)
             _add_figures(table, size, "end of slot to decision (ms)", run.within_ms)
             cpu_ms = run.cpu_s * 1_000 / max(1, run.heights) / size
+            session_us = run.cpu_s * 1_000_000 / max(1, run.settlements) / size
             notes.append(
                 f"{size} members, 1 process each: {run.heights} batches, {run.settlements} sessions, {run.rounds} in "
-                f"more than one round; {cpu_ms:.0f} ms of CPU a member and batch; longest stall {run.stall_ms:.0f} ms"
+                f"more than one round; {cpu_ms:.0f} ms of CPU a member and batch, {session_us:.0f} µs a session; "
+                f"longest stall {run.stall_ms:.0f} ms"
             )
         if distant:
             with progress.step(f"deciding among {distant} members, {delay_ms} ms apart"):

@@ -1,6 +1,6 @@
 """Admission with a memory: a frame that n nodes hear is checked once, and so is each settlement in it.
 
-What is remembered depends on the frame and the committee alone, never on who heard it, so sharing it hides nothing.
+What is remembered depends on the frame and the committee's epoch, never on who heard it, so sharing it hides nothing.
 """
 
 from dataclasses import dataclass
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from consensus.committee import Committee
 from consensus.errors import ConsensusError
 from consensus.market.errors import MarketError
-from consensus.market.ledger_state import Ledger
 from consensus.member.admission import admit
-from consensus.member.events import Input, StatusHeard
+from consensus.member.events import Input
 from contracts.typed_data import Address
 from gossip.errors import MessageError
 from gossip.messages.base import encode
@@ -40,16 +39,16 @@ class Admission:
         self._setting = setting
         self._known: dict[tuple[int, int], Admitted] = {}
 
-    def __call__(self, member: Address, frame: LinkFrame, ledger: Ledger) -> Admitted:
-        """What ``frame`` from ``member`` is to a node on ``ledger``."""
+    def __call__(self, member: Address, frame: LinkFrame, committee: Committee) -> Admitted:
+        """What ``frame`` from ``member`` is to somebody for whom ``committee`` decides."""
         if isinstance(frame, StatusFrame):
-            return Admitted(frame, StatusHeard(member, frame.height, frame.round), b"")
-        place = id(frame), ledger.running.epoch
+            return self._admit(member, frame, committee)
+        place = id(frame), committee.epoch
         known = self._known.get(place)
         if known is None:
             if len(self._known) >= _REMEMBERED:
                 del self._known[next(iter(self._known))]
-            known = self._known[place] = self._admit(member, frame, ledger.committee)
+            known = self._known[place] = self._admit(member, frame, committee)
         return known
 
     def _admit(self, member: Address, frame: LinkFrame, committee: Committee) -> Admitted:
@@ -58,4 +57,6 @@ class Admission:
             event = admit(member, frame, setting.terms, committee, setting.verified)
         except REFUSALS as error:
             return Admitted(frame, None, b"", str(error))
-        return Admitted(frame, event, b"" if event is None else encode(event))
+        if event is None or isinstance(frame, StatusFrame):
+            return Admitted(frame, event, b"")
+        return Admitted(frame, event, encode(event))

@@ -1,142 +1,116 @@
-"""The contracts in an in-process EVM: they must accept what a simulated committee has decided, and pay for it.
+"""The contracts as a second judge: in an EVM in this process they get what a simulated committee decided."""
 
-Apart from the rest of the simulator because the EVM is a library for development only.
-"""
+import dataclasses
+from collections.abc import Sequence
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import boa
-from eth_abi.abi import decode as abi_decode
-from eth_abi.exceptions import DecodingError
-
-from contracts.artifacts import load_artifact
 from contracts.bindings import certificate, compact_signature, compute_arguments
 from contracts.budget import Economics, Schedule
-from contracts.merkle import merkle_proof
-from contracts.typed_data import Address
-from gossip.messages.committee import CertifiedBatch, DrawnMember, HandOverCertificate, Rescue
+from contracts.typed_data import Address, Domain
+from gossip.messages.committee import CertifiedBatch, DrawnMember
+from testnet.evm import LocalChain, Refused
 from testnet.simulator.errors import Violation
-from testnet.simulator.setting import DOMAIN, Setting
+from testnet.simulator.faults import FaultPlan, draw_plan
+from testnet.simulator.setting import PARAMS, WEI, make_setting
+from testnet.simulator.simulation import Result, Simulation
 
-DEPLOYER = Address(b"\xdd" * 20)
-GOVERNOR = Address(b"\x60" * 20)
-FUNDS_WEI = 10_000_000 * 10**18
-RESCUE_DELAY_S = 7_200
-RESCUE_NOTICE_S = 600
-REGISTRY_TERMS = (3_600, 100, 5, RESCUE_DELAY_S, RESCUE_NOTICE_S)
-"""Unbonding (s), what slashing takes and its finder gets (percent), delay and notice of a rescue (s)."""
+_REGISTRY_TERMS = (3_600, 100, 5, 7_200, 600)
+"""Unbonding in seconds, percent slashed and to the finder, rescue's delay and notice in seconds."""
 
-PAST_S = 100_000
-"""So long before the contracts are there slot 0 began: a run's slots are all over by then."""
-
-SLOT_MS = 1_000
+_FUNDS_WEI = 10_000 * WEI
+_GOVERNOR = Address(b"\x60" * 20)
+_PAST_S = 100_000
+"""The network's slot 0 is so long ago that all slots of a run have ended."""
 
 
-class Contracts:
-    """MOR, registry and Compute Contract for one run."""
+class ContractJudge:
+    """Registry and Compute Contract of one committee, on a chain of their own."""
 
-    def __init__(self, setting: Setting) -> None:
-        self._setting = setting
-        self._env: Any = boa.Env()
-        self._env.evm.patch.chain_id = DOMAIN.chain_id
-        mor = self._deploy("mor")
-        registry = self._deploy("registry", mor, *REGISTRY_TERMS)
-        genesis_s = int(self._env.evm.patch.timestamp) - PAST_S
-        schedule = Schedule(200_000 * 10**18, 1_000 * 10**18, payout_start_s=genesis_s, interval_s=10)
-        day_slots = setting.terms.params.day_slots
-        economics = Economics(schedule, genesis_s, SLOT_MS, day_slots, endowment_wei=FUNDS_WEI)
-        compute = self._deploy("compute", *compute_arguments(mor, registry, economics, GOVERNOR, 1_000))
-        if compute != setting.terms.domain.contract:
-            raise Violation("contract", f"it lies at 0x{compute.hex()}, not where the domain says")
-        self._at = {"mor": mor, "registry": registry, "compute": compute}
-        self._call("registry", "bind", compute)
-        self._call("mor", "mint", compute, FUNDS_WEI)
-        for member in setting.committee.members:
-            self._stake(member.address, member.stake)
-        self._call("registry", "open_epoch")
+    def __init__(self, plan: FaultPlan, members: int) -> None:
+        """Raises :class:`~testnet.errors.TestnetError` where there is no EVM to be had."""
+        chain = LocalChain()
+        self._mor = chain.deploy("mor")
+        self._registry = chain.deploy("registry", self._mor.address, *_REGISTRY_TERMS)
+        arguments = compute_arguments(
+            self._mor.address, self._registry.address, self._economics(plan, members, chain.now_s), _GOVERNOR, 1_000
+        )
+        self._compute = chain.deploy("compute", *arguments)
+        self._registry("bind", self._compute.address)
+        self._mor("mint", self._compute.address, _FUNDS_WEI)
+        self.setting = make_setting(members, Domain(chain.chain_id, self._compute.address), people=plan.people)
+        self._stake(range(members))
+        self._registry("open_epoch")
+        self._stake(self.setting.spares)
 
-    def check(self, batches: Sequence[CertifiedBatch], credits: Mapping[Address, int]) -> None:
-        """Submit ``batches`` in order, hand over and rescue where they do, and claim ``credits``, all that was earned.
+    def judge(self, batches: Sequence[CertifiedBatch]) -> int:
+        """Submit what was decided, in order, and what the committees handed over; how many batches were taken.
 
-        Raises :class:`Violation` where the contracts refuse or pay something else.
+        Ends with the first batch of a rescued committee: the registry's own rescue takes days. Raises
+        :class:`Violation` where the contracts refuse anything, or end with other sums.
         """
-        drawn: Sequence[DrawnMember] = ()
+        taken = 0
+        drawn: tuple[DrawnMember, ...] = ()
         for batch in batches:
             if batch.body.rescue is not None:
-                self._rescue(batch.body.rescue)
-            signatures = list(batch.certificate.signatures)
-            self._call("compute", "submit", *certificate(batch.header, batch.certificate.round, signatures))
-            if batch.body.opening is not None and batch.body.opening.drawn:
-                drawn = batch.body.opening.drawn
-            if batch.body.hand_over is not None:
-                self._hand_over(drawn, batch.body.hand_over)
-        if batches:
-            self._claim(batches[-1], credits)
+                break
+            drawn = self._submit(batch, drawn)
+            taken += 1
+        if taken:
+            last = batches[taken - 1].header
+            found = self._compute("latest_height"), self._compute("credited_total")
+            if found != (last.height, last.total_credited):
+                raise Violation("contract", f"{found} where {last.height} and {last.total_credited} were decided")
+        return taken
 
-    def _rescue(self, told: Rescue) -> None:
-        """Let hours pass; whoever the batch names has staked meanwhile, and is a candidate."""
-        self._raise(told.members)
-        self._env.evm.patch.timestamp += RESCUE_DELAY_S
-        self._call("registry", "announce_rescue")
-        self._env.evm.patch.timestamp += RESCUE_NOTICE_S
-        self._call("registry", "rescue")
+    def _submit(self, batch: CertifiedBatch, drawn: tuple[DrawnMember, ...]) -> tuple[DrawnMember, ...]:
+        """Who waits to take over after it."""
+        opening, handed = batch.body.opening, batch.body.hand_over
+        signatures = list(batch.certificate.signatures)
+        try:
+            self._compute("submit", *certificate(batch.header, batch.certificate.round, signatures))
+            if handed is not None:
+                signed = [compact_signature(signature) for signature in handed.signatures]
+                members, stakes = [one.address for one in drawn], [int(one.stake) for one in drawn]
+                self._registry("hand_over", handed.hand_over.day, members, stakes, signed)
+                drawn = ()
+        except Refused as error:
+            raise Violation("contract", f"height {batch.header.height}: {error.reason}") from error
+        return opening.drawn if opening is not None and opening.drawn else drawn
 
-    def _raise(self, members: Sequence[DrawnMember]) -> None:
-        for member in members:
-            held = self._call("registry", "stake_of", member.address)
-            if member.stake > held:
-                self._stake(member.address, member.stake - held)
-
-    def _hand_over(self, drawn: Sequence[DrawnMember], signed: HandOverCertificate) -> None:
-        self._raise(drawn)
-        self._call(
-            "registry",
-            "hand_over",
-            signed.hand_over.day,
-            [member.address for member in drawn],
-            [int(member.stake) for member in drawn],
-            [compact_signature(signature) for signature in signed.signatures],
+    @staticmethod
+    def _economics(plan: FaultPlan, members: int, now_s: int) -> Economics:
+        """A formula that allows more than any run credits: what is judged here are certificates."""
+        params = make_setting(members, people=plan.people).terms.params
+        genesis_s = now_s - _PAST_S
+        ample = Schedule(200_000 * WEI, 1_000 * WEI, payout_start_s=genesis_s, interval_s=10)
+        return Economics(
+            ample,
+            genesis_s=genesis_s,
+            slot_ms=params.slot_ms,
+            day_slots=params.day_slots,
+            endowment_wei=10_000_000 * WEI,
         )
 
-    def _claim(self, batch: CertifiedBatch, credits: Mapping[Address, int]) -> None:
-        """Whoever earned anything, under whichever committee, is paid on the word of the last one."""
-        for provider, wei in credits.items():
-            proof = merkle_proof(credits, provider)
-            paid = self._call("compute", "claim", provider, wei, batch.header.height, proof)
-            if paid != wei or self._call("mor", "balanceOf", provider) != wei:
-                raise Violation("contract", f"0x{provider.hex()} was paid {paid} wei, not {wei}")
-
-    def _stake(self, member: Address, wei: int) -> None:
-        self._call("mor", "mint", member, wei)
-        self._call("mor", "approve", self._at["registry"], wei, sender=member)
-        self._call("registry", "stake", wei, sender=member)
-
-    def _deploy(self, name: str, *arguments: object) -> Address:
-        data = load_artifact(name).encode_deployment(*arguments)
-        address, done = self._env.deploy(bytecode=data, sender=_hex(DEPLOYER))
-        _check(name, "deployment", done)
-        return Address(address.canonical_address)
-
-    def _call(self, name: str, function: str, *arguments: object, sender: Address = DEPLOYER) -> Any:
-        artifact = load_artifact(name)
-        data = artifact.encode_call(function, *arguments)
-        done = self._env.execute_code(to_address=_hex(self._at[name]), sender=_hex(sender), data=data)
-        _check(name, function, done)
-        values = artifact.decode_result(function, done.output)
-        return values[0] if len(values) == 1 else values
+    def _stake(self, numbers: Sequence[int]) -> None:
+        setting = self.setting
+        for number in numbers:
+            member, amount = setting.keys[number].address, setting.people.stakes[number] * WEI
+            self._mor("mint", member, amount)
+            self._mor("approve", self._registry.address, amount, sender=member)
+            self._registry("stake", amount, sender=member)
 
 
-def _check(name: str, function: str, done: Any) -> None:
-    if not done.is_error:
-        return
-    output = bytes(done.output)
+def simulate_and_judge(name: str, seed: int, members: int, slots: int) -> tuple[Result, int]:
+    """As :func:`~testnet.simulator.simulation.simulate`, with the contracts as judges of what was decided.
+
+    Also how many batches they took. Raises as they do.
+    """
+    plan = draw_plan(name, seed, members, slots, PARAMS.slot_ms)
+    judge = ContractJudge(plan, members)
+    simulation = Simulation(judge.setting, plan, seed, slots)
+    result = simulation.run()
+    if result.violation is not None:
+        return result, 0
     try:
-        reason = str(abi_decode(["string"], output[4:])[0])
-    except DecodingError:
-        reason = f"0x{output.hex()}"
-    raise Violation("contract", f"{name}.{function} was refused: {reason}")
-
-
-def _hex(address: Address) -> str:
-    return "0x" + address.hex()
+        return result, judge.judge(max((node.disk.batches for node in simulation.nodes), key=len))
+    except Violation as error:
+        return dataclasses.replace(result, violation=error), 0

@@ -1,52 +1,44 @@
-"""What a node's shell does about short proposals: :mod:`node.roles.exchange` without queues and threads."""
+"""What one node knows of settlements, where proposals name them: it puts proposals together, and asks for the rest.
 
-from collections import OrderedDict
+The rules are consensus.member.short's; this stands for what carries them in a node, without its queues and bundles.
+"""
 
-from consensus.market.settlement import settlement_digest
+from collections.abc import Iterator
+
 from consensus.member.short import Answers, ShortProposals
-from contracts.typed_data import Address, Digest, Domain
-from gossip.errors import MalformedMessage
+from contracts.typed_data import Address, Digest
 from gossip.messages.committee import (
     BatchBody,
+    LinkFrame,
     ProposalFrame,
     SettlementsFrame,
     ShortProposalFrame,
     WantFrame,
-    batch_hash,
 )
 from gossip.messages.session import Settlement
 
-_HELD = 512
-"""Settlements that a node remembers beside those that wait in its core."""
 
+class SimulatedExchange:
+    """One node's; what it holds is lost with its power."""
 
-class Exchange:
-    """One node's, for as long as it has power."""
-
-    def __init__(self, domain: Domain) -> None:
-        self._domain = domain
-        self._held: OrderedDict[Digest, Settlement] = OrderedDict()
+    def __init__(self) -> None:
+        self._held: dict[Digest, Settlement] = {}
         self._proposals = ShortProposals(self._held.get)
         self._answers = Answers()
 
     def begin(self, member: Address, frame: ShortProposalFrame) -> ProposalFrame | WantFrame:
-        """The whole proposal, or what to ask ``member`` for. Raises :class:`~gossip.errors.MessageError`."""
-        if frame.proposal.signer(self._domain) != member:
-            raise MalformedMessage("ShortProposalFrame", "its proposer is not the member that sent it")
-        if frame.proposal.payload.batch_hash != batch_hash(frame.header):
-            raise MalformedMessage("ShortProposalFrame", "the batch is another than the proposal names")
+        """The whole proposal, or what to ask ``member`` for."""
         return self._proposals.begin(member, frame)
 
-    def answer(self, member: Address, want: WantFrame, body: BatchBody) -> tuple[SettlementsFrame, ...]:
-        """What ``member`` lacks of a batch."""
-        return tuple(self._answers.answer(member, want, body))
+    def note(self, settlement: Settlement) -> Iterator[tuple[Address, ProposalFrame]]:
+        """A settlement was found good: the proposals that are whole with it, and who made them."""
+        self._held[settlement.digest] = settlement
+        return self._proposals.take(settlement)
 
-    def note(self, settlement: Settlement) -> list[tuple[Address, ProposalFrame]]:
-        """A settlement that was found good; the proposals that are whole with it, and who sent them."""
-        self._held[settlement_digest(settlement)] = settlement
-        if len(self._held) > _HELD:
-            self._held.popitem(last=False)
-        return list(self._proposals.take(settlement))
+    def answer(self, member: Address, want: WantFrame, body: BatchBody) -> Iterator[LinkFrame]:
+        """What ``member`` lacks of a batch."""
+        frames: Iterator[SettlementsFrame] = self._answers.answer(member, want, body)
+        return frames
 
     def clear(self) -> None:
         """The height was decided."""

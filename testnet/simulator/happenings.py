@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from consensus.member.events import Input
 from gossip.messages.committee import LinkFrame
-from testnet.simulator.faults import Absence
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +54,18 @@ class Restarts:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaves:
-    """A node loses its power for long."""
+class IsLost:
+    """``node`` is gone for good."""
 
-    absence: Absence
+    node: int
 
 
-Happening = Arrives | Answers | SlotBegins | StatusDue | SessionsEnd | Restarts | Leaves
+@dataclass(frozen=True, slots=True)
+class LearnsOfRescue:
+    """``node`` reads in the registry who has been put in the place of a silent committee."""
+
+    node: int
+
+
+Happening = IsLost | LearnsOfRescue | Arrives | Answers | SlotBegins | StatusDue | SessionsEnd | Restarts
 """Everything that happens in a run, happens as one of these."""

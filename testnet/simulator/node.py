@@ -10,9 +10,8 @@ from typing import Protocol
 
 from consensus.errors import CertificateInvalid
 from consensus.market.errors import BatchInvalid
-from consensus.market.ledger_state import Ledger, rescued_as_told
+from consensus.market.ledger_state import Ledger, rescue
 from consensus.member import events
-from consensus.member.admission import height_of
 from consensus.member.core import MemberCore
 from consensus.member.following import Following, check_body
 from consensus.membership import Term
@@ -21,7 +20,6 @@ from contracts.signing import Key
 from contracts.typed_data import Address, Digest, digest
 from gossip.messages.base import Signed, decode_union, encode
 from gossip.messages.committee import (
-    BatchBody,
     CertifiedBatch,
     DecidedFrame,
     HandOver,
@@ -30,16 +28,12 @@ from gossip.messages.committee import (
     Prevote,
     Proposal,
     ProposalFrame,
-    SettlementsFrame,
-    ShortProposalFrame,
     StatusFrame,
-    WantFrame,
 )
 from gossip.messages.session import Settlement
-from testnet.simulator.admission import REFUSALS, Admission
 from testnet.simulator.disk import Disk
 from testnet.simulator.errors import PowerLost
-from testnet.simulator.exchange import Exchange
+from testnet.simulator.exchange import SimulatedExchange
 from testnet.simulator.oracle import Oracle
 from testnet.simulator.setting import Setting
 
@@ -64,12 +58,8 @@ class World(Protocol):
     def catch_up(self, node: int) -> None:
         """Fetch batches from somebody."""
 
-    def rescue(self) -> Term | None:
-        """The rescue that the registry holds."""
-
-    @property
-    def admit(self) -> Admission:
-        """What checks frames."""
+    def hear_whole(self, node: int, member: Address, frame: ProposalFrame) -> None:
+        """A proposal of ``member``'s that named its settlements has been put together."""
 
 
 class SimulatedNode:
@@ -95,6 +85,7 @@ class SimulatedNode:
         self.desk: dict[Digest, Settlement] = {}
         """Filed with this member and in no batch that it knows of; on its disk, as a desk's journal is."""
         self.disk = Disk(self._operate)
+        self.exchange = SimulatedExchange()
         self._setting = setting
         self._secrets = setting.secrets[key_number]
         self._world = world
@@ -102,14 +93,7 @@ class SimulatedNode:
         """None where this node's key may sign anything."""
         self._following = following
         self._slot = 0
-        self._rescued: Term | None = None
-        """What this node has read in the registry, and no batch has told yet."""
         self._boot(setting.genesis)
-
-    @property
-    def address(self) -> Address:
-        """Whose key the node has."""
-        return self.key.address
 
     @property
     def ledger(self) -> Ledger:
@@ -133,61 +117,6 @@ class SimulatedNode:
         """An input of the node's own."""
         self.hear(event, encode(event))
 
-    def hear_frame(self, member: Address, frame: LinkFrame) -> str:
-        """What came from ``member``; why it is refused, or nothing."""
-        try:
-            match frame:
-                case DecidedFrame(batch):
-                    return self.hear_decision(batch)
-                case SettlementsFrame(settlements):
-                    for settlement in settlements:
-                        self._setting.verified(settlement)
-                        self.hear(heard := events.SettlementHeard(settlement, own=False), encode(heard))
-                        self._note_settlement(settlement)
-                case ShortProposalFrame():
-                    self._hear_short(member, frame)
-                case WantFrame(value):
-                    if (held := self.core.height.values.get(value)) is not None:
-                        for answer in self._exchange.answer(member, frame, held[1]):
-                            self._world.send(self.number, answer, member)
-                case _:
-                    return self._hear_other(member, frame)
-        except REFUSALS as error:
-            return str(error)
-        return ""
-
-    def _hear_other(self, member: Address, frame: LinkFrame) -> str:
-        if height_of(frame) not in {None, self.core.ledger.height + 1}:
-            return ""
-        admitted = self._world.admit(member, frame, self.core.ledger)
-        if admitted.event is None:
-            return admitted.refusal
-        self.hear(admitted.event, admitted.record)
-        if isinstance(admitted.event, events.SettlementHeard):
-            self._note_settlement(admitted.event.settlement)
-        return ""
-
-    def _hear_short(self, member: Address, frame: ShortProposalFrame) -> None:
-        payload, height = frame.proposal.payload, self.core.height
-        if payload.height != height.number or height.said("Proposal", payload.round, member, payload.batch_hash):
-            return
-        found = self._exchange.begin(member, frame)
-        if isinstance(found, WantFrame):
-            self._world.send(self.number, found, member)
-        else:
-            self._hear_other(member, found)
-
-    def _note_settlement(self, settlement: Settlement) -> None:
-        for member, whole in self._exchange.note(settlement):
-            self._hear_other(member, whole)
-
-    def read_registry(self) -> None:
-        """Take over a rescue that the registry holds."""
-        term = self._world.rescue()
-        if term is not None and term.epoch > self.core.ledger.running.epoch:
-            self._rescued = term
-            self.take(events.Rescued(term))
-
     def begin_slot(self, slot: int) -> None:
         """The node's clock says that ``slot`` has begun."""
         self._slot = slot
@@ -195,31 +124,35 @@ class SimulatedNode:
 
     def hear_decision(self, batch: CertifiedBatch) -> str:
         """A certified batch from elsewhere; why it is refused, or nothing."""
-        if batch.header.height != self._public.height + 1:
+        if batch.header.height != self.core.ledger.height + 1:
             return ""
+        setting = self._setting
         try:
             check_body(batch.header, batch.body)
-            before = self._before(batch.body)
-            verify_certificate(batch.certificate, batch.header, before.committee, self._setting.terms.domain)
-            after = self._following(before, batch.header, batch.body)
+            verify_certificate(batch.certificate, batch.header, self.core.ledger.committee, setting.terms.domain)
+            self._following(self.core.ledger, batch.header, batch.body)
         except (CertificateInvalid, BatchInvalid) as error:
             return str(error)
-        self._adopt(batch, after)
+        self._adopt(batch)
         return ""
-
-    def _before(self, body: BatchBody) -> Ledger:
-        """The ledger that a batch builds on: a rescue counts where this node has read of it. Raises BatchInvalid."""
-        if body.rescue is not None and Term(body.rescue.epoch, body.rescue.members) != self._rescued:
-            raise BatchInvalid("rescue_unknown", body.rescue.epoch)
-        return rescued_as_told(self._public, body)
 
     def file(self, settlement: Settlement) -> None:
         """A finished session, filed with this member's desk, whether its core is up or not."""
         ticket_id = settlement.ticket.id(self._setting.terms.domain)
         self.desk[ticket_id] = settlement
         if self.is_up:
-            self._exchange.note(settlement)
+            self.learn(settlement)
             self.take(events.SettlementHeard(settlement, own=True))
+
+    def learn(self, settlement: Settlement) -> None:
+        """A settlement was found good: a proposal that names it may be whole now."""
+        for member, frame in tuple(self.exchange.note(settlement)):
+            self._world.hear_whole(self.number, member, frame)
+
+    def hear_rescue(self, term: Term) -> None:
+        """The registry says that ``term`` decides from here on."""
+        if self.core.ledger.running.epoch < term.epoch:
+            self.take(events.Rescued(term))
 
     # Power.
 
@@ -241,18 +174,15 @@ class SimulatedNode:
             undone.answer(event)
             for effect in self.core.handle(event):
                 undone.add(effect)
-        self.read_registry()
         self._run(deque(undone.effects()))
         for settlement in tuple(self.desk.values()):
-            self._exchange.note(settlement)
+            self.learn(settlement)
             self.take(events.SettlementHeard(settlement, own=True))
         self.begin_slot(slot)
 
     def _boot(self, ledger: Ledger) -> None:
         setting = self._setting
-        self._public = ledger
-        self._rescued = None
-        self._exchange = Exchange(setting.terms.domain)
+        self.exchange = SimulatedExchange()
         self.core = MemberCore(
             self.key.address,
             setting.terms,
@@ -264,7 +194,9 @@ class SimulatedNode:
     def _replayed(self) -> Ledger:
         ledger = self._setting.genesis
         for batch in self.disk.batches:
-            ledger = self._following(rescued_as_told(ledger, batch.body), batch.header, batch.body)
+            if (told := batch.body.rescue) is not None:
+                ledger = rescue(ledger, Term(told.epoch, told.members).committee)
+            ledger = self._following(ledger, batch.header, batch.body)
             if self._oracle is not None:
                 self._oracle.on_adopted(self.number, batch, ledger)
         return ledger
@@ -320,8 +252,8 @@ class SimulatedNode:
         if self._oracle is None:
             return
         match effect:
-            case events.Dropped(ticket_id, reason):
-                self._oracle.on_dropped(ticket_id, reason)
+            case events.Dropped(ticket_id, _):
+                self._oracle.on_dropped(ticket_id)
             case events.Accused(evidence):
                 self._oracle.on_accused(self.number, evidence)
 
@@ -333,7 +265,7 @@ class SimulatedNode:
             return None
         signature = self.key.sign_digest(value)
         if self._oracle is not None:
-            self._oracle.on_signed(self.key.address, type(payload).__name__, place[:2], value)
+            self._oracle.on_signed(self.key.address, payload, value)
         match payload:
             case Proposal():
                 if payload.batch_hash not in self.core.height.values:
@@ -346,37 +278,33 @@ class SimulatedNode:
                 return events.PrecommitSigned(Signed(payload, signature))
 
     def _sign_hand_over(self, hand_over: HandOver) -> events.Input:
-        domain = self._setting.terms.domain
-        value = digest(domain, hand_over)
+        """Needs no guard: a batch says who was drawn, so there is nothing else to sign for."""
         self._operate()
-        if self._oracle is not None:
-            self._oracle.on_signed(self.key.address, "HandOver", (hand_over.epoch, 0), value)
+        value = digest(self._setting.terms.domain, hand_over)
         return events.HandOverSigned(Signed(hand_over, self.key.sign_digest(value)))
 
     def _certified(self, batch: CertifiedBatch) -> None:
-        if batch.header.height != self._public.height + 1:
+        if batch.header.height != self.core.ledger.height + 1:
             return
         if self._oracle is not None:
             self._oracle.on_certified(self.number, batch)
-        self._adopt(batch, self._following(self._before(batch.body), batch.header, batch.body))
+        self._adopt(batch)
 
-    def _adopt(self, batch: CertifiedBatch, after: Ledger) -> None:
+    def _adopt(self, batch: CertifiedBatch) -> None:
         """Store a batch, then move on; the inputs of its height are of no use any more.
 
         The new log begins with the slot, which the height inherits: played again without it, the core would take a
         proposal for one of the future, and vote otherwise than it did.
         """
+        self.exchange.clear()
         self.disk.store(batch)
-        self._public, self._rescued = after, None if batch.body.rescue else self._rescued
-        self._exchange.clear()
         self.disk.log.clear()
         self.disk.log.append(encode(events.SlotBegan(self._slot)))
         effects = self.core.handle(events.BatchAdopted(batch))
         for outcome in self.core.ledger.outcomes:
             self.desk.pop(outcome.ticket_id, None)
         if self._oracle is not None:
-            # Where a rescue waits to be told, the core is ahead of what was decided.
-            self._oracle.on_adopted(self.number, batch, after if self.core.ledger.is_rescued else self.core.ledger)
+            self._oracle.on_adopted(self.number, batch, self.core.ledger)
         self._run(deque(effects))
 
 
@@ -401,6 +329,8 @@ class Undone:
                 self._waiting.pop(vote.payload, None)
             case events.TimerElapsed(step, height, round_):
                 self._waiting.pop((step, height, round_), None)
+            case events.HandOverSigned(vote):
+                self._waiting.pop(vote.payload, None)
             case events.OpeningMade(opening):
                 self._waiting.pop(opening.day, None)
             case events.OpeningJudged(value, _):
@@ -413,7 +343,12 @@ class Undone:
 
 def _place(effect: events.Effect) -> object:
     match effect:
-        case events.SignProposal(payload) | events.SignPrevote(payload) | events.SignPrecommit(payload):
+        case (
+            events.SignProposal(payload)
+            | events.SignPrevote(payload)
+            | events.SignPrecommit(payload)
+            | events.SignHandOver(payload)
+        ):
             return payload
         case events.SetTimer(step, height, round_, _):
             return step, height, round_

@@ -6,27 +6,21 @@ It trusts no node: it follows the decided batches with a ledger of its own, and 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from consensus.committee import Committee
 from consensus.errors import CertificateInvalid, EvidenceInvalid
 from consensus.market.batch import apply_batch
 from consensus.market.bootstrap import bootstrap_reserve, bootstrap_shares
 from consensus.market.errors import BatchInvalid
-from consensus.market.ledger_state import Ledger, rescued_as_told, state_root
+from consensus.market.ledger_state import Ledger, rescue, state_root
 from consensus.market.settlement import VerifiedSettlements
 from consensus.membership import RESCUE_ROUNDS, Term
 from consensus.params import Terms
 from consensus.tendermint.certificate import check_signers, signers_of, verify_certificate
 from consensus.tendermint.evidence import Equivocation, verify_evidence
 from contracts.typed_data import Address, Digest, Signature
-from gossip.messages.committee import CertifiedBatch, batch_hash
-from testnet.simulator.chain import Chain
+from gossip.messages.committee import CertifiedBatch, Precommit, Prevote, Proposal, batch_hash
 from testnet.simulator.errors import Violation
 from testnet.simulator.setting import Setting
-
-HOPELESS = ("already_settled", "index_used", "issuer_not_a_member")
-"""Why a run's settlements may be given up: settled, their RFC index spent by another, of a router that is none."""
-
-RECENT = 3
-"""Heights whose committees may be accused."""
 
 _Place = tuple[Address, str, int, int]
 """Signer, type of message, height, round."""
@@ -41,21 +35,20 @@ class Oracle:
 
     setting: Setting
     faulty: frozenset[Address]
-    chain: Chain
     settled: dict[Digest, int] = field(default_factory=dict)
     """Ticket to the height that settled it."""
     dropped: set[Digest] = field(default_factory=set)
     rounds: list[int] = field(default_factory=list)
-    """The round of each height's first certificate that was seen."""
+    """The round of each height's first certificate that was seen; a rescued committee begins to count at 0."""
     accused: set[Address] = field(default_factory=set)
+    rescued: Term | None = None
+    """Whom the registry has put in the place of a silent committee."""
     _signed: dict[_Place, Digest] = field(default_factory=dict)
     _chain: list[tuple[Digest, Ledger]] = field(default_factory=list)
-    _signers: dict[_Certified, dict[Signature, Address]] = field(default_factory=dict)
-    """Who gave the signatures of a certificate that verified, so that one of some of them costs no second look."""
-    _stood: tuple[_Certified, tuple[Signature, ...]] | None = None
-    """The last certificate that was looked at: one node after the other shows the same."""
-    decided: list[CertifiedBatch] = field(default_factory=list)
-    """Each height's batch with the first certificate that was seen."""
+    _checked: dict[_Certified, dict[Signature, Address]] = field(default_factory=dict)
+    """Who gave the signatures of certificates that verified, so that others made of them need no second look."""
+    _rescues: dict[int, Term] = field(default_factory=dict)
+    """Height to the committee that a rescue had decide it."""
     _compared: Ledger | None = None
     """The last ledger that was found to be right: nodes that share their memory of batches hold the same object."""
     _verified: VerifiedSettlements = field(init=False)
@@ -71,49 +64,36 @@ class Oracle:
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger after the last decided batch, by the oracle's own reckoning."""
+        """The oracle's own, at that height."""
         return self._chain[-1][1]
 
-    @property
-    def epoch(self) -> int:
-        """The running committee's."""
-        return self._chain[-1][1].running.epoch
-
-    def on_signed(self, signer: Address, kind: str, place: tuple[int, int], digest: Digest) -> None:
-        """No honest double sign: one place (height and round, or an epoch), one message of a kind.
-
-        What a restarted member repeats is the same.
-        """
-        if self._signed.setdefault((signer, kind, *place), digest) != digest:
-            raise Violation("double_sign", f"{kind} of 0x{signer.hex()} at height {place[0]}, round {place[1]}")
+    def on_signed(self, signer: Address, payload: Proposal | Prevote | Precommit, digest: Digest) -> None:
+        """No honest double sign: one place, one message (what a restarted member repeats is the same)."""
+        place = signer, type(payload).__name__, payload.height, payload.round
+        if self._signed.setdefault(place, digest) != digest:
+            raise Violation("double_sign", f"{place[1]} of 0x{signer.hex()} at height {place[2]}, round {place[3]}")
 
     def on_certified(self, node: int, batch: CertifiedBatch) -> None:
         """A certificate that an honest node made or accepted verifies."""
-        certificate, value = batch.certificate, batch_hash(batch.header)
-        place = certificate.height, certificate.round, certificate.batch_hash, certificate.committee_root, value
-        known = self._signers.get(place)
-        if (place, certificate.signatures) == self._stood:
-            return
+        certificate, header = batch.certificate, batch.header
+        place = (
+            certificate.height,
+            certificate.round,
+            certificate.batch_hash,
+            certificate.committee_root,
+            batch_hash(header),
+        )
+        known = self._checked.get(place, {})
+        committee = self._decides(header.height)
         try:
-            committee = self._before(batch).committee
-            if known is None or not known.keys() >= set(certificate.signatures):
-                verify_certificate(certificate, batch.header, committee, self.setting.terms.domain)
-                signers = signers_of(certificate, self.setting.terms.domain)
-                self._signers[place] = {**(known or {}), **dict(zip(certificate.signatures, signers, strict=True))}
-            else:
+            if known and all(signature in known for signature in certificate.signatures):
                 check_signers(tuple(known[signature] for signature in certificate.signatures), committee)
-        except (CertificateInvalid, BatchInvalid) as error:
-            raise Violation("certificate", f"node {node} at height {batch.header.height}: {error}") from error
-        self._stood = place, certificate.signatures
-
-    def _before(self, batch: CertifiedBatch) -> Ledger:
-        """The ledger that ``batch`` builds on. Raises BatchInvalid for a rescue that the registry does not hold."""
-        height = min(batch.header.height, len(self._chain)) - 1
-        ledger = self._chain[height][1]
-        told = batch.body.rescue
-        if told is not None and Term(told.epoch, told.members) != self.chain.rescue_ever():
-            raise BatchInvalid("rescue", told.epoch)
-        return rescued_as_told(ledger, batch.body)
+                return
+            verify_certificate(certificate, header, committee, self.setting.terms.domain)
+        except CertificateInvalid as error:
+            raise Violation("certificate", f"node {node} at height {header.height}: {error}") from error
+        signers = signers_of(certificate, self.setting.terms.domain)
+        self._checked[place] = known | dict(zip(certificate.signatures, signers, strict=True))
 
     def on_adopted(self, node: int, batch: CertifiedBatch, ledger: Ledger) -> None:
         """A node has moved to the ledger after ``batch``: agreement, and equal ledgers at equal heights."""
@@ -138,51 +118,58 @@ class Oracle:
         if found != expected or ledger.parent != parent:
             raise Violation("root", f"node {node} at height {ledger.height}: 0x{found.hex()}, not 0x{expected.hex()}")
 
-    def on_dropped(self, ticket_id: Digest, reason: str) -> None:
-        """An honest node gave a settlement up: only what can never be settled may be given up."""
-        if not reason.startswith(HOPELESS):
-            raise Violation("given_up", f"ticket 0x{ticket_id.hex()}: {reason}")
+    def on_dropped(self, ticket_id: Digest) -> None:
+        """An honest node gave a settlement up."""
         self.dropped.add(ticket_id)
 
     def on_accused(self, node: int, evidence: Equivocation) -> None:
         """Evidence holds, and convicts nobody honest."""
-        culprit = self._culprit(node, evidence)
+        try:
+            committee = self._decides(evidence.first.payload.height)
+            culprit = verify_evidence(evidence, committee, self.setting.terms.domain)
+        except EvidenceInvalid as error:
+            raise Violation("evidence", f"node {node}: {error}") from error
         if culprit not in self.faulty:
             raise Violation("innocent", f"node {node} accuses the honest 0x{culprit.hex()}")
         self.accused.add(culprit)
-
-    def _culprit(self, node: int, evidence: Equivocation) -> Address:
-        committees = {ledger.committee.root: ledger.committee for _, ledger in self._chain[-RECENT:]}
-        if (term := self.chain.rescue_ever()) is not None:
-            committees[term.committee.root] = term.committee
-        wrong: EvidenceInvalid | None = None
-        for committee in committees.values():
-            try:
-                return verify_evidence(evidence, committee, self.setting.terms.domain)
-            except EvidenceInvalid as error:
-                wrong = error
-        raise Violation("evidence", f"node {node}: {wrong}") from wrong
 
     def is_dealt_with(self, tickets: Iterable[Digest]) -> bool:
         """Whether each of ``tickets`` is settled or was given up."""
         return all(ticket in self.settled or ticket in self.dropped for ticket in tickets)
 
+    def _before(self, height: int) -> Ledger:
+        """The ledger that the batch of ``height`` follows. Raises :class:`Violation` where nobody is so far."""
+        if not 0 < height <= len(self._chain):
+            raise Violation("gap", f"height {height}, and nobody has decided height {height - 1}")
+        before = self._chain[height - 1][1]
+        if self.rescued is not None and self.rescued.epoch > before.running.epoch and height == len(self._chain):
+            return rescue(before, self.rescued.committee)
+        return before
+
+    def _decides(self, height: int) -> Committee:
+        """The committee of ``height``; the first one after a rescue is whichever has decided it, if any has."""
+        if height < len(self._chain) and (told := self._rescues.get(height)) is not None:
+            return told.committee
+        return self._before(height).committee
+
     def _extend(self, batch: CertifiedBatch, value: Digest) -> None:
-        setting = self.setting
+        setting, opening = self.setting, batch.body.opening
+        before = self._before(batch.header.height)
+        if opening is not None and opening != setting.opening(opening.day, before):
+            raise Violation("opening", f"day {opening.day} was opened otherwise than the chain says")
         try:
-            before = self._before(batch)
             after = apply_batch(before, setting.terms, batch.header, batch.body, verified=self._verified)
         except BatchInvalid as error:
             raise Violation("validity", f"height {batch.header.height} was decided: {error}") from error
-        if batch.body.opening is not None and not self.chain.is_fair(batch.body.opening, before):
-            raise Violation("opening", f"height {batch.header.height} was decided: {batch.body.opening}")
         self._conserves(before, after)
         for outcome in after.outcomes:
             if self.settled.setdefault(outcome.ticket_id, after.height) != after.height:
                 raise Violation("settled_twice", f"ticket 0x{outcome.ticket_id.hex()} at height {after.height}")
+        if before.is_rescued:
+            self._rescues[after.height] = before.running
         self._chain.append((value, after))
-        self.decided.append(batch)
-        self.rounds.append(batch.certificate.round % RESCUE_ROUNDS)
+        first = RESCUE_ROUNDS * before.running.epoch if before.is_rescued else 0
+        self.rounds.append(batch.certificate.round - first)
 
     def _conserves(self, before: Ledger, after: Ledger) -> None:
         """S33, S35, S37: credits are the sum of what was settled, never more than the day's budget, and never fall."""
@@ -203,8 +190,11 @@ def check_conservation(before: Ledger, after: Ledger, terms: Terms) -> None:
     for outcome in after.outcomes:
         if outcome.credited_wei != outcome.tokens * outcome.price_wei:
             raise Violation("conservation", f"{outcome.credited_wei} wei for {outcome.tokens} T (S33)")
+        if terms.params.audit_slots:
+            continue
         gained[outcome.provider] = gained.get(outcome.provider, 0) + outcome.credited_wei
-    for provider in {*before.credits, *after.credits, *gained}:
+    _check_audits(before, after)
+    for provider in {*before.credits, *after.credits, *gained} if not terms.params.audit_slots else ():
         expected = before.credits.get(provider, 0) + gained.get(provider, 0)
         if after.credits.get(provider, 0) != expected:
             found = after.credits.get(provider, 0)
@@ -214,3 +204,17 @@ def check_conservation(before: Ledger, after: Ledger, terms: Terms) -> None:
     for account in after.days.values():
         if account.budget_left_wei < 0:
             raise Violation("conservation", f"day {account.day} is {-account.budget_left_wei} wei over budget (S37)")
+
+
+def _check_audits(before: Ledger, after: Ledger) -> None:
+    """Where credits mature (S8), what was settled is matured, immature or forfeited, and none of it twice."""
+    settled = sum(outcome.credited_wei for outcome in after.outcomes)
+    held = _accounted(after) - _accounted(before)
+    if held != settled:
+        raise Violation("conservation", f"{settled} wei were settled, {held} are accounted for")
+
+
+def _accounted(ledger: Ledger) -> int:
+    audits = ledger.audits
+    matured = ledger.total_credited - ledger.bootstrap_credited - audits.opinions_wei
+    return matured + audits.immature_wei + audits.forfeited_wei

@@ -11,25 +11,33 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from msgspec import structs
-
 from consensus.member import events
-from consensus.member.short import shorten
+from consensus.member.admission import height_of
+from consensus.member.short import check_short, shorten
 from consensus.membership import Term
-from contracts.typed_data import Address, Digest, Domain
+from contracts.typed_data import Address, Digest
+from gossip.errors import MessageError
 from gossip.messages.base import encode
-from gossip.messages.committee import DecidedFrame, LinkFrame, ProposalFrame, StatusFrame
+from gossip.messages.committee import (
+    DecidedFrame,
+    LinkFrame,
+    ProposalFrame,
+    SettlementFrame,
+    SettlementsFrame,
+    ShortProposalFrame,
+    WantFrame,
+)
 from testnet.simulator.admission import Admission
 from testnet.simulator.byzantine import Liar
-from testnet.simulator.chain import Chain
 from testnet.simulator.clock import Agenda
 from testnet.simulator.errors import PowerLost, Violation
-from testnet.simulator.faults import Absence, FaultPlan, draw_plan
+from testnet.simulator.faults import FaultPlan, draw_plan
 from testnet.simulator.happenings import (
     Answers,
     Arrives,
     Happening,
-    Leaves,
+    IsLost,
+    LearnsOfRescue,
     Restarts,
     SessionsEnd,
     SlotBegins,
@@ -38,7 +46,8 @@ from testnet.simulator.happenings import (
 from testnet.simulator.network import Links
 from testnet.simulator.node import SimulatedNode
 from testnet.simulator.oracle import Oracle
-from testnet.simulator.setting import DOMAIN, PARAMS, Setting, make_setting
+from testnet.simulator.setting import PARAMS, Setting, make_setting
+from testnet.simulator.trace import describe
 
 STATUS_MS = 500
 """How often a node tells where it stands."""
@@ -48,9 +57,6 @@ CATCH_UP_BATCHES = 20
 
 PATIENCE_MS = 60_000
 """The liveness bound: so long after the network has healed and the last work was filed, all of it is settled."""
-
-LATER_MS = 50
-"""A node that can't leave yet tries again after so long."""
 
 SKEW_MS = 20
 """The clocks of two nodes differ by up to so much."""
@@ -83,25 +89,22 @@ class Result:
     accused: int
     """Members that somebody holds evidence against."""
     epochs: int
-    """Committees that have taken over."""
+    """Committees that have decided, one after another."""
+    asked: int
+    """Settlements that members had to ask a proposer for."""
     violation: Violation | None
     trace: tuple[str, ...]
     """The last happenings, where there is a violation."""
 
 
-def simulate(name: str, seed: int, members: int = 4, slots: int = 20, *, with_contract: bool = False) -> Result:
-    """Run ``seed`` of the plan called ``name`` with work in ``slots`` slots; then let the contracts judge it.
+def simulate(name: str, seed: int, members: int = 4, slots: int = 20, setting: Setting | None = None) -> Result:
+    """Run ``seed`` of the plan called ``name`` with work in ``slots`` slots.
 
     Raises :class:`~testnet.simulator.errors.PlanUnknown`; a violation is in the result.
     """
     plan = draw_plan(name, seed, members, slots, PARAMS.slot_ms)
-    return Simulation(setting_of(plan, members), plan, seed, slots).run(with_contract=with_contract)
-
-
-def setting_of(plan: FaultPlan, members: int, domain: Domain = DOMAIN) -> Setting:
-    """What ``plan`` runs in."""
-    setting = make_setting(members, domain, structs.replace(PARAMS, day_slots=plan.day_slots), plan.newcomers)
-    return setting.staked(plan.stakes) if plan.stakes else setting
+    setting = setting or make_setting(members, people=plan.people)
+    return Simulation(setting, plan, seed, slots).run()
 
 
 class Simulation:
@@ -113,16 +116,14 @@ class Simulation:
         self.seed = seed
         self.slots = slots
         self.agenda: Agenda[Happening] = Agenda()
-        members = len(setting.keys)
         faulty = plan.faulty
-        self.chain = Chain(setting, plan)
-        self.oracle = Oracle(setting, frozenset(setting.keys[number].address for number in faulty), self.chain)
-        self.admit = Admission(setting)
+        self.oracle = Oracle(setting, frozenset(setting.keys[number].address for number in faulty))
+        self._admission = Admission(setting)
         self._links = Links(plan, self._chance("network"))
         self._chain_chance = self._chance("chain")
         self._crash_chance = self._chance("crashes")
         self._peer_chance = self._chance("peers")
-        owners = (*range(members), *plan.twins)
+        owners = (*range(setting.members), *plan.twins, *setting.spares)
         shared = None if seed % APART == 0 else setting.following()
         self.nodes = [
             SimulatedNode(
@@ -136,6 +137,9 @@ class Simulation:
             for number, owner in enumerate(owners)
         ]
         self._correct = [node for node, owner in zip(self.nodes, owners, strict=True) if owner not in faulty]
+        self._node_of = {owner: number for number, owner in reversed(list(enumerate(owners)))}
+        self._rescue: Term | None = None
+        self._short: dict[int, tuple[LinkFrame, LinkFrame]] = {}
         self._by_address: dict[Address, list[int]] = {}
         for node in self.nodes:
             self._by_address.setdefault(node.key.address, []).append(node.number)
@@ -152,21 +156,25 @@ class Simulation:
         self._hash = hashlib.sha256(repr(plan).encode())
         self.recent: deque[tuple[int, Happening]] = deque(maxlen=TRACE)
         self._steps = self._refused = self._restarts = 0
+        self.asked = 0
+        """Settlements that members had to ask a proposer for."""
 
-    def run(self, *, with_contract: bool = False) -> Result:
+    def run(self) -> Result:
         """Until all work is settled everywhere, or until something is wrong."""
         violation: Violation | None = None
         for node in self.nodes:
             self.agenda.put(self._skews[node.number], SlotBegins(node.number, 0))
             self.agenda.put(STATUS_MS + self._skews[node.number], StatusDue(node.number))
-        for absence in self.plan.absences:
-            self.agenda.put(absence.from_ms, Leaves(absence))
         self.agenda.put(self.setting.terms.params.slot_ms // 2, SessionsEnd(0))
+        if (loss := self.plan.loss) is not None:
+            for number in loss.nodes:
+                self.agenda.put(loss.lost_ms, IsLost(number))
+            for node in self._correct:
+                self.agenda.put(loss.rescued_ms + self._skews[node.number], LearnsOfRescue(node.number))
         try:
             while not self._is_done():
                 self.step()
-            if with_contract:
-                self._check_contract()
+            self._look_for_losses()
         except Violation as error:
             violation = error
         except Exception as error:  # noqa: BLE001  # the supervisor: whatever a core raises is a finding, with its trace
@@ -183,7 +191,8 @@ class Simulation:
             refused=self._refused,
             restarts=self._restarts,
             accused=len(self.oracle.accused),
-            epochs=self.oracle.epoch - 1,
+            epochs=self.oracle.ledger.running.epoch,
+            asked=self.asked,
             violation=violation,
             trace=tuple(self._told()) if violation is not None else (),
         )
@@ -203,17 +212,13 @@ class Simulation:
                 self._restarts += 1
                 node = self.nodes[number]
                 self._powered(node, partial(node.restart, self._slot(number)))
-            case Leaves(absence):
-                self._leave(absence)
+            case IsLost(number):
+                self.nodes[number].crash(self._crash_chance)
+            case LearnsOfRescue(number):
+                self._learn_of_rescue(self.nodes[number])
             case _:
                 node = self.nodes[happening.node]
                 self._powered(node, partial(self._give, node, happening))
-
-    def _check_contract(self) -> None:
-        """Let the contracts take what was decided. Raises :class:`Violation`, and ImportError without an EVM."""
-        from testnet.simulator.contract import Contracts  # noqa: PLC0415  # a library for development only
-
-        Contracts(self.setting).check(self.oracle.decided, self.oracle.ledger.credits)
 
     # What the nodes ask of their surroundings.
 
@@ -224,9 +229,7 @@ class Simulation:
         for receiver in receivers:
             if receiver == node:
                 continue
-            for sent in (frame,) if liar is None else liar.frames(frame):
-                if isinstance(sent, ProposalFrame) and len(sent.body.settlements) >= self.plan.short_from:
-                    sent = shorten(sent, self.plan.short_from)  # noqa: PLW2901  # as it travels
+            for sent in map(self._shortened, (frame,) if liar is None else liar.frames(frame)):
                 for delay_ms in self._links.delays_ms(node, receiver, self.agenda.now_ms):
                     self.agenda.put(delay_ms, Arrives(receiver, node, sent))
 
@@ -235,39 +238,40 @@ class Simulation:
         self.agenda.put(delay_ms, Answers(node, self.nodes[node].life, event))
 
     def ask_chain(self, node: int, asked: events.MakeOpening | events.JudgeOpening) -> None:
-        """The simulated chain answers within a few ms; while it is out, the node does without it, or waits for ever."""
-        chance, ledger = self._chain_chance, self.nodes[node].core.ledger
+        """The simulated chain answers within a few ms, or not at all while it is out."""
+        chance = self._chain_chance
         delay_ms = chance.randint(1, 10)
-        is_out = self.chain.is_out(self.agenda.now_ms, chance)
-        if is_out and chance.random() < 0.5:
+        if self.agenda.now_ms < self.plan.heal_ms and chance.randrange(100) < self.plan.chain_outage_percent:
             return
         match asked:
             case events.MakeOpening(day):
-                made = self.chain.carried_over(day, ledger) if is_out else self.chain.make(day, ledger, chance)
+                made = self.setting.opening(day, self.nodes[node].ledger)
                 self.answer(node, events.OpeningMade(made), delay_ms)
             case events.JudgeOpening(value, opening):
-                is_fair = self.chain.is_fair(opening, ledger, is_out=is_out)
+                is_fair = opening == self.setting.opening(opening.day, self.nodes[node].ledger)
                 self.answer(node, events.OpeningJudged(value, is_fair), delay_ms)
 
-    def rescue(self) -> Term | None:
-        """The rescue that the registry holds."""
-        return self.chain.rescue(self.agenda.now_ms)
-
     def catch_up(self, node: int) -> None:
-        """Ask some other node for the batches that ``node`` lacks; question and answers go over the network.
-
-        A liar that is asked lies as it does elsewhere.
-        """
+        """Ask some other node for the batches that ``node`` lacks; question and answers go over the network."""
         peer = self._peer_chance.choice([other for other in self.nodes if other.number != node])
         height = self.nodes[node].ledger.height
         if not peer.is_up or not (asked := self._links.delays_ms(node, peer.number, self.agenda.now_ms)):
             return
-        liar = self._liars.get(peer.number)
         for batch in peer.disk.batches[height : height + CATCH_UP_BATCHES]:
-            frame = DecidedFrame(batch)
-            for sent in (frame,) if liar is None else liar.frames(frame):
-                for delay_ms in self._links.delays_ms(peer.number, node, self.agenda.now_ms):
-                    self.agenda.put(asked[0] + delay_ms, Arrives(node, peer.number, sent))
+            for delay_ms in self._links.delays_ms(peer.number, node, self.agenda.now_ms):
+                self.agenda.put(asked[0] + delay_ms, Arrives(node, peer.number, DecidedFrame(batch)))
+
+    def hear_whole(self, node: int, member: Address, frame: ProposalFrame) -> None:
+        """A proposal that was put together is heard as one that came whole."""
+        self._admit(self.nodes[node], member, frame)
+
+    def _shortened(self, frame: LinkFrame) -> LinkFrame:
+        """A proposal as it travels; the same one for all who hear it."""
+        if not self.plan.is_short or not isinstance(frame, ProposalFrame):
+            return frame
+        if id(frame) not in self._short:
+            self._short[id(frame)] = frame, shorten(frame, least=1)  # the frame is kept, so that its id stays its own
+        return self._short[id(frame)][1]
 
     # Happenings.
 
@@ -275,28 +279,13 @@ class Simulation:
         """Let a node do something, and let its power fail meanwhile where the plan says so."""
         if self.agenda.now_ms >= self.plan.heal_ms:
             node.crashes_at.clear()
+        if node.number in self.plan.gone and not node.is_up:
+            return
         try:
             action()
         except PowerLost:
             node.crash(self._crash_chance)
             self.agenda.put(self._downtimes[node.number].pop(0), Restarts(node.number))
-
-    def _leave(self, absence: Absence) -> None:
-        """Take a node's power away, once another has all of the batches that it has decided.
-
-        A rescue is for a committee whose last word everybody knows: what only the lost ones decided would be lost.
-        """
-        node, others = self.nodes[absence.node], self._staying()
-        if not node.is_up or all(other.ledger.height < node.ledger.height for other in others):
-            self.agenda.put(LATER_MS, Leaves(absence))
-            return
-        node.crash(self._crash_chance)
-        self.agenda.put(absence.until_ms - self.agenda.now_ms, Restarts(absence.node))
-
-    def _staying(self) -> list[SimulatedNode]:
-        """The nodes of the first committee that stay."""
-        gone = {one.node for one in self.plan.absences}
-        return [node for node in self.nodes[: len(self.setting.committee.members)] if node.number not in gone]
 
     def _give(self, node: SimulatedNode, happening: Happening) -> None:
         match happening:
@@ -309,7 +298,6 @@ class Simulation:
             case StatusDue(number):
                 self.agenda.put(STATUS_MS, happening)
                 if node.is_up:
-                    node.read_registry()
                     self.send(number, node.status(), None)
             case Answers(_, life, event):
                 if node.is_up and life == node.life:
@@ -322,16 +310,70 @@ class Simulation:
         liar = self._liars.get(node.number)
         if liar is not None:
             liar.hear(frame)
-        self._refused += bool(node.hear_frame(self.nodes[sender].key.address, frame))
+        member = self.nodes[sender].key.address
+        match frame:
+            case DecidedFrame(batch):
+                self._refused += bool(node.hear_decision(batch))
+            case ShortProposalFrame():
+                self._hear_short(node, sender, frame)
+            case WantFrame(value):
+                if (held := node.core.height.values.get(value)) is not None:
+                    for answer in node.exchange.answer(member, frame, held[1]):
+                        self.send(node.number, answer, member)
+            case SettlementsFrame(settlements):
+                for settlement in settlements:
+                    self._admit(node, member, SettlementFrame(settlement))
+            case _:
+                self._admit(node, member, frame)
+
+    def _hear_short(self, node: SimulatedNode, sender: int, frame: ShortProposalFrame) -> None:
+        """As a node's exchange does: only what its proposer signed is put together, or asked for."""
+        member = self.nodes[sender].key.address
+        try:
+            check_short(member, frame, self.setting.terms.domain)
+        except MessageError:
+            self._refused += 1
+            return
+        found = node.exchange.begin(member, frame)
+        if isinstance(found, WantFrame):
+            self.asked += len(found.places)
+            self.send(node.number, found, member)
+        else:
+            self._admit(node, member, found)
+
+    def _admit(self, node: SimulatedNode, member: Address, frame: LinkFrame) -> None:
+        ledger = node.ledger
+        if height_of(frame) not in {None, ledger.height + 1}:
+            return  # another committee may be deciding there
+        admitted = self._admission(member, frame, ledger.committee)
+        if admitted.event is None:
+            self._refused += bool(admitted.refusal)
+            return
+        node.hear(admitted.event, admitted.record)
+        if isinstance(admitted.event, events.SettlementHeard):
+            node.learn(admitted.event.settlement)
+
+    def _learn_of_rescue(self, node: SimulatedNode) -> None:
+        """The registry's word, the same for everybody; whoever is down reads it when it is up again."""
+        loss = self.plan.loss
+        if loss is None:
+            return
+        if self._rescue is None:
+            self._rescue = self.setting.term(self.oracle.ledger.running.epoch + 1, loss.members)
+            self.oracle.rescued = self._rescue
+        if node.is_up:
+            self._powered(node, partial(node.hear_rescue, self._rescue))
+        else:
+            self.agenda.put(STATUS_MS, LearnsOfRescue(node.number))
 
     def _end_sessions(self, slot: int) -> None:
         """File the slot's sessions with their desk; what a faulty desk gets may be lost."""
         workload = self.setting.workload
         issuer = workload.issuer(slot)
         for settlement in workload.of_slot(slot):
-            if issuer not in self.plan.faulty:
+            if issuer not in self.plan.faulty and issuer not in self.plan.gone:
                 self._awaited.add(settlement.ticket.id(self.setting.terms.domain))
-            node = self.nodes[issuer]
+            node = self.nodes[self._node_of[issuer]]
             self._powered(node, partial(node.file, settlement))
         if slot + 1 < self.slots:
             self.agenda.put(self.setting.terms.params.slot_ms, SessionsEnd(slot + 1))
@@ -340,23 +382,33 @@ class Simulation:
 
     @property
     def _deadline_ms(self) -> int:
-        times_ms = (self.plan.heal_ms, self._back_ms, self.slots * self.setting.terms.params.slot_ms)
-        return max(times_ms) + PATIENCE_MS
-
-    @property
-    def _back_ms(self) -> int:
-        """When everybody has power again."""
-        return max((absence.until_ms for absence in self.plan.absences), default=0)
+        return max(self.plan.heal_ms, self.slots * self.setting.terms.params.slot_ms) + PATIENCE_MS
 
     def _is_done(self) -> bool:
-        if self.agenda.now_ms < self.slots * self.setting.terms.params.slot_ms or self.agenda.now_ms < max(
-            self.plan.heal_ms, self._back_ms
+        if (
+            self.agenda.now_ms < self.slots * self.setting.terms.params.slot_ms
+            or self.agenda.now_ms < self.plan.heal_ms
         ):
             return False
         top = self.oracle.height
-        return all(node.is_up and node.ledger.height == top for node in self._correct) and self.oracle.is_dealt_with(
+        staying = [node for node in self._correct if node.number not in self.plan.gone]
+        return all(node.is_up and node.ledger.height == top for node in staying) and self.oracle.is_dealt_with(
             self._awaited
         )
+
+    def _look_for_losses(self) -> None:
+        """No report that an honest router of its day filed was given up, unless another spent its index."""
+        workload, domain = self.setting.workload, self.setting.terms.domain
+        for slot in range(self.slots):
+            routers = self.oracle.ledger.routers(self.setting.terms.params.day_of(slot))
+            filed = [settlement.ticket.id(domain) for settlement in workload.of_slot(slot)]
+            if (
+                filed
+                and self._awaited.issuperset(filed)
+                and routers.weight(self.setting.keys[workload.issuer(slot)].address)
+                and not any(ticket in self.oracle.settled for ticket in filed)
+            ):
+                raise Violation("lost", f"the session of slot {slot}, ticket 0x{filed[0].hex()}, was dropped")
 
     def _slot(self, node: int) -> int:
         """The slot that it is by a node's clock."""
@@ -384,36 +436,3 @@ class Simulation:
 
     def _chance(self, stream: str) -> Random:
         return Random(f"{self.seed} {self.plan.name} {stream}")  # noqa: S311  # a schedule that must repeat, not a secret
-
-
-def describe(happening: Happening) -> str:
-    """A happening for people, in one line."""
-    match happening:
-        case Arrives(node, sender, frame):
-            return f"{sender} -> {node}  {show(frame)}"
-        case Answers(node, _, event):
-            return f"{node}  {show(event)}"
-        case SlotBegins(node, slot):
-            return f"{node}  slot {slot} begins"
-        case StatusDue(node):
-            return f"{node}  tells its status"
-        case SessionsEnd(slot):
-            return f"the sessions of slot {slot} are filed"
-        case Restarts(node):
-            return f"{node}  restarts"
-        case Leaves(absence):
-            return f"{absence.node}  loses its power until {absence.until_ms} ms"
-
-
-def show(thing: LinkFrame | events.Input) -> str:
-    """A frame or an input by its name and its place."""
-    name = type(thing).__name__
-    match thing:
-        case StatusFrame(height, round_) | events.TimerElapsed(_, height, round_):
-            return f"{name} {height}/{round_}"
-        case DecidedFrame(batch) | events.BatchAdopted(batch):
-            return f"{name} {batch.header.height}/{batch.certificate.round}"
-    payload = getattr(getattr(thing, "vote", None) or getattr(thing, "proposal", None), "payload", None)
-    if payload is None:
-        return name
-    return f"{name} {payload.height}/{payload.round} 0x{payload.batch_hash[:4].hex()}"

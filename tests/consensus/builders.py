@@ -18,8 +18,9 @@ from consensus.params import NetworkParams, Terms
 from contracts.signing import Key
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain, Uint256, digest
 from gossip.messages.base import Signed, Unit, sign
-from gossip.messages.committee import BatchBody, BatchHeader, DayOpening
+from gossip.messages.committee import BatchBody, BatchHeader, DayOpening, ProviderRank
 from gossip.messages.market import AccessPass, PassIssued, PassRequest, Rfc, Ticket
+from gossip.messages.opinions import Opinion
 from gossip.messages.records import BeaconCommitment, Bid, ModelProof, NodeRecord
 from gossip.messages.session import Cosigned, Receipt, Report, Settlement, Voucher
 
@@ -49,8 +50,13 @@ def named_digest(name: str) -> Digest:
 
 def make_terms(**params: Any) -> Terms:
     """Terms of a test network; days are 100 slots unless told otherwise."""
-    chosen: dict[str, Any] = {"day_slots": 100, "settle_window_slots": 100, "report_deadline_slots": 5} | params
+    chosen: dict[str, Any] = {"day_slots": 100, "settle_window_slots": 100, "report_deadline_slots": 5}
+    chosen |= {"endowment_mor": 100_000, "min_providers": 1, "pair_percent": 100, "audit_slots": 0} | params
     return Terms(Domain(77_101, Address(b"\x77" * 20)), GENESIS_MS, NetworkParams(**chosen))
+
+
+def _provider(one: ProviderRank) -> Address:
+    return one.provider
 
 
 @dataclass
@@ -62,6 +68,8 @@ class World:
     budget_wei: int = 3_456 * WEI
     supply_wei: int = 10_000_000 * WEI
     committed_days: int = 2
+    ranks: dict[str, int] = field(default_factory=dict)
+    """Providers' ranks by name, told by every opening: for the variant of S44."""
     made: int = 0
 
     @property
@@ -82,7 +90,8 @@ class World:
         return Committee.of(1, [Member(member.address, 1_000 * WEI) for member in self.members])
 
     def opening(self, day: int = 0, **changes: Any) -> DayOpening:
-        made = DayOpening(day, 100 + day, Uint256(self.supply_wei), Uint256(self.budget_wei))
+        ranks = tuple(sorted((ProviderRank(address(name), rank) for name, rank in self.ranks.items()), key=_provider))
+        made = DayOpening(day, 100 + day, Uint256(self.supply_wei), Uint256(self.budget_wei), ranks=ranks)
         return replace(made, **changes) if changes else made
 
     def commitment(self, member: Key, day: int) -> Signed[BeaconCommitment]:
@@ -172,12 +181,17 @@ class World:
     # What comes out of a session.
 
     def voucher(self, ticket_id: Digest, tokens: int, session: str = "session") -> Signed[Voucher]:
-        return sign(Voucher(ticket_id, address(session), tokens), key(session), self.domain)
+        return sign(Voucher(ticket_id, address(session), tokens, named_digest("transcript")), key(session), self.domain)
 
     def receipt(self, ticket_id: Digest, tokens: int, session: str = "session", provider: str = "provider") -> Cosigned:
         receipt = Receipt(ticket_id, tokens, 12, named_digest("transcript"), "stop")
         value = digest(self.domain, receipt)
         return Cosigned(receipt, key(session).sign_digest(value), key(provider).sign_digest(value))
+
+    def opinion(self, scorer: str, ticket_id: Digest, signer: str | None = None, **changes: Any) -> Signed[Opinion]:
+        """A verdict on a transcript as :meth:`receipt` commits to it: Pass unless told otherwise."""
+        made = Opinion(ticket_id, named_digest("transcript"), address(scorer), 100, 3, 210, True)
+        return sign(replace(made, **changes), key(signer or scorer), self.domain)
 
     def report(self, ticket_id: Digest, tokens: int, session: str = "session", **changes: Any) -> Signed[Report]:
         made = Report(ticket_id, address(session), tokens, 200, 20 * max(1, tokens), True)
@@ -199,6 +213,7 @@ class World:
         voucher_tokens: int | None = None,
         with_report: bool = True,
         with_receipt: bool = True,
+        rivals: Sequence[Signed[Bid]] = (),
         **pass_changes: Any,
     ) -> Settlement:
         """A whole signed session; every call takes the next RFC index unless one is given."""
@@ -207,7 +222,7 @@ class World:
         day = self.terms.params.day_of(slot)
         access_pass = self.access_pass(session, **({"day": day} | pass_changes))
         rfc = self.rfc(session, access_pass, index=index, token_max=token_max)
-        ticket = self.ticket(rfc, self.bid(provider, price_wei=price_wei), slot)
+        ticket = self.ticket(rfc, self.bid(provider, price_wei=price_wei), slot, rivals=tuple(rivals))
         ticket_id = ticket.id(self.domain)
         told = tokens if user_tokens is None else user_tokens
         report = self.report(

@@ -17,16 +17,14 @@ from gossip.messages.committee import (
     PrevoteFrame,
     Proposal,
     ProposalFrame,
-    ShortProposalFrame,
-    WantFrame,
     batch_hash,
 )
 from gossip.messages.session import Settlement
 from testnet.simulator import simulation as simulation_module
-from testnet.simulator.faults import Byzantine, FaultPlan, Misdeed, Weather
+from testnet.simulator.faults import Byzantine, FaultPlan, Misdeed
 from testnet.simulator.happenings import Arrives
 from testnet.simulator.setting import Setting, make_setting
-from testnet.simulator.simulation import Result, Simulation, setting_of
+from testnet.simulator.simulation import Result, Simulation
 from testnet.simulator.workload import Workload
 
 SETTING = make_setting(4)
@@ -112,6 +110,7 @@ def test_a_double_spent_index_costs_the_next_batch_no_rounds() -> None:
     sparse = Setting(
         terms=setting.terms,
         keys=setting.keys,
+        people=setting.people,
         committee=setting.committee,
         secrets=setting.secrets,
         genesis=setting.genesis,
@@ -121,57 +120,3 @@ def test_a_double_spent_index_costs_the_next_batch_no_rounds() -> None:
     result = Simulation(sparse, FaultPlan("none"), 1, 24).run()
     assert result.violation is None
     assert set(result.rounds) == {0}
-
-
-# A proposer that is wrong on purpose.
-
-
-def cheated(misdeed: Misdeed, day_slots: int = 5, **faults: object) -> tuple[Simulation, Result]:
-    """A run in which node 0 does nothing else, whenever it proposes."""
-    plan = replace(
-        FaultPlan("cheats", heal_ms=11_000, byzantine=(Byzantine(0, (misdeed,), percent=100),), day_slots=day_slots),
-        **faults,
-    )
-    simulation = Simulation(setting_of(plan, 4), plan, 5, 12)
-    return simulation, simulation.run()
-
-
-def rounds_by_proposer(simulation: Simulation, result: Result) -> dict[bool, set[int]]:
-    """The rounds in which heights were decided, by whether it was the liar's turn in round 0."""
-    committee, liar = simulation.setting.committee, simulation.nodes[0].address
-    found: dict[bool, set[int]] = {True: set(), False: set()}
-    for height, round_ in enumerate(result.rounds, 1):
-        found[committee.proposer(height, 0) == liar].add(round_)
-    return found
-
-
-def test_a_wrong_batch_gets_nil_votes_and_the_next_proposer_decides() -> None:
-    """Roots that are not the ledger's, openings that are not the chain's: well formed, well signed, and refused."""
-    simulation, result = cheated(Misdeed.CHEAT)
-    assert result.violation is None
-    assert rounds_by_proposer(simulation, result) == {True: {1}, False: {0}}
-    assert all(batch.header.proposer != simulation.nodes[0].address for batch in simulation.oracle.decided)
-
-
-def test_settlements_that_are_named_and_kept_back_cost_a_round_at_most() -> None:
-    simulation, result = cheated(Misdeed.HOARD, short_from=1)
-    assert result.violation is None
-    assert rounds_by_proposer(simulation, result)[False] == {0}
-    assert rounds_by_proposer(simulation, result)[True] <= {0, 1}
-    frames = [happening.frame for _, happening in simulation.recent if isinstance(happening, Arrives)]
-    assert any(isinstance(frame, ShortProposalFrame) for frame in frames)
-    assert not any(isinstance(frame, ProposalFrame) for frame in frames)
-
-
-def test_what_gets_lost_of_short_proposals_is_asked_for() -> None:
-    plan = FaultPlan("lossy", heal_ms=11_000, weather=Weather(1, 50, loss_percent=30), short_from=1)
-    asked = 0
-    for seed in range(6):
-        simulation = Simulation(make_setting(4), plan, seed, 12)
-        result = simulation.run()
-        assert result.violation is None, seed
-        asked += sum(
-            isinstance(happening, Arrives) and isinstance(happening.frame, WantFrame)
-            for _, happening in simulation.recent
-        )
-    assert asked > 0

@@ -2,19 +2,16 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from random import Random
 
 import pytest
 from msgspec.structs import replace
 
-from consensus.market.batch import propose_batch
 from consensus.market.ledger_state import Ledger
 from consensus.tendermint.evidence import DoublePrevote
 from contracts.signing import Key
 from contracts.typed_data import Digest, Uint256, digest
 from gossip.messages.base import sign
 from gossip.messages.committee import BatchBody, CertifiedBatch, CommitCertificate, Precommit, Prevote, batch_hash
-from testnet.simulator.chain import Chain
 from testnet.simulator.disk import Guard, Place
 from testnet.simulator.errors import Violation
 from testnet.simulator.faults import FaultPlan, draw_plan
@@ -22,12 +19,11 @@ from testnet.simulator.network import Links
 from testnet.simulator.node import SimulatedNode
 from testnet.simulator.oracle import Oracle, check_conservation
 from testnet.simulator.setting import Setting, make_setting
-from testnet.simulator.simulation import Result, Simulation, setting_of
+from testnet.simulator.simulation import Result, Simulation
 
 SETTING = make_setting(4)
 TERMS = SETTING.terms
 OTHER = Digest(b"\x66" * 32)
-NO_CERTIFICATE = CommitCertificate(1, 0, OTHER, OTHER, ())
 
 
 def run_of(plan: FaultPlan, seed: int = 1, slots: int = 8) -> Simulation:
@@ -45,7 +41,7 @@ def good_run() -> tuple[list[CertifiedBatch], list[Ledger]]:
 
 
 def fresh(faulty: frozenset[bytes] = frozenset()) -> Oracle:
-    return Oracle(SETTING, faulty, Chain(SETTING, FaultPlan("none")))  # type: ignore[arg-type]  # addresses are bytes
+    return Oracle(SETTING, faulty)  # type: ignore[arg-type]  # addresses are bytes
 
 
 def violated(rule: str, action: Callable[[], object]) -> None:
@@ -75,8 +71,7 @@ def test_a_double_sign_is_seen_and_a_repetition_is_not() -> None:
     oracle, signer = fresh(), SETTING.keys[0].address
 
     def say(vote: Prevote | Precommit) -> None:
-        place = vote.height, vote.round
-        oracle.on_signed(signer, type(vote).__name__, place, digest(SETTING.terms.domain, vote))
+        oracle.on_signed(signer, vote, digest(SETTING.terms.domain, vote))
 
     say(Prevote(1, 0, 0, OTHER))
     say(Prevote(1, 0, 0, OTHER))
@@ -137,75 +132,6 @@ def test_a_certificate_of_another_header_is_seen() -> None:
     oracle.on_certified(0, batches[0])
     swapped = replace(batches[0], header=replace(batches[0].header, beacon=OTHER))
     violated("certificate", lambda: oracle.on_certified(0, swapped))
-
-
-def test_an_opening_that_is_not_the_chains_is_seen() -> None:
-    """All sign it, and the ledger takes it: only the chain says otherwise."""
-    plan = FaultPlan("none", day_slots=3)
-    setting = setting_of(plan, 4)
-    ledger, chain = setting.genesis, Chain(setting, plan)
-    fair = chain.make(1, ledger, Random(1))
-    assert chain.is_fair(fair, ledger)
-    assert not chain.is_fair(fair, ledger, is_out=True)
-    assert chain.is_fair(chain.carried_over(1, ledger), ledger, is_out=True)
-    following = setting.following()
-    for opening, rule in ((replace(fair, supply_wei=Uint256(fair.supply_wei + 1)), "opening"), (fair, None)):
-        header, body, _ = propose_batch(
-            ledger,
-            setting.terms,
-            proposer=setting.keys[0].address,
-            slot=3,
-            reveal=setting.secrets[0].of_slot(3),
-            opening=opening,
-            commitments=(),
-            pending=(),
-        )
-        batch = certified(setting, CertifiedBatch(header, NO_CERTIFICATE, body), setting.keys)
-        oracle, after = Oracle(setting, frozenset(), chain), following(ledger, header, body)
-        if rule is None:
-            oracle.on_adopted(0, batch, after)
-        else:
-            violated(rule, lambda: oracle.on_adopted(0, batch, after))  # noqa: B023  # called at once
-
-
-def test_a_rescue_that_is_not_the_registrys_is_seen() -> None:
-    seed = 6
-    plan = draw_plan("rescue", seed, 4, 8, TERMS.params.slot_ms)
-    setting = setting_of(plan, 4)
-    simulation = Simulation(setting, plan, seed, 8)
-    assert simulation.run().violation is None
-    place, batch = next((number, one) for number, one in enumerate(simulation.oracle.decided) if one.body.rescue)
-    oracle = Oracle(setting, frozenset(), Chain(setting, replace(plan, relief=None)))
-    ledger = setting.genesis
-    for one in simulation.oracle.decided[:place]:
-        ledger = setting.following()(ledger, one.header, one.body)
-        oracle.on_adopted(0, one, ledger)
-    violated("certificate", lambda: oracle.on_adopted(0, batch, ledger))
-
-
-def test_a_settlement_that_is_given_up_without_need_is_seen() -> None:
-    oracle = fresh()
-    oracle.on_dropped(OTHER, "index_used: 7")
-    assert oracle.is_dealt_with([OTHER])
-    violated("given_up", lambda: oracle.on_dropped(OTHER, "ticket_too_old: 3"))
-
-
-def test_two_hand_overs_of_one_epoch_are_seen() -> None:
-    oracle, signer = fresh(), SETTING.keys[0].address
-    oracle.on_signed(signer, "HandOver", (1, 0), OTHER)
-    oracle.on_signed(signer, "HandOver", (2, 0), Digest(bytes(32)))
-    violated("double_sign", lambda: oracle.on_signed(signer, "HandOver", (1, 0), Digest(bytes(32))))
-
-
-def test_quorums_are_weighed_by_stake() -> None:
-    setting = SETTING.staked((1, 1, 1, 7))
-    assert setting.committee.is_quorum(setting.committee.members[3].stake)
-    simulation = Simulation(setting, FaultPlan("none"), 1, 4)
-    assert simulation.run().violation is None
-    batch, oracle = simulation.oracle.decided[0], Oracle(setting, frozenset(), simulation.chain)
-    oracle.on_certified(0, certified(setting, batch, setting.keys[3:]))
-    oracle.on_certified(0, certified(setting, batch, setting.keys))
-    violated("certificate", lambda: oracle.on_certified(0, certified(setting, batch, setting.keys[:3])))
 
 
 def test_credits_from_nowhere_are_seen() -> None:

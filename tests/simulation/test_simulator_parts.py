@@ -224,7 +224,7 @@ def test_an_equivocator_signs_other_things_that_admission_takes() -> None:
         for other in liar.frames(frame):
             if other != frame and not isinstance(other, ProposalFrame):
                 changed += 1
-                assert admission(simulation.nodes[0].key.address, other, simulation.setting.genesis).refusal == ""
+                assert admission(simulation.nodes[0].key.address, other, simulation.setting.committee).refusal == ""
     assert changed > 0
 
 
@@ -233,7 +233,9 @@ def test_a_changed_byte_is_refused_or_changes_who_speaks() -> None:
     admission = Admission(simulation.setting)
     sent = [other for _ in range(20) for frame in said(simulation) for other in liar.frames(frame)]
     refused = [
-        other for other in sent if admission(simulation.nodes[0].key.address, other, simulation.setting.genesis).refusal
+        other
+        for other in sent
+        if admission(simulation.nodes[0].key.address, other, simulation.setting.committee).refusal
     ]
     assert sent
     assert len(refused) > len(sent) // 2
@@ -260,7 +262,7 @@ def test_no_forged_certificate_or_polka_is_taken() -> None:
                 if isinstance(other, DecidedFrame):
                     victim.hear_decision(other.batch)
                 if isinstance(other, PolkaFrame) and len({vote.signature for vote in other.votes}) < 3:
-                    assert admission(simulation.nodes[0].key.address, other, simulation.setting.genesis).refusal
+                    assert admission(simulation.nodes[0].key.address, other, simulation.setting.committee).refusal
     assert victim.ledger.height == height
     assert set(forged) >= {"DecidedFrame", "PolkaFrame", "StatusFrame", "PrevoteFrame", "PrecommitFrame"}
 
@@ -283,7 +285,7 @@ def test_other_seeds_are_refused_by_name(text: str) -> None:
 def test_the_command_prints_a_row_for_each_plan() -> None:
     done = CliRunner().invoke(command.app, ["--seeds", "1..2", "--faults", "each", "--slots", "3"])
     assert done.exit_code == 0, done.output
-    assert "heights/s" in done.output
+    assert "per s" in done.output
     assert all(plan in done.output for plan in PLANS)
 
 
@@ -295,7 +297,7 @@ def test_the_command_refuses_what_makes_no_run(arguments: list[str]) -> None:
 
 
 def test_a_failing_seed_prints_its_trace_and_the_command_that_runs_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(name: str, seed: int, members: int, slots: int, *, with_contract: bool) -> Result:
+    def fails(name: str, seed: int, members: int, slots: int) -> Result:
         simulation = simulation_of(FaultPlan(name))
         monkeypatch.setattr(simulation.oracle, "on_certified", planted)
         return simulation.run()
