@@ -31,6 +31,9 @@ from node.roles.turns import check_in_turns
 GATHER_S = 0.1
 """How long a settlement may wait for others to travel with."""
 
+MANY, GATHER_MORE_S = 8, 0.2
+"""Where so many came meanwhile, they wait so much longer: a frame to each member costs more than what is in it."""
+
 BACKLOG = 512
 """Frames with settlements that wait to be checked. Past that they are dropped: they will be told again, and the votes
 behind them must not wait."""
@@ -173,6 +176,8 @@ class SettlementExchange:
         while True:
             await self._has_untold.wait()
             await trio.sleep(GATHER_S)
+            if MANY <= len(self._untold) < MAX_TOLD:
+                await trio.sleep(GATHER_MORE_S)
             untold, self._untold, self._has_untold = self._untold, [], trio.Event()
             for some in _parts(untold, MAX_TOLD):
                 self._tell(SettlementFrame(some[0]) if len(some) == 1 else SettlementsFrame(some), None)
