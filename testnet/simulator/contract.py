@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from contracts.bindings import certificate, compact_signature, compute_arguments
+from contracts.bindings import GOVERNANCE_DELAY_S, certificate, compact_signature, compute_arguments
 from contracts.budget import Economics, Schedule
 from contracts.merkle import merkle_proof
 from contracts.typed_data import Address, Domain
@@ -32,7 +32,11 @@ class ContractJudge:
         self._mor = chain.deploy("mor")
         self._registry = chain.deploy("registry", self._mor.address, *_REGISTRY_TERMS)
         arguments = compute_arguments(
-            self._mor.address, self._registry.address, self._economics(plan, members, chain.now_s), _GOVERNOR, 1_000
+            self._mor.address,
+            self._registry.address,
+            self._economics(plan, members, chain.now_s),
+            _GOVERNOR,
+            GOVERNANCE_DELAY_S,
         )
         self._compute = chain.deploy("compute", *arguments)
         self._registry("bind", self._compute.address)
