@@ -66,6 +66,9 @@ APART = 4
 
 The oracle always does it itself."""
 
+REMEMBERED = 1_024
+"""Frames whose bytes are remembered while they are on their way."""
+
 TRACE = 300
 """Happenings that are remembered for a trace."""
 
@@ -139,6 +142,8 @@ class Simulation:
         self._correct = [node for node, owner in zip(self.nodes, owners, strict=True) if owner not in faulty]
         self._node_of = {owner: number for number, owner in reversed(list(enumerate(owners)))}
         self._rescue: Term | None = None
+        self._gone = plan.gone
+        self._frames: dict[int, tuple[LinkFrame, bytes]] = {}
         self._short: dict[int, tuple[LinkFrame, LinkFrame]] = {}
         self._by_address: dict[Address, list[int]] = {}
         for node in self.nodes:
@@ -285,7 +290,7 @@ class Simulation:
         """Let a node do something, and let its power fail meanwhile where the plan says so."""
         if self.agenda.now_ms >= self.plan.heal_ms:
             node.crashes_at.clear()
-        if node.number in self.plan.gone and not node.is_up:
+        if node.number in self._gone and not node.is_up:
             return
         try:
             action()
@@ -377,7 +382,7 @@ class Simulation:
         workload = self.setting.workload
         issuer = workload.issuer(slot)
         for settlement in workload.of_slot(slot):
-            if issuer not in self.plan.faulty and issuer not in self.plan.gone:
+            if issuer not in self.plan.faulty and issuer not in self._gone:
                 self._awaited.add(settlement.ticket.id(self.setting.terms.domain))
             node = self.nodes[self._node_of[issuer]]
             self._powered(node, partial(node.file, settlement))
@@ -397,7 +402,7 @@ class Simulation:
         ):
             return False
         top = self.oracle.height
-        staying = [node for node in self._correct if node.number not in self.plan.gone]
+        staying = [node for node in self._correct if node.number not in self._gone]
         return all(node.is_up and node.ledger.height == top for node in staying) and self.oracle.is_dealt_with(
             self._awaited
         )
@@ -429,12 +434,21 @@ class Simulation:
         """Add a happening to the run's digest."""
         match happening:
             case Arrives(node, sender, frame):
-                text = f"{sender}>{node} ".encode() + encode(frame)
+                text = f"{sender}>{node} ".encode() + self._encoded(frame)
             case Answers(node, life, event):
                 text = f"{node}/{life} ".encode() + encode(event)
             case _:
                 text = repr(happening).encode()
         self._hash.update(f"{self.agenda.now_ms} ".encode() + text)
+
+    def _encoded(self, frame: LinkFrame) -> bytes:
+        """A frame's bytes, worked out once for all who hear it."""
+        known = self._frames.get(id(frame))
+        if known is None:
+            if len(self._frames) >= REMEMBERED:
+                self._frames.clear()
+            known = self._frames[id(frame)] = frame, encode(frame)  # the frame is kept, so that its id stays its own
+        return known[1]
 
     def _told(self) -> Iterator[str]:
         for now_ms, happening in self.recent:
