@@ -86,7 +86,13 @@ def _summary(done: list[Done], first: int, genesis_ms: int, params: NetworkParam
     for member in done:
         for height, at_ms in member.proposed.items():
             proposed[height] = min(at_ms, proposed.get(height, at_ms))
-    seen = [(height, *told) for member in done for height, told in member.decided.items() if told[1] >= first]
+    # A proposer that has stopped looking may propose what others still see decided: that is nobody's figure.
+    seen = [
+        (height, *told)
+        for member in done
+        for height, told in member.decided.items()
+        if told[1] >= first and height in proposed
+    ]
     batches = {height: (round_, count) for height, _, _, round_, count in seen}
     if not batches:
         raise TestnetError("the committee decided nothing")
