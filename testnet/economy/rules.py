@@ -82,8 +82,8 @@ def settle_flows(
 ) -> Paid:
     """Credit a day's flows one after the other: ceiling, Fail, speed, budget, pair cap, earnings bound (S8, S31, S37).
 
-    ``balances`` are the providers' in wei, of which the ledger knows the rank. What is above the ceiling it refuses
-    altogether.
+    ``balances`` are the providers' in wei, of which the ledger knows the ranks. What is above the ceiling the ledger
+    refuses altogether. Where pair cap and earnings bound bind in one flow, this is a session off at most.
     """
     paid, budget = Paid(), account.budget_left_wei
     paired: dict[bytes, int] = {}
