@@ -159,17 +159,18 @@ def _settle(builder: LogBuilder, made: list[Settlement]) -> tuple[float, int]:
     )
     data = [encode(settlement) for settlement in made]
     ids = [certified_ids(settlement, terms) for settlement in made]
+    took = min(_once(lambda: _settle_all(before, terms, data, ids)) for _ in range(5))  # no pause of the collector's
     tracemalloc.start()
     after = replace(_apply(before, terms, made, ids), outcomes=())
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     if not after.settled:
         raise TestnetError("nothing was settled")
-    began = time.process_time()
-    decoded = [decode(Settlement, one, MAX_SETTLEMENT_BYTES) for one in data]
-    _apply(before, terms, decoded, ids)
-    took = time.process_time() - began
     return took / len(made), kept // len(made)
+
+
+def _settle_all(ledger: Ledger, terms: Terms, data: list[bytes], ids: list[VerifiedIds]) -> None:
+    _apply(ledger, terms, [decode(Settlement, one, MAX_SETTLEMENT_BYTES) for one in data], ids)
 
 
 def _apply(ledger: Ledger, terms: Terms, made: list[Settlement], ids: list[VerifiedIds]) -> Ledger:
