@@ -160,7 +160,7 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
     await nursery.start(peers.run)
     await nursery.start(parts.sync.run)
     if {"member", "provider"} & set(node.config.roles):
-        parts.demand = Demand(node, public, evidence)
+        parts.demand = status.demand = Demand(node, public, evidence)
         await nursery.start(parts.demand.run)
     if "member" in node.config.roles:
         await _start_member(parts, nursery)

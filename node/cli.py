@@ -63,6 +63,12 @@ def sessions(config: Config = Path("node.toml"), overrides: Overrides = None) ->
 
 
 @app.command()
+def rfcs(config: Config = Path("node.toml"), overrides: Overrides = None) -> None:
+    """Print the RFCs that a running member or provider heard last: `explain` says what became of them."""
+    print_control(config, overrides, "/rfcs")
+
+
+@app.command()
 def claims(config: Config = Path("node.toml"), overrides: Overrides = None) -> None:
     """Print a provider's claims and their transactions."""
     print_control(config, overrides, "/claims")
@@ -90,20 +96,21 @@ def batch(height: int, config: Config = Path("node.toml"), overrides: Overrides 
 
 @app.command()
 def explain(
-    what: Annotated[str, typer.Argument(help="An RFC id of this user, `day` or `allowance`.")],
+    what: Annotated[str, typer.Argument(help="An RFC id, `day` or `allowance`.")],
     subject: Annotated[
         str | None, typer.Argument(help="DAY after `day` (today's without), ADDRESS after `allowance`.")
     ] = None,
     config: Config = Path("node.toml"),
     overrides: Overrides = None,
 ) -> None:
-    """Print why an RFC went to its provider, or how a day's numbers or an address's allowance come about."""
+    """Print why an RFC went to its provider and, at a provider, why this one lost; or how a day's numbers or an
+    address's allowance come about."""
     if what == "allowance" and subject is None:
         raise typer.BadParameter("`explain allowance` wants an ADDRESS")
     if what in {"day", "allowance"}:
         path = f"/explain/{what}" if subject is None else f"/explain/{what}/{subject}"
     else:
-        path = f"/sessions/{what}"
+        path = f"/explain/rfc/{what}"
     for line in ask_control(config, overrides, path).get("explanation", []):
         typer.echo(line)
 

@@ -27,6 +27,7 @@ MAX_SKEW_MS = 300_000
 @dataclass(slots=True)
 class _Session:
     access_pass: AccessPass
+    user: Address
     reserved: int = 0
     spent: int = 0
     next_index: int = 0
@@ -87,7 +88,7 @@ class Allowances:
             raise PassRefused("busy", f"{len(issued)} passes for this user today, {len(self._sessions)} in all")
         commitment = access.pass_commitment(user, salt)
         granted = AccessPass(key, day, allowance, priority, self._router, commitment)
-        self._sessions[key] = _Session(granted)
+        self._sessions[key] = _Session(granted, user)
         self._issued.setdefault((day, user), {})[key] = allowance
         self._promises.issue(day, allowance)
         return granted
@@ -119,7 +120,7 @@ class Allowances:
         of_user[access_pass.session_key] = max(access_pass.allowance, of_user.get(access_pass.session_key, 0))
         self._issuance.note(issued)
         if issued.issuer == self._router and access_pass.session_key not in self._sessions:
-            self._sessions[access_pass.session_key] = _Session(access_pass, 0, used, next_index)
+            self._sessions[access_pass.session_key] = _Session(access_pass, request.user, 0, used, next_index)
             self._promises.issue(access_pass.day, access_pass.allowance)
         return sum(of_user.values())
 
@@ -160,6 +161,11 @@ class Allowances:
         if session is not None:
             session.reserved -= token_max
             session.spent += spent
+
+    def user_of(self, session_key: Address) -> Address | None:
+        """Whose a pass is that this router has issued."""
+        session = self._sessions.get(session_key)
+        return None if session is None else session.user
 
     def left(self, session_key: Address) -> int:
         """T of a pass that are neither reserved nor spent; 0 for an unknown one."""

@@ -50,6 +50,22 @@ class Allowance(msgspec.Struct, frozen=True):
     remaining_tokens: int | None = None
 
 
+class QueuePlace(msgspec.Struct, frozen=True):
+    """Where a request stood in its router's queue: ``position`` 0 is next, of ``waiting``; 0 ms: nobody can tell."""
+
+    position: int
+    waiting: int
+    expected_ms: int
+
+    def headers(self) -> dict[str, str]:
+        """``x-yellowstone-queue-*``."""
+        headers = {
+            "x-yellowstone-queue-position": str(self.position),
+            "x-yellowstone-queue-waiting": str(self.waiting),
+        }
+        return headers | ({"x-yellowstone-queue-expected-ms": str(self.expected_ms)} if self.expected_ms else {})
+
+
 class BackendError(Exception):
     """The request cannot be answered, or its answer broke off.
 
@@ -68,6 +84,7 @@ class BackendError(Exception):
         param: str | None = None,
         retry_after: int | None = None,
         limit: RateLimit | None = None,
+        queue: QueuePlace | None = None,
         paid: bool = False,
         final: bool = False,
     ) -> None:
@@ -78,6 +95,7 @@ class BackendError(Exception):
         self.param = param
         self.retry_after = retry_after
         self.limit = limit
+        self.queue = queue
         self.paid = paid
         self.final = final
         super().__init__(f"{code}: {message}")

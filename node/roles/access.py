@@ -5,6 +5,7 @@ Session keys are derived from the MOR key, the day and a counter, so that a rest
 
 import hashlib
 import secrets as randomness
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -18,7 +19,7 @@ from contracts.typed_data import Address
 from gossip.errors import GossipError, MalformedMessage, TransportError
 from gossip.messages import Signed, encode, sign
 from gossip.messages.market import AccessPass, PassRequest
-from gossip.messages.router import Granted, PassAsk, Refused, RouterAnswer, RouterAsk, decode_router_answer
+from gossip.messages.router import Granted, PassAsk, Queued, Refused, RouterAnswer, RouterAsk, decode_router_answer
 from gossip.streams import FrameStream
 from gossip.topics import ROUTER
 from node.context import Node, now_ms
@@ -48,6 +49,8 @@ class AccessRefused(Exception):
         self.code = code
         self.detail = detail
         self.allowance_left = allowance_left
+        self.queued: Queued | None = None
+        """Where the RFC stood in its router's queue when it was last told."""
         super().__init__(f"{code}: {detail}")
 
 
@@ -257,13 +260,28 @@ async def send_ask(node: Node, public: PublicState, router: Address, ask: Router
     return stream
 
 
-async def take_answer(node: Node, router: Address, stream: FrameStream, *, timeout: float) -> RouterAnswer:
-    """The answer on a stream, which is closed. Raises as :func:`ask_router`."""
+async def take_answer(
+    node: Node,
+    router: Address,
+    stream: FrameStream,
+    *,
+    timeout: float,
+    on_queued: Callable[[Queued], None] = lambda _: None,
+) -> RouterAnswer:
+    """The answer on a stream, which is closed. Raises as :func:`ask_router`.
+
+    ``on_queued`` hears where an RFC stands in the queue while it waits.
+    """
+    ends = trio.current_time() + timeout
     try:
-        data = await stream.receive(limit=131_072, timeout=timeout)
+        while True:
+            data = await stream.receive(limit=131_072, timeout=max(0.0, ends - trio.current_time()))
+            answer = decode_router_answer(data or b"")
+            if not isinstance(answer, Queued):
+                break
+            on_queued(answer)
     finally:
         await stream.aclose()
-    answer = decode_router_answer(data or b"")
     if isinstance(answer, Refused):
         if answer.refusal.signer(node.terms.domain) != router:
             raise MalformedMessage("Refusal", "not signed by the router that was asked")

@@ -1,6 +1,7 @@
 """From a chat request to an open provider stream: pass, RFC, match, dial."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -8,7 +9,7 @@ from contracts.typed_data import Address, Digest
 from gossip.errors import GossipError, MalformedMessage, TransportError
 from gossip.messages import Signed, Unit, encode, sign
 from gossip.messages.market import Rfc
-from gossip.messages.router import Matched, RfcAsk
+from gossip.messages.router import Matched, Queued, RfcAsk
 from gossip.streams import FrameStream
 from gossip.topics import SESSION
 from inference.engine import ChatMessage
@@ -37,6 +38,10 @@ class Opened:
     matched: Matched
     wallet: Wallet
     stream: FrameStream
+    queued: Queued | None = None
+    """Where the RFC stood in its router's queue when it was first told; None where it did not wait."""
+    match_ms: int = 0
+    """From the request to the match."""
 
 
 class Asking:
@@ -66,7 +71,8 @@ class Asking:
         wallet, rfc, asked = await self._send_rfc(request, card)
         opened = False
         try:
-            matched = await self._match(rfc, wallet, asked)
+            queued: list[Queued] = []
+            matched = await self._match(rfc, wallet, asked, queued)
             matched_ms = now_ms()
             stream = await self._dial(matched)
             opened = True
@@ -74,7 +80,7 @@ class Asking:
             if not opened:
                 self._access.give_back(wallet, request.max_tokens)
         self._sessions.begin(rfc, card, matched, matched_ms - started, now_ms() - started)
-        return Opened(rfc, matched, wallet, stream)
+        return Opened(rfc, matched, wallet, stream, queued[0] if queued else None, matched_ms - started)
 
     async def _send_rfc(self, request: ChatRequest, card: ModelCard) -> tuple[Wallet, Signed[Rfc], FrameStream]:
         """Gossip an RFC and put it to the router that issued the pass, in the order of the indexes: a router refuses
@@ -125,15 +131,21 @@ class Asking:
         at_least = size // 8
         return max(at_least, min(size + template, roomiest))
 
-    async def _match(self, rfc: Signed[Rfc], wallet: Wallet, asked: FrameStream) -> Matched:
-        """The router's answer. Raises :class:`BackendError` or :class:`AccessRefused`."""
+    async def _match(self, rfc: Signed[Rfc], wallet: Wallet, asked: FrameStream, queued: list[Queued]) -> Matched:
+        """The router's answer; ``queued`` takes what it says of the queue meanwhile.
+
+        Raises :class:`BackendError` or :class:`AccessRefused`.
+        """
         router = wallet.granted.payload.issuer
         try:
-            answer = await take_answer(self._node, router, asked, timeout=RFC_DEADLINE_MS / 1_000 + ASK_S)
+            patience = RFC_DEADLINE_MS / 1_000 + ASK_S
+            hear = partial(self._note_place, rfc, queued)
+            answer = await take_answer(self._node, router, asked, timeout=patience, on_queued=hear)
             if not isinstance(answer, Matched):
                 raise MalformedMessage("Matched", f"router answered with {type(answer).__name__}")
             self._check_matched(rfc, answer, router)
         except AccessRefused as error:
+            error.queued = queued[-1] if queued else None
             if error.code in refusals.PASS_IS_DEAD:
                 self._access.discard(wallet)
             raise
@@ -143,6 +155,20 @@ class Asking:
                 503, "no_router", f"the home router does not answer: {error}", kind="server_error", retry_after=1
             ) from error
         return answer
+
+    def _note_place(self, rfc: Signed[Rfc], queued: list[Queued], place: Queued) -> None:
+        if place.rfc_id != rfc.id(self._node.terms.domain):
+            raise MalformedMessage("Queued", f"of RFC {place.rfc_id.hex()}, another than was asked")
+        queued[1:] = [place] if queued else []
+        if not queued:
+            queued.append(place)
+        self._node.log.info(
+            "RFC waits",
+            rfc=place.rfc_id.hex(),
+            position=place.position,
+            of=place.waiting,
+            expected_ms=place.expected_ms,
+        )
 
     def _check_matched(self, rfc: Signed[Rfc], matched: Matched, router: Address) -> None:
         domain = self._node.terms.domain

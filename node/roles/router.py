@@ -14,17 +14,21 @@ from consensus.market.access import home_routers, pass_commitment, user_max
 from consensus.market.desk import Desk
 from consensus.market.errors import MarketError, PassRefused, RfcRefused, SettlementInvalid
 from consensus.market.ledger_state import DayAccount, account_of
+from consensus.market.throttle import Throttle
 from contracts.errors import ChainUnavailable
 from contracts.typed_data import Address, Digest
 from gossip.messages import Signed, encode, sign
 from gossip.messages.committee import CertifiedBatch, PassFrame
 from gossip.messages.market import PassIssued, PassRequest, Refusal, Rfc
 from gossip.messages.router import (
+    Account,
     DeliveryFiling,
     Filed,
     Granted,
+    MatchAsk,
     Matched,
     PassAsk,
+    Queued,
     Refused,
     ReportFiling,
     RfcAsk,
@@ -43,6 +47,12 @@ from node.roles.matching import Matcher
 from node.roles.public import PublicState
 
 MAX_ASK_BYTES = 16_384
+
+FIRST_PLACE_S, PLACE_EVERY_S = 0.25, 1.0
+"""An RFC that has waited so long is told its place in the queue, and then so often where that has changed."""
+
+ASKS_PER_S, ASKS_AT_ONCE = 200, 1_000
+"""Questions of one peer that are answered; nothing of a question is parsed or recovered before that is looked at."""
 
 STREAMS = 512
 """Users and providers being answered at once."""
@@ -73,6 +83,7 @@ class HomeRouter:
         self._file_settlement = file_settlement
         self._link = link
         self._evidence = evidence
+        self._throttle = Throttle()
         self.over_issued: dict[tuple[Address, int], int] = {}
         """By router and day: T that it has issued to one user above UserMax. Known among members only (S34)."""
         self._new_passes_in, self._new_passes_out = trio.open_memory_channel[Signed[PassIssued]](4_096)
@@ -94,11 +105,17 @@ class HomeRouter:
         data = await stream.receive(limit=MAX_ASK_BYTES, timeout=10)
         if data is None:
             return
+        if wait_ms := self._throttle.take(stream.remote_peer, ASKS_PER_S, ASKS_AT_ONCE, now_ms()):
+            self._node.network.penalise(stream.remote_peer, 1, "more questions than a router answers")
+            await stream.fail("slow_down", f"more than {ASKS_PER_S} questions a second: come back in {wait_ms} ms")
+            return
         match decode_router_ask(data):
             case PassAsk(request):
                 answer: RouterAnswer = await self._grant(request)
             case RfcAsk(rfc):
-                answer = await self._match(rfc)
+                answer = await self._match(rfc, stream)
+            case MatchAsk(rfc_id):
+                answer = self._account_of(rfc_id)
             case ReportFiling() | DeliveryFiling() as filing:
                 answer = await self._file(filing)
         await stream.send(encode(answer))
@@ -194,7 +211,7 @@ class HomeRouter:
 
     # RFCs (S22, S26).
 
-    async def _match(self, rfc: Signed[Rfc]) -> RouterAnswer:
+    async def _match(self, rfc: Signed[Rfc], stream: FrameStream) -> RouterAnswer:
         domain = self._node.terms.domain
         rfc.signer(domain)
         rfc.payload.access_pass.signer(domain)
@@ -206,10 +223,33 @@ class HomeRouter:
         except RfcRefused as refused:
             return self._refuse(rfc_id, refused.code, refused.detail, refused.allowance_left)
         self._matcher.hurry()
+        await self._tell_place(rfc_id, stream)
         outcome = await self._matcher.answer(rfc_id)
         if isinstance(outcome, Matched):
             return outcome
         return self._refuse(rfc_id, outcome.code, outcome.detail, outcome.allowance_left)
+
+    async def _tell_place(self, rfc_id: Digest, stream: FrameStream) -> None:
+        """Until an RFC has its answer: where it stands, at first and whenever that has changed (S26)."""
+        told: Queued | None = None
+        pause = FIRST_PLACE_S
+        while not await self._matcher.settled_within(rfc_id, pause):
+            pause = PLACE_EVERY_S
+            queued = self._matcher.queued(rfc_id)
+            if queued is not None and queued != told:
+                told = queued
+                await stream.send(encode(queued))
+
+    def _account_of(self, rfc_id: Digest) -> RouterAnswer:
+        """Why an RFC went where it went: what its user was told, to anybody who has heard it."""
+        outcome, rfc = self._desk.outcome(rfc_id), self._desk.matched_rfc(rfc_id)
+        if isinstance(outcome, Matched) and rfc is not None:
+            return Account(rfc, outcome)
+        if isinstance(outcome, RfcRefused):
+            return self._refuse(rfc_id, outcome.code, outcome.detail)
+        if outcome is not None:
+            return self._refuse(rfc_id, "waiting", "no provider has been matched yet")
+        return self._refuse(rfc_id, "unknown_rfc", "this router knows no such RFC, or has forgotten it")
 
     def _refuse(self, request_id: Digest, code: str, detail: str, left: int = 0) -> Refused:
         refusal = Refusal(request_id, code, detail[:256], left, self._node.address)
@@ -233,6 +273,7 @@ class HomeRouter:
         except SettlementInvalid as error:
             return self._refuse(filing.ticket_id, error.reason, str(error))
         if is_open:
+            self._matcher.filed(filing.ticket_id)
             await self._journal.note_filing(filing)
         if settlement is not None:
             self._hand_over(settlement)

@@ -6,10 +6,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from consensus.committee import Committee
-from consensus.market.explain import explain_match
 from consensus.market.explain_access import Holding, explain_allowance, explain_day
 from consensus.market.ledger_state import account_of
-from consensus.market.matching import MatchContext
 from consensus.market.proof import CreditProof
 from consensus.tendermint.certificate import signers_of
 from contracts.errors import ChainUnavailable
@@ -20,12 +18,14 @@ from node.context import Node, now_ms
 from node.proof_file import CommitteeEntry, HandOverEntry, ProofFile
 from node.roles.balances import Balances
 from node.roles.challenges import Challenger
+from node.roles.demand import Demand
 from node.roles.evidence import EvidencePool
 from node.roles.link import CommitteeLink
 from node.roles.member import CommitteeMember
 from node.roles.network_metrics import NetworkMetrics
 from node.roles.public import PublicState
 from node.roles.sessions import SessionLog
+from node.roles.why import Explainer
 
 SIGNED_SHOWN = 200
 """Signatures of a member that are shown; its guard keeps many more."""
@@ -48,6 +48,8 @@ class NodeStatus:
         self.member: CommitteeMember | None = None
         self.link: CommitteeLink | None = None
         self.challenger: Challenger | None = None
+        self.demand: Demand | None = None
+        self._explainer = Explainer(node, public)
         self._metrics = CollectorRegistry()
         self._metrics.register(NetworkMetrics(node.network.statistics))
         self._gauges = {
@@ -134,21 +136,16 @@ class NodeStatus:
         messages = self._sessions.messages(rfc_id)
         if entry is None or messages is None:
             return entry
-        rfc, matched = messages
-        told = matched.match.payload
-        reveal = self._public.reveals.get((told.router, told.slot))
-        day = self._node.terms.params.day_of(told.slot)
-        ledger = self._public.ledger
-        account = ledger.days.get(day, ledger.account)
-        context = MatchContext(
-            terms=self._node.terms,
-            committee=ledger.routers(day),
-            tip=ledger.commitments.get(day, {}).get(told.router),
-            ceiling_wei=account.ceiling_wei(self._node.terms.params),
-            beacons=self._public.beacons,
-        )
-        secret = reveal.payload.secret if reveal is not None else None
-        return entry | {"explanation": explain_match(matched.match, matched.ticket, rfc, secret, context)}
+        return entry | {"explanation": self._explainer.told(*messages)["explanation"]}
+
+    async def explain_rfc(self, rfc_id: Digest) -> dict[str, Any] | None:
+        """Why an RFC went to its provider: this user's own, or any other that a router still answers for."""
+        messages = self._sessions.messages(rfc_id)
+        return await self._explainer.explain(rfc_id) if messages is None else self._explainer.told(*messages)
+
+    async def rfcs(self) -> list[dict[str, Any]]:
+        """The RFCs that this node heard last, oldest first: what it may ask about."""
+        return [] if self.demand is None else self.demand.heard()
 
     async def evidence(self) -> list[dict[str, Any]]:
         """Every offence that this node has evidence of."""

@@ -18,7 +18,7 @@ from inference.errors import SessionError
 from inference.session.client import ClientSession, Recount, SessionOutcome, open_session
 from inference.session.query import QueryBody
 from inference.session.stream import Code
-from node.api.backend import Allowance, BackendError, ChatRequest, ModelCard
+from node.api.backend import Allowance, BackendError, ChatRequest, ModelCard, QueuePlace
 from node.context import Node, now_ms
 from node.roles import refusals
 from node.roles.access import Access
@@ -55,6 +55,7 @@ class UserAnswer:
         self.provider: Address = opened.matched.ticket.payload.bid.payload.provider
         self._ticket = opened.matched.ticket.payload
         self._wallet = opened.wallet
+        self._opened = opened
         self._session = session
         self._first = first
         self._tokens_left = tokens_left
@@ -87,6 +88,9 @@ class UserAnswer:
             "x-yellowstone-price-wei": str(self._ticket.bid.payload.price_wei),
             "x-yellowstone-pass-left": str(self._wallet.left),
         }
+        if (queued := self._opened.queued) is not None:
+            headers |= QueuePlace(queued.position, queued.waiting, queued.expected_ms).headers()
+            headers["x-yellowstone-queue-waited-ms"] = str(self._opened.match_ms)
         if self._tokens_left is not None:
             headers["x-yellowstone-tokens-left"] = str(self._tokens_left)
         return headers
