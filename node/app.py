@@ -5,6 +5,7 @@ A role that fails takes the node down with one clear error: half a node is worse
 
 import json
 import os
+import secrets as randomness
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -99,6 +100,8 @@ async def _open_node(config: NodeFile) -> AsyncIterator[tuple[Node, NetworkFile]
     password = keys.find_password(config.keys.mor, config.keys.password_file)
     key = await trio.to_thread.run_sync(keys.load_mor_key, config.keys.mor, password)
     seed = await trio.to_thread.run_sync(keys.load_node_seed, config.keys.node, password)
+    if "user" in config.roles:
+        seed = randomness.token_bytes(32)  # it announces nothing: no peer id to know it by from one start to the next
     terms = network.terms()
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with AsyncExitStack() as stack:

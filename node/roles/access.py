@@ -77,10 +77,22 @@ class _Day:
     keys_used: int = 0
 
 
-RUN_INDEXES = 1 << 44
-"""RFC indexes of one run of an agent. A later run begins above them: it can't know which index an earlier one gossiped
-last, and one index twice is fraud to everybody else. Where in its range a run begins is random, so that two agents
-that share a MOR key get in one another's way without ending one another's passes."""
+INDEX_BITS = 20
+"""Random bits of the RFC index that a wallet begins with, below the Unix ms in which it was opened. A later run of an
+agent can't know which index an earlier one gossiped last, and one index twice is fraud to everybody else; by the clock
+it begins above them. Each wallet draws its own: two that counted from one number would show that they are one user's
+(S34). Two agents that share a MOR key get in one another's way without ending one another's passes."""
+
+
+def session_key_of(mor_key: Key, network: bytes, day: int, counter: int) -> Key:
+    """A user's session key of a day: nobody without the MOR key can tell that two of them belong together."""
+    seed = b"yellowstone session" + mor_key.reveal() + day.to_bytes(8, "big") + counter.to_bytes(8, "big")
+    return Key(hashlib.sha256(network + seed).digest())
+
+
+def first_index(now_ms: int) -> int:
+    """Where a wallet opened now begins to count its RFCs."""
+    return now_ms << INDEX_BITS | randomness.randbits(INDEX_BITS)
 
 
 class Access:
@@ -92,7 +104,6 @@ class Access:
         self._evidence = evidence
         self._lock = trio.Lock()
         self._day = _Day(-1)
-        self._first_index = -1
         self._balance: tuple[int, int] | None = None
 
     def day(self) -> int:
@@ -186,7 +197,7 @@ class Access:
             left = granted.access_pass.payload.allowance - granted.used
             # A pass that an earlier run of this agent used up is passed over.
             if granted.used == 0 or left >= tokens:
-                first = max(granted.next_index, await self._first_of_run())
+                first = max(granted.next_index, first_index(now_ms()))
                 return Wallet(key, granted.access_pass, left, first)
         raise AccessRefused("allowance_used", f"{MAX_KEYS} passes were used up today", 0)
 
@@ -195,15 +206,8 @@ class Access:
         granted = wallet.granted.payload
         return not self._evidence.has_issued_twice(granted.issuer, granted.day)
 
-    async def _first_of_run(self) -> int:
-        if self._first_index < 0:
-            run = await self._node.store.count("agent-runs")
-            self._first_index = run * RUN_INDEXES + randomness.randbelow(RUN_INDEXES >> 1)
-        return self._first_index
-
     def _session_key(self, day: int, counter: int) -> Key:
-        seed = b"yellowstone session" + self._node.key.reveal() + day.to_bytes(8, "big") + counter.to_bytes(8, "big")
-        return Key(hashlib.sha256(self._node.terms.domain.separator() + seed).digest())
+        return session_key_of(self._node.key, self._node.terms.domain.separator(), day, counter)
 
     async def _ask_in_rank(self, day: int, key: Key, wanted: int) -> Granted:
         """Ask the home router; the next in rank takes over after a deadline."""

@@ -75,7 +75,7 @@ async def test_users_hear_their_place_and_what_to_expect(tmp_path: Path, monkeyp
 
         # Sessions have taken some time by now: whoever waits in vain is told for how long it would have had to.
         assert matcher._pace._mean_ms
-        monkeypatch.setattr(matcher._pace, "expected_ms", lambda model_id, position, slots: 7_300 * slots)
+        monkeypatch.setattr(matcher._pace, "expected_ms", lambda *_: 7_300)
         engine._open_for = 4
         monkeypatch.setattr(asking, "RFC_DEADLINE_MS", 600)
         async with agent.chat(chat(max_tokens=8)):
