@@ -52,6 +52,7 @@ from node.roles.router import HomeRouter
 from node.roles.secrets import SlotSecrets
 from node.roles.sessions import SessionLog
 from node.roles.status import NodeStatus
+from node.roles.succession import Succession
 from node.roles.sync import Sync
 from node.roles.user import UserAgent
 from node.store import open_store
@@ -201,6 +202,7 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     journal = DeskJournal(node)
     challenger = Challenger(node, public)
     matcher = Matcher(node, public, desk, secrets=secrets, balances=balances, journal=journal, challenger=challenger)
+    succession = Succession(node, public, link, desk.allowances, member.heard_ms)
     router = HomeRouter(
         node,
         public,
@@ -211,10 +213,11 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
         file_settlement=member.file,
         link=link,
         evidence=parts.evidence,
+        succession=succession,
     )
     member.on_accused = parts.evidence.found
     parts.status.over_issued = router.over_issued
-    member.on_pass, member.on_drop, member.on_behind = router.note_pass, router.dropped, parts.sync.hurry
+    member.on_router_frame, member.on_drop, member.on_behind = router.hear, router.dropped, parts.sync.hurry
     parts.member, parts.link, parts.router, parts.core = member, link, router, core
     parts.status.member, parts.status.link = member, link
     if parts.epochs is not None:

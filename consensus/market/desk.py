@@ -102,6 +102,7 @@ class Desk:
             raise RfcRefused("expired", f"the deadline passed {now_ms - asked.deadline_ms} ms ago", left)
         if access_pass.day != day:
             raise RfcRefused("wrong_day", f"the pass is for day {access_pass.day}, it is day {day}", left)
+        self.allowances.check_standing(asked.session_key)
         self._check_budget(asked.token_max, 1, account, left)  # no bid is below 1 wei
         if len(self._open) + len(self._unsettled) >= MAX_TICKETS:
             raise RfcRefused("busy", f"{len(self._open)} tickets are open", left)
@@ -269,6 +270,13 @@ class Desk:
             self._promises.credit(self._terms.params.day_of(ticket.payload.slot), credited_wei)
         else:
             self._book(rfc, ticket)
+
+    def session_of(self, ticket_id: Digest) -> Address | None:
+        """Whose session key a ticket of this desk is for, until it is settled."""
+        if (held := self._open.get(ticket_id)) is not None:
+            return held.ticket.payload.session_key
+        ticket = self._unsettled.get(ticket_id)
+        return None if ticket is None else ticket.session_key
 
     def is_open(self, ticket_id: Digest) -> bool:
         """Whether a ticket of this desk waits for filings."""

@@ -45,16 +45,25 @@ class AccessPass(Payload, frozen=True):
     """keccak(user address ‖ salt): the committee can open it, nobody else."""
 
 
+class PassEnd(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A pass that ends before its day: ``used`` T of it count, the rest was given anew."""
+
+    session_key: Address
+    used: U64
+
+
 class PassIssued(Payload, frozen=True):
     """A router tells the committee for whom a pass is, so that the next in rank knows what is left (S36)."""
 
     SIGNER: ClassVar[str | None] = "issuer"
-    MAX_BYTES: ClassVar[int] = 2048
+    MAX_BYTES: ClassVar[int] = 4096
 
     access_pass: Signed[AccessPass]
     request: Signed[PassRequest]
     salt: Digest
     issuer: Address
+    ends: Annotated[tuple[PassEnd, ...], msgspec.Meta(max_length=64)] = ()
+    """Passes of a router that was gone, whose rest this one gives anew: they are worth no more than what was used."""
 
 
 class Rfc(Payload, frozen=True):
@@ -169,7 +178,8 @@ class Refusal(Payload, frozen=True):
     """A router's answer to a pass request or RFC that it does not serve.
 
     ``code`` is one of: unknown_model, token_max_over_allowance, prompt_over_limit, no_balance, no_provider,
-    too_few_providers, pair_capped, wrong_router, wrong_day, index_used, unit_unsupported, budget_spent, expired, busy.
+    too_few_providers, pair_capped, wrong_router, wrong_day, index_used, unit_unsupported, budget_spent, expired, busy,
+    no_quorum; of an RFC that somebody asks about also: waiting, unknown_rfc.
     """
 
     SIGNER: ClassVar[str | None] = "router"

@@ -225,6 +225,9 @@ class Access:
                 failure = error
                 continue
             except AccessRefused as refused:
+                if refused.code == "no_quorum":  # it has lost the others, or has just come back
+                    failure = TransportError(f"router 0x{router.hex()}: {refused.detail}")
+                    continue
                 # The next in rank may not have noticed yet that those before it are gone.
                 if refused.code != "wrong_router" or isinstance(failure, _NobodyAsked):
                     raise

@@ -89,7 +89,7 @@ class Asking:
             try:
                 wallet, index = await self._access.reserve(request.max_tokens)
             except GossipError as error:
-                raise BackendError(503, "no_router", f"no router answers: {error}", kind="server_error") from error
+                raise BackendError(503, "no_router", f"no router answers: {error}", retry_after=1) from error
             rfc = self._sign_rfc(request, card, wallet, index)
             router = wallet.granted.payload.issuer
             sent = False

@@ -1,7 +1,7 @@
 """The home router's matcher: RFCs off the queue by priority, a provider drawn, its liveness checked (S26 to S28)."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import trio
 
@@ -78,6 +78,8 @@ class Matcher:
         self._liveness = Liveness(node)
         self._rests = Rests()
         self._pace = Pace()
+        self.on_match: Callable[[Address], None] = lambda _: None
+        """Called with the session key of every match, before its user is answered."""
         self._places: dict[Digest, Place] = {}
         self._placed_ms = 0
         self._matching = 0
@@ -418,6 +420,7 @@ class Matcher:
             left_out=drawing.left_out(),
         )
         ticket_id = self._desk.place(Matched(sign(match, key, domain), ticket, record))
+        self.on_match(ticket.payload.session_key)
         self._pace.begin(ticket_id, ticket.payload.bid.payload.model_id, now_ms())
         return ticket
 

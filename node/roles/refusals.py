@@ -6,7 +6,7 @@ from inference.session.stream import Code
 from node.api.backend import BackendError, QueuePlace
 from node.roles.access import AccessRefused
 
-PASS_IS_DEAD = frozenset({"wrong_router", "wrong_day", "index_used", "no_router"})
+PASS_IS_DEAD = frozenset({"wrong_router", "wrong_day", "index_used", "no_router", "no_quorum"})
 """Refusals after which another pass helps; ``no_router`` is the agent's own word for a router out of reach."""
 
 _BY_CODE: dict[str, tuple[int, str, str]] = {
@@ -21,6 +21,7 @@ _BY_CODE: dict[str, tuple[int, str, str]] = {
     "too_few_providers": (503, "too_few_providers", "server_error"),
     "no_provider": (503, "no_provider", "server_error"),
     "no_router": (503, "no_router", "server_error"),
+    "no_quorum": (503, "no_router", "server_error"),
     "busy": (503, "busy", "server_error"),
     "expired": (503, "expired", "server_error"),
 }
@@ -44,7 +45,7 @@ ANOTHER_MAY_SERVE = frozenset(
 """Ends before the first T after which another provider is asked; the prompt itself is in none of them the reason."""
 
 
-_RETRY_S = {"busy": 1, "expired": 1, "no_router": 1, "no_provider": 5, "too_few_providers": 5}
+_RETRY_S = {"busy": 1, "no_quorum": 1, "expired": 1, "no_router": 1, "no_provider": 5, "too_few_providers": 5}
 
 
 def refusal_error(refused: AccessRefused, reset_s: int) -> BackendError:

@@ -18,8 +18,8 @@ from consensus.market.throttle import Throttle
 from contracts.errors import ChainUnavailable
 from contracts.typed_data import Address, Digest
 from gossip.messages import Signed, encode, sign
-from gossip.messages.committee import CertifiedBatch, PassFrame
-from gossip.messages.market import PassIssued, PassRequest, Refusal, Rfc
+from gossip.messages.committee import CaughtUpFrame, CertifiedBatch, PassFrame, RouterFrame, UsageFrame
+from gossip.messages.market import PassEnd, PassIssued, PassRequest, Refusal, Rfc
 from gossip.messages.router import (
     Account,
     DeliveryFiling,
@@ -45,6 +45,7 @@ from node.roles.journal import DeskJournal
 from node.roles.link import CommitteeLink
 from node.roles.matching import Matcher
 from node.roles.public import PublicState
+from node.roles.succession import Succession
 
 MAX_ASK_BYTES = 16_384
 
@@ -73,6 +74,7 @@ class HomeRouter:
         file_settlement: Callable[[Settlement], None],
         link: CommitteeLink,
         evidence: EvidencePool,
+        succession: Succession,
     ) -> None:
         self._node = node
         self._public = public
@@ -83,6 +85,10 @@ class HomeRouter:
         self._file_settlement = file_settlement
         self._link = link
         self._evidence = evidence
+        self._succession = succession
+        matcher.on_match = succession.tell_usage
+        journal.on_pass = succession.note_ends
+        link.on_linked.append(succession.welcome)
         self._throttle = Throttle()
         self.over_issued: dict[tuple[Address, int], int] = {}
         """By router and day: T that it has issued to one user above UserMax. Known among members only (S34)."""
@@ -127,15 +133,23 @@ class HomeRouter:
         user = request.signer(self._node.terms.domain)
         request_id = request.id(self._node.terms.domain)
         salt = Digest(randomness.token_bytes(32))
+        allowances = self._desk.allowances
+        if (why := self._succession.why_not()) is not None:
+            return self._refuse(request_id, "no_quorum", why)
         try:
             account = self._account()
-            access_pass = self._desk.allowances.grant(
+            balance_wei = await self._balances.of(user, account.snapshot_block)
+            rank = self._accept_rank(user, account.day)
+            gone = self._succession.gone(account.day) if rank else frozenset[Address]()
+            ends = self._ends_of(user, account.day, gone)
+            access_pass = allowances.grant(
                 request.payload,
-                balance_wei=await self._balances.of(user, account.snapshot_block),
+                balance_wei=balance_wei,
                 account=account,
                 salt=salt,
                 now_ms=now_ms(),
-                accept_rank=self._accept_rank(user, account.day),
+                accept_rank=rank,
+                gone=gone,
             )
         except PassRefused as refused:
             return self._refuse(request_id, refused.code, refused.detail)
@@ -144,9 +158,16 @@ class HomeRouter:
             return self._refuse(request_id, "busy", f"the balance is not known yet: {error}")
         signed = sign(access_pass, self._node.key, self._node.terms.domain)
         if access_pass.commitment == pass_commitment(user, salt):
-            await self._tell_committee(PassIssued(signed, request, salt, self._node.address))
-        allowances = self._desk.allowances
+            await self._tell_committee(PassIssued(signed, request, salt, self._node.address, ends))
         return Granted(signed, allowances.used(access_pass.session_key), allowances.next_index(access_pass.session_key))
+
+    def _ends_of(self, user: Address, day: int, gone: frozenset[Address]) -> tuple[PassEnd, ...]:
+        """The passes that a new one would end, with what is used of them by all that is known here."""
+        allowances, settled = self._desk.allowances, self._public.ledger.sessions.get(day, {})
+        for end in allowances.ends_of(user, day, gone):
+            if (use := settled.get(end.session_key)) is not None:
+                allowances.note_settled(end.session_key, use.used)
+        return allowances.ends_of(user, day, gone)
 
     def _account(self) -> DayAccount:
         params = self._node.terms.params
@@ -168,8 +189,21 @@ class HomeRouter:
 
     async def _tell_committee(self, issued: PassIssued) -> None:
         signed = sign(issued, self._node.key, self._node.terms.domain)
+        self._succession.note_ends(signed)
         await self._journal.note_pass(signed, own=True)
         self._link.broadcast(PassFrame(signed))
+
+    def hear(self, member: Address, frame: RouterFrame) -> None:
+        """What another member's router tells. Raises :class:`~gossip.errors.MessageError` or PassRefused."""
+        match frame:
+            case PassFrame(issued):
+                self.note_pass(issued)
+                if issued.payload.issuer == member:
+                    self._succession.hear_pass(issued.payload)
+            case UsageFrame():
+                self._succession.hear_usage(member, frame)
+            case CaughtUpFrame():
+                self._succession.hear_caught_up(member)
 
     def note_pass(self, issued: Signed[PassIssued]) -> None:
         """Another member issued a pass. Raises :class:`~gossip.errors.MessageError` or PassRefused."""
@@ -177,6 +211,7 @@ class HomeRouter:
         issued.payload.access_pass.signer(self._node.terms.domain)
         issued.payload.request.signer(self._node.terms.domain)
         self._desk.allowances.note_issued(issued.payload)
+        self._succession.note_ends(issued)
         self._evidence.note_pass(issued.payload.access_pass)
         try:
             self._new_passes_in.send_nowait(issued)
@@ -216,6 +251,8 @@ class HomeRouter:
         rfc.signer(domain)
         rfc.payload.access_pass.signer(domain)
         rfc_id = rfc.id(domain)
+        if (why := self._succession.why_not()) is not None:
+            return self._refuse(rfc_id, "no_quorum", why)
         if rfc.payload.access_pass.payload.issuer == self._node.address:
             self._evidence.note_rfc(rfc)
         try:
@@ -298,6 +335,7 @@ class HomeRouter:
                 self._hand_over(settlement)
             if day_of(slot) > day_of(before):
                 self._desk.allowances.forget_before(day_of(slot))
+                self._succession.forget_before(day_of(slot))
                 for place in [one for one in self.over_issued if one[1] < day_of(before)]:
                     del self.over_issued[place]
                 await self._journal.begin_day()
@@ -312,4 +350,6 @@ class HomeRouter:
 
     def _give_back(self, ticket_id: Digest, charged: int, credited_wei: int = 0) -> None:
         self._journal.forget_filings(ticket_id)
-        self._desk.settled(ticket_id, charged, credited_wei)
+        session_key = self._desk.session_of(ticket_id)
+        if self._desk.settled(ticket_id, charged, credited_wei) and session_key is not None:
+            self._succession.tell_usage(session_key)

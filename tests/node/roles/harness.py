@@ -432,6 +432,11 @@ class Lab:
         await until(
             lambda: all(there - {m.address} <= m.member_parts()[1].linked for m in self.members), "a linked committee"
         )
+        if 3 * len(there) > 2 * len(MEMBERS):
+            await until(
+                lambda: all(m.member_parts()[2]._succession.why_not() is None for m in self.members),
+                "routers that may serve",
+            )
 
     async def knows(self, running: Running, *, providers: int = 0) -> None:
         """Wait until ``running`` knows every member's record, is connected, and sees so many live bids."""
