@@ -6,21 +6,39 @@ floats because engines take floats; nothing that nodes agree on depends on them.
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import msgspec
 
 from contracts.typed_data import Digest
+from gossip.messages.session import TokenDetail, ToolDelta
 from inference.audit import TokenScore
+from inference.tools import TOOLS_MAX, ToolCall, ToolUse, call_texts, tool_texts
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "tool_calls"]
+"""Why an answer ended; ``tool_calls``: the model waits for what its calls give."""
+
+Feature = Literal["tools", "logprobs"]
+"""What not every engine can do."""
+
+TOP_LOGPROBS_MAX = 20
+"""Alternatives of a T that may be asked for."""
 
 
-class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One turn of a conversation."""
+class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One turn of a conversation; an assistant's may hold calls, and one of role ``tool`` answers a call."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: Annotated[tuple[ToolCall, ...], msgspec.Meta(max_length=TOOLS_MAX)] = ()
+    tool_call_id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
+
+    @property
+    def text(self) -> str:
+        """All of it that reaches a prompt."""
+        if not self.tool_calls and self.tool_call_id is None:
+            return self.content
+        return "\n".join((self.content, *call_texts(self.tool_calls), self.tool_call_id or ""))
 
 
 SYSTEM_MESSAGE = ChatMessage("system", "You are a helpful assistant.")
@@ -47,6 +65,32 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     messages: tuple[ChatMessage, ...]
     max_tokens: int
     sampling: Sampling = Sampling()
+    tools: ToolUse | None = None
+    logprobs: int | None = None
+    """How many of the likeliest T to name with each T; 0: its own logarithm alone, None: nothing."""
+
+    @property
+    def prompt(self) -> "Prompt":
+        """What the chat template is given."""
+        return Prompt(self.messages, self.tools)
+
+    @property
+    def needs(self) -> frozenset[Feature]:
+        """What its engine must have for it."""
+        has_tools = self.tools is not None or any(turn.role == "tool" or turn.tool_calls for turn in self.messages)
+        wanted: tuple[tuple[Feature, bool], ...] = (("tools", has_tools), ("logprobs", self.logprobs is not None))
+        return frozenset(feature for feature, is_wanted in wanted if is_wanted)
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """A conversation and the tools that its next turn may call."""
+
+    messages: tuple[ChatMessage, ...]
+    tools: ToolUse | None = None
+
+    def texts(self) -> tuple[str, ...]:
+        """Every text that reaches the model: each message's, then that of the tools."""
+        return (*(message.text for message in self.messages), "\n".join(tool_texts(self.tools)))
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -55,6 +99,21 @@ class Piece(msgspec.Struct, frozen=True):
     text: str
     token_ids: tuple[int, ...]
     finish: Finish | None = None
+    details: tuple[TokenDetail, ...] = ()
+    """How likely T were, where that was asked for; T whose text is held back may be left out."""
+    calls: tuple[ToolDelta, ...] = ()
+    """What came of tool calls."""
+
+
+def join_pieces(first: Piece, second: Piece) -> Piece:
+    """Two pieces that follow one another, as one."""
+    return Piece(
+        first.text + second.text,
+        first.token_ids + second.token_ids,
+        second.finish,
+        first.details + second.details,
+        first.calls + second.calls,
+    )
 
 
 class EngineHealth(msgspec.Struct, frozen=True):
@@ -83,14 +142,22 @@ class Engine(Protocol):
     async def health(self) -> EngineHealth:
         """How much it could take on now."""
 
-    async def count_prompt(self, messages: tuple[ChatMessage, ...]) -> int:
-        """T of the prompt after the chat template."""
+    async def count_prompt(self, messages: tuple[ChatMessage, ...], tools: ToolUse | None = None) -> int:
+        """T of the prompt after the chat template, tools included."""
 
     async def count_text(self, text: str) -> int:
         """T of a piece of plain text by the model's own tokenizer."""
 
     def generate(self, request: Generation) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
         """Stream an answer; leaving the context cancels what is still running."""
+
+
+@runtime_checkable
+class Featured(Protocol):
+    """An engine that can do more than answer in text; one that is not has no :data:`Feature`."""
+
+    async def features(self) -> frozenset[Feature]:
+        """What it can do now. Raises :class:`inference.errors.EngineError`."""
 
 
 @runtime_checkable

@@ -18,6 +18,7 @@
     │   ├── PromptRefused     a prompt that no engine takes: control tokens in its text
     │   └── RequestRefused    anything else that the engine does not take; names the value
     ├── AuditInvalid          scores that are none, or too few
+    ├── VocabularyInvalid     a model's file holds no vocabulary that can be read
     ├── ModelError            a model file is missing, or not to be had
     │   ├── ModelChanged      a model file is not any more what was hashed
     │   ├── ProofInvalid      another node's blocks are not the model's
@@ -127,6 +128,10 @@ class RequestRefused(EngineError):
 
 class AuditInvalid(InferenceError):
     """A scorer's answer cannot be read as scores, or there are too few of them."""
+
+
+class VocabularyInvalid(InferenceError):
+    """A file's bytes are no vocabulary, or one of a kind that is not known here."""
 
 
 class ModelError(InferenceError):

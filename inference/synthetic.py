@@ -1,7 +1,7 @@
 """A synthetic engine: it computes nothing and says so. For benchmarks and tests of everything but inference.
 
 It answers any prompt with words ``t0 t1 t2 …``, one T each, at once or one every ``interval_s`` seconds, so that what
-the router adds can be told from what inference takes.
+the router adds can be told from what inference takes. Where a tool must be called, it calls that one, or the first.
 """
 
 from collections.abc import AsyncIterator
@@ -10,10 +10,12 @@ from contextlib import asynccontextmanager
 import trio
 
 from contracts.typed_data import Digest
+from gossip.messages.session import LikelyToken, TokenDetail, ToolDelta
 from inference.audit import TokenScore
-from inference.engine import ChatMessage, EngineHealth, Generation, Piece
+from inference.engine import ChatMessage, EngineHealth, Feature, Generation, Piece
 from inference.errors import EngineError, PromptTooLong
 from inference.model_files import DescribedModel
+from inference.tools import ToolUse, tool_texts
 
 _IMPOSSIBLE = -100.0
 """The logarithm that stands for a probability of 0."""
@@ -71,9 +73,14 @@ class SyntheticEngine:
         """Its fixed slots and context."""
         return EngineHealth(self._health.slots, self.running, self._health.context)
 
-    async def count_prompt(self, messages: tuple[ChatMessage, ...]) -> int:
+    async def features(self) -> frozenset[Feature]:
+        """Everything, since nothing is computed."""
+        return frozenset(("tools", "logprobs"))
+
+    async def count_prompt(self, messages: tuple[ChatMessage, ...], tools: ToolUse | None = None) -> int:
         """Words, and four T for each message."""
-        return sum(len(message.content.split()) + _TURN_TOKENS for message in messages)
+        words = sum(len(text.split()) for text in tool_texts(tools))
+        return words + sum(len(message.text.split()) + _TURN_TOKENS for message in messages)
 
     async def count_text(self, text: str) -> int:
         """Words."""
@@ -82,13 +89,17 @@ class SyntheticEngine:
     @asynccontextmanager
     async def generate(self, request: Generation) -> AsyncIterator[AsyncIterator[Piece]]:
         """Stream the words."""
-        prompt = await self.count_prompt(request.messages)
+        prompt = await self.count_prompt(request.messages, request.tools)
         room = self._health.context - prompt
         if room < 1:
             raise PromptTooLong(prompt, self._health.context - 1)
         self.running += 1
         try:
-            yield _Words(min(self._answer_tokens, request.max_tokens, room), self._answer_tokens, self)
+            tokens = min(self._answer_tokens, request.max_tokens, room)
+            if request.tools is not None and (request.tools.choice == "required" or request.tools.only is not None):
+                yield _Call(request.tools, self)
+            else:
+                yield _Words(tokens, self._answer_tokens, self, request.logprobs)
         finally:
             self.running -= 1
 
@@ -113,8 +124,28 @@ class SyntheticEngine:
         await trio.lowlevel.checkpoint()
 
 
+class _Call:
+    """One call without arguments, of one T."""
+
+    def __init__(self, use: ToolUse, engine: SyntheticEngine) -> None:
+        name = use.only or use.tools[0].name
+        call = Piece("", (0,), calls=(ToolDelta(0, "call_0", name), ToolDelta(0, arguments="{}")))
+        self._left = [Piece("", (), "tool_calls"), call]
+        self._engine = engine
+
+    def __aiter__(self) -> "_Call":
+        return self
+
+    async def __anext__(self) -> Piece:
+        if not self._left:
+            raise StopAsyncIteration
+        await self._engine.pause(2 - len(self._left))
+        return self._left.pop()
+
+
 class _Words:
-    def __init__(self, tokens: int, wanted: int, engine: SyntheticEngine) -> None:
+    def __init__(self, tokens: int, wanted: int, engine: SyntheticEngine, top: int | None) -> None:
+        self._top = top
         self._tokens = tokens
         self._wanted = wanted
         self._engine = engine
@@ -134,7 +165,11 @@ class _Words:
         self._due = max(self._due + self._engine.interval_s, trio.current_time() - CATCH_UP_S)
         await trio.sleep_until(self._due)
         await self._engine.pause(index)
-        return Piece(f"t{index} ", (index,))
+        word = f"t{index} "
+        if self._top is None:
+            return Piece(word, (index,))
+        likely = (LikelyToken(word.encode(), 0),)[: self._top]
+        return Piece(word, (index,), details=(TokenDetail(word.encode(), 0, likely),))
 
 
 class _Scores:

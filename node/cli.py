@@ -32,10 +32,15 @@ def run(
     audit: Annotated[
         float | None, typer.Option(help="Share of this user's greedy answers that another provider scores, as in 0.02.")
     ] = None,
+    padded: Annotated[
+        bool, typer.Option("--padded", help="This user's answers in frames of one size, at even times.")
+    ] = False,
 ) -> None:
     """Run a node with the roles of its configuration until it is told to stop."""
     if audit is not None:
         overrides = [*(overrides or []), f"user.audit_share={audit}"]
+    if padded:
+        overrides = [*(overrides or []), "user.padded=true"]
     import trio  # noqa: PLC0415  # loads what only this command needs
 
     from node.app import run_node  # noqa: PLC0415  # as above

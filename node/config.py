@@ -122,6 +122,8 @@ class UserAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A request for more T is refused."""
     audit_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     """The share of greedy answers that another provider scores before the report goes: it sees the prompt (S46)."""
+    padded: bool = False
+    """Answers come in frames of one size at even times, against whoever watches the line; costs a tenth of a second."""
 
 
 class NodeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

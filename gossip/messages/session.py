@@ -49,7 +49,7 @@ class Receipt(Payload, frozen=True):
     transcript: Digest
     """Commits to query body and token ids; see :mod:`inference.metering`."""
     finish: Text
-    """``stop`` or ``length``."""
+    """``stop``, ``length`` or ``tool_calls``."""
 
 
 class Cosigned(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -138,7 +138,50 @@ class ReceiptFrame(msgspec.Struct, frozen=True, array_like=True, tag=24, forbid_
     receipt: Cosigned
 
 
-SessionFrame = SessionOpen | TokenFrame | SessionEnd | VoucherFrame | ReceiptFrame
+_TokenBytes = Annotated[bytes, msgspec.Meta(max_length=1024)]
+
+
+class LikelyToken(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A T that might have come: its bytes, and minus the natural logarithm of its probability in millionths."""
+
+    data: _TokenBytes
+    cost: U64
+
+
+class TokenDetail(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A T that came, as :class:`LikelyToken`, and the likeliest in its place."""
+
+    data: _TokenBytes
+    cost: U64
+    top: Annotated[tuple[LikelyToken, ...], msgspec.Meta(max_length=20)] = ()
+
+
+class ToolDelta(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A part of the tool call number ``index``: its first has ``call_id`` and ``name``, arguments follow in pieces."""
+
+    index: Annotated[int, msgspec.Meta(ge=0, lt=128)]
+    call_id: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    name: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    arguments: Annotated[str, msgspec.Meta(max_length=16_384)] = ""
+
+
+class DetailFrame(msgspec.Struct, frozen=True, array_like=True, tag=25, forbid_unknown_fields=True):
+    """Provider to user, before the token frame that it is about, and only where the query asked for it.
+
+    A frame of its own, so that nodes which know nothing of it never meet it. Not part of the signed transcript.
+    """
+
+    tokens: Annotated[tuple[TokenDetail, ...], msgspec.Meta(max_length=64)] = ()
+    calls: Annotated[tuple[ToolDelta, ...], msgspec.Meta(max_length=128)] = ()
+
+
+class PaddedFrame(msgspec.Struct, frozen=True, array_like=True, tag=26, forbid_unknown_fields=True):
+    """Provider to user, in a padded session: the length of another frame, 0 for none, the frame, and zeros."""
+
+    data: bytes
+
+
+SessionFrame = SessionOpen | TokenFrame | SessionEnd | VoucherFrame | ReceiptFrame | DetailFrame | PaddedFrame
 
 
 def decode_session_frame(data: bytes) -> SessionFrame:

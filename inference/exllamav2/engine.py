@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from contracts.typed_data import Digest
-from inference.engine import ChatMessage, EngineHealth, Generation, Piece
+from inference.engine import ChatMessage, EngineHealth, Feature, Generation, Piece, Prompt
 from inference.errors import (
     EngineCrashed,
     EngineError,
@@ -25,7 +25,7 @@ from inference.errors import (
     PromptTooLong,
     RequestRefused,
 )
-from inference.exllamav2.folder import check_folder
+from inference.exllamav2.folder import check_folder, read_template
 from inference.exllamav2.link import WORKER, Answered, Exl2Options, Link, open_link, raise_for
 from inference.exllamav2.protocol import (
     STOP_CHARS_MAX,
@@ -45,6 +45,8 @@ from inference.exllamav2.protocol import (
 )
 from inference.model_files import HashCache, ModelIdentity, identify
 from inference.progress import Report, silent
+from inference.tool_tags import TaggedCalls, marks_calls
+from inference.tools import ToolUse
 from inference.worker_process import Supervision, keep_running
 
 FAMILY = "exllamav2"
@@ -78,7 +80,9 @@ class Exl2Engine:
         self.supervision: Supervision[Link] = Supervision(name, lambda: open_link(options, self._on_loading))
         self._busy = 0
         self._shown = -1
-        self._prompts: dict[tuple[ChatMessage, ...], tuple[int, ...]] = {}
+        self._prompts: dict[Prompt, tuple[int, ...]] = {}
+        self._has_tools: bool | None = None
+        """None until the model's template has been looked at."""
 
     @property
     def model_id(self) -> Digest:
@@ -116,18 +120,25 @@ class Exl2Engine:
         slots = self.supervision.require().ready.slots
         return EngineHealth(slots, self._busy, self.options.worker.context)
 
+    async def features(self) -> frozenset[Feature]:
+        """Tools, where the model's chat template takes them and shows how calls are marked."""
+        if self._has_tools is None:
+            template = await trio.to_thread.run_sync(read_template, Path(self.options.worker.folder))
+            self._has_tools = marks_calls(template)
+        return frozenset(("tools",) if self._has_tools else ())
+
     async def load(self) -> Load:
         """What the generator itself says it is at; lags a cancellation by a step. Raises :class:`EngineUnavailable`."""
         link = self.supervision.require()
         answer = await link.call(AskLoad(link.new_id()))
         return answer if isinstance(answer, Load) else _misunderstood(answer)
 
-    async def count_prompt(self, messages: tuple[ChatMessage, ...]) -> int:
+    async def count_prompt(self, messages: tuple[ChatMessage, ...], tools: ToolUse | None = None) -> int:
         """T of the conversation after the model's chat template.
 
         Raises :class:`PromptRefused`, :class:`RequestRefused` in the template's words, :class:`EngineUnavailable`.
         """
-        return len(await self._prompt_ids(messages))
+        return len(await self._prompt_ids(Prompt(messages, tools)))
 
     async def count_text(self, text: str) -> int:
         """T of plain text by the model's own tokenizer."""
@@ -144,7 +155,7 @@ class Exl2Engine:
         :class:`RequestRefused` for sampling that the engine does not take.
         """
         _check_sampling(request)
-        prompt = await self._prompt_ids(request.messages)
+        prompt = await self._prompt_ids(request.prompt)
         context = self.options.worker.context
         room = context - len(prompt)
         if room < 1:
@@ -158,19 +169,19 @@ class Exl2Engine:
                 await link.send(start)
                 answer = Answer(events, link)
                 try:
-                    yield answer
+                    yield answer if request.tools is None else TaggedCalls(answer)
                 finally:
                     if not answer.done:
                         await link.cancel(start.id)
         finally:
             self._busy -= 1
 
-    async def _prompt_ids(self, messages: tuple[ChatMessage, ...]) -> tuple[int, ...]:
+    async def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt as token ids, kept for the few latest: a session counts a prompt before it is generated from."""
-        if (kept := self._prompts.get(messages)) is not None:
+        if (kept := self._prompts.get(prompt)) is not None:
             return kept
         link = self.supervision.require()
-        answer = await link.call(ReadPrompt(link.new_id(), messages))
+        answer = await link.call(ReadPrompt(link.new_id(), prompt.messages, prompt.tools))
         raise_for(answer, link)
         if isinstance(answer, Refused):
             raise RequestRefused("messages", answer.reason) if answer.index is None else PromptRefused(answer.index)
@@ -178,7 +189,7 @@ class Exl2Engine:
             _misunderstood(answer)
         while len(self._prompts) >= _PROMPTS_KEPT:
             del self._prompts[next(iter(self._prompts))]
-        self._prompts[messages] = answer.ids
+        self._prompts[prompt] = answer.ids
         return answer.ids
 
     def _on_loading(self, done: int, total: int) -> None:

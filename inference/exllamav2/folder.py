@@ -46,6 +46,18 @@ def check_folder(path: Path) -> Exl2Folder:
     return Exl2Folder(path, quantisation, size, _check_positions(path / "config.json", config))
 
 
+def read_template(path: Path) -> str:
+    """The chat template of a folder that :func:`check_folder` found to be in order."""
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    found = json.loads((path / "tokenizer_config.json").read_bytes())["chat_template"]
+    if isinstance(found, list):  # several, by name
+        named = {entry["name"]: entry["template"] for entry in found}
+        found = named.get("default", next(iter(named.values())))
+    return str(found)
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _JSON_BYTES:

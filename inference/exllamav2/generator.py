@@ -16,7 +16,7 @@ import exllamav2.attn
 import exllamav2.generator
 import torch
 
-from inference.engine import ChatMessage
+from inference.engine import Prompt
 from inference.exllamav2.counting import Counting
 from inference.exllamav2.devices import (
     CannotStart,
@@ -67,14 +67,14 @@ class LoadedModel:
         """T of plain text."""
         return len(self._tokenizer.encode_unspecial(text))
 
-    def read_prompt(self, request: int, messages: tuple[ChatMessage, ...]) -> PromptRead | Refused:
+    def read_prompt(self, request: int, conversation: Prompt) -> PromptRead | Refused:
         """The conversation as ids. Control tokens in its text are refused: the tokenizer would take them for real."""
-        for index, message in enumerate(messages):
-            found = next((text for text in self._control_texts if text in message.content), None)
-            if found is not None or self._control_ids.intersection(self._tokenizer.encode_unspecial(message.content)):
+        for index, text in enumerate(conversation.texts()):
+            found = next((control for control in self._control_texts if control in text), None)
+            if found is not None or self._control_ids.intersection(self._tokenizer.encode_unspecial(text)):
                 return Refused(request, index, "control tokens in the text")
         try:
-            prompt = self._template.render(messages)
+            prompt = self._template.render(conversation)
         except TemplateRefused as error:
             return Refused(request, None, str(error)[:300])
         ids = self._tokenizer.encode_special(prompt)

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from inference.engine import ChatMessage, Finish
+from inference.tools import ToolUse
 
 CacheMode = Literal["fp16", "q8", "q6", "q4"]
 """Bits of a key or value in the cache."""
@@ -47,6 +48,7 @@ class ReadPrompt(msgspec.Struct, frozen=True, tag="prompt"):
 
     id: int
     messages: tuple[ChatMessage, ...]
+    tools: ToolUse | None = None
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):

@@ -14,7 +14,9 @@ import jinja2.ext
 import jinja2.sandbox
 import msgspec
 
-from inference.engine import ChatMessage, with_system
+from inference.engine import ChatMessage, Prompt, with_system
+from inference.exllamav2.folder import read_template
+from inference.tools import ToolUse
 
 
 class TemplateRefused(Exception):  # noqa: D101  raised and caught within the worker; the node gets RequestRefused
@@ -30,37 +32,36 @@ class ChatTemplate:
         )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise
-        self._template = environment.from_string(_read_template(folder))
+        self._template = environment.from_string(read_template(folder))
         self._tokens = {"bos_token": bos, "eos_token": eos}
 
-    def render(self, messages: tuple[ChatMessage, ...]) -> str:
+    def render(self, conversation: Prompt) -> str:
         """The prompt, after our system message where there is none and the template takes one.
 
         Raises :class:`TemplateRefused` with the template's own words.
         """
-        turns = with_system(messages)
-        if turns != messages:
+        turns = with_system(conversation.messages)
+        if turns != conversation.messages:
             with suppress(TemplateRefused):
-                return self._render(turns)
-        return self._render(messages)
+                return self._render(turns, conversation.tools)
+        return self._render(conversation.messages, conversation.tools)
 
-    def _render(self, messages: tuple[ChatMessage, ...]) -> str:
-        turns = msgspec.to_builtins(messages)
+    def _render(self, messages: tuple[ChatMessage, ...], use: ToolUse | None) -> str:
+        turns = [_turn(message) for message in messages]
+        tools = {} if use is None else {"tools": [tool.to_openai() for tool in use.tools]}
         try:
-            return self._template.render(messages=turns, add_generation_prompt=True, **self._tokens)
+            return self._template.render(messages=turns, add_generation_prompt=True, **tools, **self._tokens)
         except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
             raise TemplateRefused(str(error)) from error
 
 
-def _read_template(folder: Path) -> str:
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    found = json.loads((folder / "tokenizer_config.json").read_bytes())["chat_template"]
-    if isinstance(found, list):  # several, by name
-        named = {entry["name"]: entry["template"] for entry in found}
-        found = named.get("default", next(iter(named.values())))
-    return str(found)
+def _turn(message: ChatMessage) -> dict[str, Any]:
+    """A turn as templates expect it: a call's arguments are an object, where they are one."""
+    turn: dict[str, Any] = msgspec.to_builtins(message)
+    for call in turn.get("tool_calls", ()):
+        with suppress(msgspec.DecodeError):  # arguments that are no JSON stay the text that they are
+            call["function"]["arguments"] = msgspec.json.decode(call["function"]["arguments"])
+    return turn
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:

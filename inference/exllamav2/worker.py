@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.engine import Prompt
 from inference.exllamav2.devices import CannotStart, check_version, find_gpus, is_sticky, load_package
 from inference.exllamav2.protocol import (
     AskLoad,
@@ -80,8 +81,8 @@ class Driver:
         match command:
             case CountText(request, text):
                 self._answers.send(Counted(request, model.count(text)))
-            case ReadPrompt(request, messages):
-                self._answers.send(model.read_prompt(request, messages))
+            case ReadPrompt(request, messages, tools):
+                self._answers.send(model.read_prompt(request, Prompt(messages, tools)))
             case _:
                 self._commands.put(command)
 

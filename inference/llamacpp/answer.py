@@ -7,8 +7,10 @@ import httpx
 import msgspec
 import trio
 
+from gossip.messages.session import TokenDetail
 from inference.engine import Finish, Piece
 from inference.errors import EngineCrashed, EngineError
+from inference.likely import Position, to_detail
 
 Tokenize = Callable[[str], Awaitable[list[int]]]
 """Plain text to token ids."""
@@ -24,6 +26,7 @@ class _Frame(msgspec.Struct, frozen=True):
     tokens_predicted: int = 0
     prompt_progress: msgspec.Raw = msgspec.Raw()
     """There while the prompt is read; such an event names a token that is none."""
+    completion_probabilities: list[Position] = []
 
 
 _DECODER = msgspec.json.Decoder(_Frame)
@@ -37,10 +40,11 @@ class Answer:
     text, and are dropped where none follows.
     """
 
-    def __init__(self, response: httpx.Response, tokenize: Tokenize) -> None:
+    def __init__(self, response: httpx.Response, tokenize: Tokenize, top: int | None = None) -> None:
         self._response = response
         self._lines = response.aiter_lines()
         self._tokenize = tokenize
+        self._top = top
         self._seen = 0
         self._waiting: tuple[int, ...] = ()
         self._done = False
@@ -61,7 +65,7 @@ class Answer:
             ids = await self._complete(frame)
             if frame.content:
                 ids, self._waiting = self._waiting + ids, ()
-                return Piece(frame.content, ids)
+                return Piece(frame.content, ids, details=self._details(frame))
             self._waiting += ids
 
     async def aclose(self) -> None:
@@ -86,6 +90,10 @@ class Answer:
         except httpx.HTTPError as error:
             raise EngineCrashed(f"the engine's worker ended during an answer: {error!r}") from error
         raise EngineCrashed("the engine's answer ended before its last piece")
+
+    def _details(self, frame: _Frame) -> tuple[TokenDetail, ...]:
+        top = self._top
+        return () if top is None else tuple(to_detail(position, top) for position in frame.completion_probabilities)
 
     async def _complete(self, frame: _Frame) -> tuple[int, ...]:
         """The frame's ids with those that the stream left out."""

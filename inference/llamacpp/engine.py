@@ -18,13 +18,15 @@ import msgspec
 
 from contracts.typed_data import Digest
 from inference.audit import TokenScore
-from inference.engine import ChatMessage, EngineHealth, Generation, Piece, with_system
+from inference.engine import ChatMessage, EngineHealth, Feature, Generation, Piece, Prompt, with_system
 from inference.errors import EngineCrashed, EngineError, EngineUnavailable, PromptRefused, PromptTooLong
 from inference.llamacpp.answer import Answer
 from inference.llamacpp.process import EngineOptions, Worker, open_worker
 from inference.llamacpp.scoring import Scores
 from inference.model_files import HashCache, ModelIdentity, identify
 from inference.progress import Report, silent
+from inference.tool_tags import TaggedCalls, takes_tools
+from inference.tools import ToolUse
 from inference.worker_process import Supervision, keep_running
 
 FAMILY = "llama.cpp"
@@ -59,7 +61,9 @@ class LlamaCppEngine:
         self._name = name
         self.supervision: Supervision[Worker] = Supervision(name, lambda: open_worker(self.options))
         self._busy = 0
-        self._prompts: dict[tuple[ChatMessage, ...], list[int]] = {}
+        self._prompts: dict[Prompt, list[int]] = {}
+        self._takes_tools: bool | None = None
+        """None until the loaded model's template has been looked at."""
 
     @property
     def model_id(self) -> Digest:
@@ -96,9 +100,15 @@ class LlamaCppEngine:
         """Slots that the worker itself is computing in; may lag a cancellation by one step of a prompt."""
         return sum(bool(slot["is_processing"]) for slot in await self._call("GET", "/slots"))
 
-    async def count_prompt(self, messages: tuple[ChatMessage, ...]) -> int:
+    async def features(self) -> frozenset[Feature]:
+        """Logarithms, and tools where the model's chat template takes them and shows how calls are marked."""
+        if self._takes_tools is None:
+            self._takes_tools = takes_tools(await self._call("GET", "/props"))
+        return frozenset(("logprobs", "tools") if self._takes_tools else ("logprobs",))
+
+    async def count_prompt(self, messages: tuple[ChatMessage, ...], tools: ToolUse | None = None) -> int:
         """T of the conversation after the chat template. Raises :class:`PromptRefused`, :class:`EngineUnavailable`."""
-        return len(await self._prompt_ids(messages))
+        return len(await self._prompt_ids(Prompt(messages, tools)))
 
     async def count_text(self, text: str) -> int:
         """T of plain text by the model's own tokenizer."""
@@ -110,7 +120,7 @@ class LlamaCppEngine:
 
         Raises :class:`PromptTooLong` where no T is left for an answer; the answer is cut to what the context holds.
         """
-        prompt = await self._prompt_ids(request.messages)
+        prompt = await self._prompt_ids(request.prompt)
         room = self.options.context - len(prompt)
         if room < 1:
             raise PromptTooLong(len(prompt), self.options.context - 1)
@@ -118,9 +128,9 @@ class LlamaCppEngine:
         try:
             async with self._client(_TOKEN_SECONDS) as client:
                 response = await self._open_answer(client, _request_body(prompt, request, room))
-                answer = Answer(response, self._tokenize)
+                answer = Answer(response, self._tokenize, request.logprobs)
                 try:
-                    yield answer
+                    yield answer if request.tools is None else TaggedCalls(answer)
                 finally:
                     await answer.aclose()
         finally:
@@ -131,7 +141,7 @@ class LlamaCppEngine:
         self, messages: tuple[ChatMessage, ...], token_ids: tuple[int, ...]
     ) -> AsyncIterator[AsyncIterator[TokenScore]]:
         """A second opinion on an answer, one T after the other."""
-        prompt = await self._prompt_ids(messages)
+        prompt = await self._prompt_ids(Prompt(messages))
         if len(prompt) + len(token_ids) > self.options.context:
             raise PromptTooLong(len(prompt) + len(token_ids), self.options.context)
         self._busy += 1
@@ -152,26 +162,28 @@ class LlamaCppEngine:
             raise EngineCrashed(f"the engine's worker ended before an answer: {error!r}") from error
         return response
 
-    async def _prompt_ids(self, messages: tuple[ChatMessage, ...]) -> list[int]:
+    async def _prompt_ids(self, prompt: Prompt) -> list[int]:
         """The prompt as token ids, kept for the few latest: a session counts a prompt before it is generated from."""
-        if (kept := self._prompts.get(messages)) is not None:
+        if (kept := self._prompts.get(prompt)) is not None:
             return kept
-        await self._refuse_control_tokens(messages)
-        turns = msgspec.to_builtins(with_system(messages))
-        answer = await self._call("POST", "/apply-template", {"messages": turns})
+        await self._refuse_control_tokens(prompt.texts())
+        asked: dict[str, Any] = {"messages": msgspec.to_builtins(with_system(prompt.messages))}
+        if prompt.tools is not None:
+            asked["tools"] = [tool.to_openai() for tool in prompt.tools.tools]
+            asked["parallel_tool_calls"] = prompt.tools.parallel
+        answer = await self._call("POST", "/apply-template", asked)
         ids = await self._tokenize(answer["prompt"], special=True)
         while len(self._prompts) >= _PROMPTS_KEPT:
             del self._prompts[next(iter(self._prompts))]
-        self._prompts[messages] = ids
+        self._prompts[prompt] = ids
         return ids
 
-    async def _refuse_control_tokens(self, messages: tuple[ChatMessage, ...]) -> None:
+    async def _refuse_control_tokens(self, texts: tuple[str, ...]) -> None:
         """Text that tokenises otherwise when control tokens are looked for has some."""
-        joined = "\n".join(message.content for message in messages)
+        joined = "\n".join(texts)
         if await self._tokenize(joined, special=False) == await self._tokenize(joined, special=True, start=False):
             return
-        for index, message in enumerate(messages):
-            text = message.content
+        for index, text in enumerate(texts):
             if await self._tokenize(text, special=False) != await self._tokenize(text, special=True, start=False):
                 raise PromptRefused(index)
         raise PromptRefused(0)
@@ -206,7 +218,7 @@ class LlamaCppEngine:
 def _request_body(prompt: list[int], request: Generation, room: int) -> dict[str, Any]:
     """A completion request from a whitelist, with neutral defaults: temperature and top_p alone decide."""
     sampling = request.sampling
-    return {
+    body: dict[str, Any] = {
         "prompt": prompt,
         "n_predict": max(1, min(request.max_tokens, room)),
         "temperature": max(0.0, sampling.temperature),
@@ -220,6 +232,9 @@ def _request_body(prompt: list[int], request: Generation, room: int) -> dict[str
         # the server looks for a closed connection when it has something to say: let that be after every batch
         "return_progress": True,
     }
+    if request.logprobs is not None:
+        body["n_probs"] = max(1, request.logprobs)  # with 0 the server names none at all
+    return body
 
 
 def _refusal(response: httpx.Response) -> str:

@@ -18,10 +18,14 @@ from gossip.messages.base import Signed, encode, sign
 from gossip.messages.market import Ticket
 from gossip.messages.session import (
     Cosigned,
+    DetailFrame,
+    PaddedFrame,
     Query,
     ReceiptFrame,
     SessionEnd,
+    SessionFrame,
     SessionOpen,
+    TokenDetail,
     TokenFrame,
     Voucher,
     VoucherFrame,
@@ -31,8 +35,10 @@ from inference.engine import Finish, Piece
 from inference.errors import InferenceError, SessionError
 from inference.metering import compute_delivered
 from inference.session.delivery import Delivery
+from inference.session.padding import unpad
 from inference.session.query import QueryBody, encode_body
 from inference.session.stream import Code, SessionStream
+from inference.vocabulary import TextCheck, Vocabulary
 
 __all__ = ["ClientSession", "Code", "Pieces", "QueryBody", "Recount", "SessionOutcome", "open_session"]
 
@@ -70,6 +76,8 @@ class SessionOutcome:
     text: str
     interrupted: str | None
     """The :class:`Code` that ended the session early; None after a regular end."""
+    recounted: bool = False
+    """Whether the user counted T itself."""
 
 
 class ClientSession:
@@ -84,18 +92,31 @@ class ClientSession:
         terms: Terms,
         clock: Callable[[], int],
         recount: Recount | None,
+        vocabulary: Vocabulary | None,
     ) -> None:
         self._stream = stream
         self._ticket = ticket
         self._body = encode_body(body)
+        self._is_padded = body.padded
+        self._waiting: tuple[TokenDetail, ...] = ()
+        """Details whose T has not come yet."""
         self._key = session_key
         self._domain = terms.domain
         self._clock = clock
         self._recount = recount
+        self._check = None if vocabulary is None else TextCheck(vocabulary)
         self._voucher_step = max(1, terms.params.voucher_window // 4)
         self._deadline = trio.current_time() + terms.params.session_max_ms / 1000
         token_limit = body.token_limit(ticket.payload.token_max)
-        self._delivery = Delivery(ticket, self._body, token_limit, session_key, terms.domain)
+        self._delivery = Delivery(
+            ticket,
+            self._body,
+            token_limit,
+            session_key,
+            terms.domain,
+            top=body.logprobs,
+            may_call=body.tools is not None,
+        )
         self._recounted: int | None = None
         self._receipt: Cosigned | None = None
         self._finish: Finish | None = None
@@ -117,6 +138,7 @@ class ClientSession:
             voucher=self._delivery.voucher,
             text=self._delivery.text,
             interrupted=self._interrupted,
+            recounted=self._recounted is not None,
         )
 
     @property
@@ -174,41 +196,69 @@ class ClientSession:
                 raise await self._break_off(Code.PROTOCOL_ERROR, str(error)) from error
             except SessionError as error:
                 raise await self._break_off(error.code, error.detail) from error
-            if piece is None and self._recount is not None:
-                self._recounted = await self._count_again(self._recount)
-            if piece is not None and piece.text:
+            if piece is None:
+                self._recounted = await self._count_again()
+            if piece is not None and (piece.text or piece.calls):
                 return piece
         return None
 
-    async def _count_again(self, recount: Recount) -> int | None:
-        """The user's own count of the answer; None where its tokenizer cannot be asked, and the provider's counts."""
+    def _check_text(self, frame: TokenFrame) -> None:
+        """Raise :class:`SessionError` where the ids say other text than came with them."""
+        if self._check is not None and (reason := self._check.take(frame.text, frame.token_ids)) is not None:
+            raise SessionError(Code.PROTOCOL_ERROR, reason)
+
+    async def _count_again(self) -> int | None:
+        """The user's own count of the answer; None where it has no means to, and the provider's counts."""
+        if self._recount is None:
+            return None if self._check is None else self._check.count()
         try:
             with trio.move_on_after(RECOUNT_SECONDS):
-                return await recount(self._delivery.text)
+                return await self._recount(self._delivery.text)
         except InferenceError as error:
             _log.info("answer not recounted", peer=self._stream.remote_peer, error=str(error))
         return None
 
     async def _take_frame(self) -> Piece | None:
         """Process one frame; its piece, None for the last."""
-        remaining = self._deadline - trio.current_time()
-        if remaining <= 0:
-            raise SessionError(Code.SESSION_TIMEOUT, "the session took too long")
-        data = await self._stream.receive(limit=_FRAME_BYTES, timeout=min(FRAME_SECONDS, remaining))
-        now_ms = self._clock()
-        if data is None:
-            raise SessionError(Code.PROVIDER_VANISHED, "the provider ended without a receipt")
-        match decode_session_frame(data):
-            case TokenFrame() as frame:
+        frame = await self._receive_frame()
+        match frame:
+            case TokenFrame():
+                now_ms = self._clock()
+                self._check_text(frame)
                 self._delivery.take_tokens(frame, now_ms)
                 if self._delivery.unvouched >= self._voucher_step:
                     await self._send_voucher()
-                return Piece(frame.text, frame.token_ids)
-            case SessionEnd() as frame:
+                details, self._waiting = (self._waiting, ()) if frame.text else ((), self._waiting)
+                return Piece(frame.text, frame.token_ids, details=details)
+            case DetailFrame():
+                self._delivery.take_details(frame)
+                self._waiting += frame.tokens
+                return Piece("", (), calls=frame.calls)
+            case SessionEnd():
                 self._receipt, self._finish = self._delivery.countersign(frame)
                 return None
-            case frame:
+            case _:
                 raise SessionError(Code.PROTOCOL_ERROR, f"{type(frame).__name__} is not the provider's to send")
+
+    async def _receive_frame(self) -> SessionFrame:
+        """The next frame that says something, within the time for one."""
+        started = trio.current_time()
+        while True:
+            now = trio.current_time()
+            remaining = min(self._deadline - now, started + FRAME_SECONDS - now)
+            if self._deadline <= now:
+                raise SessionError(Code.SESSION_TIMEOUT, "the session took too long")
+            data = await self._stream.receive(limit=_FRAME_BYTES, timeout=max(0.0, remaining))
+            if data is None:
+                raise SessionError(Code.PROVIDER_VANISHED, "the provider ended without a receipt")
+            frame = decode_session_frame(data)
+            if isinstance(frame, PaddedFrame) is not self._is_padded:
+                what = "padded, though it was not to be" if not self._is_padded else "not padded, though it was to be"
+                raise SessionError(Code.PROTOCOL_ERROR, f"a frame that is {what}")
+            if not isinstance(frame, PaddedFrame):
+                return frame
+            if inner := unpad(frame):
+                return decode_session_frame(inner)
 
     async def _send_receipt(self, receipt: Cosigned) -> None:
         """Send the last voucher and the receipt, and wait until the provider has them.
@@ -282,13 +332,15 @@ async def open_session(  # noqa: PLR0917  in the order of the protocol: over wha
     clock: Callable[[], int],
     *,
     recount: Recount | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> AsyncIterator[ClientSession]:
     """Ask ``body`` under ``ticket`` over ``stream``, which the session owns from now on.
 
-    ``clock`` gives ms of any steady origin. Leaving before the end cancels at the provider. Raises
-    :class:`SessionError`.
+    ``clock`` gives ms of any steady origin. The answer's T are the user's own where it has a tokenizer to ``recount``
+    with, or the model's ``vocabulary``, against which every frame is checked too. Leaving before the end cancels at
+    the provider. Raises :class:`SessionError`.
     """
-    session = ClientSession(stream, ticket, body, session_key, terms, clock, recount)
+    session = ClientSession(stream, ticket, body, session_key, terms, clock, recount, vocabulary)
     try:
         await session.start()
         yield session

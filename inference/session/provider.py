@@ -20,7 +20,7 @@ from gossip.messages.session import (
     Voucher,
     decode_session_frame,
 )
-from inference.engine import Engine, Scorer
+from inference.engine import Engine, Featured, Generation, Scorer
 from inference.errors import (
     EngineBusy,
     EngineCrashed,
@@ -122,12 +122,13 @@ class SessionServer:
             raise SessionError(Code.ENGINE_FAILED, "the provider does not run this model now")
         async with self._slot(ticket, engine):
             generation = body.generation(ticket.payload.token_max)
-            prompt_tokens = await engine.count_prompt(generation.messages)
+            await _check_features(engine, generation)
+            prompt_tokens = await engine.count_prompt(generation.messages, generation.tools)
             if prompt_tokens > ticket.payload.prompt_bound:
                 raise PromptTooLong(prompt_tokens, ticket.payload.prompt_bound)
             source = _source(engine, body, ticket.payload.token_max)
             await self._accept_ticket(ticket)
-            order = Order(ticket, ticket.id(domain), opened.query.payload.body, prompt_tokens, generation)
+            order = Order(ticket, ticket.id(domain), opened.query.payload.body, prompt_tokens, generation, body.padded)
             serving = Serving(
                 stream,
                 order,
@@ -151,6 +152,15 @@ class SessionServer:
             yield
         finally:
             self._running[bid.model_id] -= 1
+
+
+async def _check_features(engine: Engine, generation: Generation) -> None:
+    """Raise :class:`SessionError` (``unsupported``, naming what) where the engine lacks what the query needs."""
+    if not generation.needs:
+        return
+    has = await engine.features() if isinstance(engine, Featured) else frozenset()
+    for feature in sorted(generation.needs - has):
+        raise SessionError(Code.UNSUPPORTED, f"{feature}: engine {engine.family} has none for this model")
 
 
 def _source(engine: Engine, body: QueryBody, token_max: int) -> AnswerSource:

@@ -13,6 +13,7 @@ from gossip.messages.base import Signed, encode
 from gossip.messages.market import Ticket
 from gossip.messages.session import (
     Cosigned,
+    DetailFrame,
     Receipt,
     ReceiptFrame,
     SessionEnd,
@@ -21,9 +22,10 @@ from gossip.messages.session import (
     VoucherFrame,
     decode_session_frame,
 )
-from inference.engine import Finish, Generation, Piece
+from inference.engine import Finish, Generation, Piece, join_pieces
 from inference.errors import EngineError, InferenceError, SessionError
 from inference.metering import Transcript
+from inference.session.padding import Ticks, pad
 from inference.session.scoring import AnswerSource
 from inference.session.stream import Code, SessionStream
 
@@ -38,6 +40,8 @@ DRAIN_SECONDS = 1.0
 
 _USER_FRAME_BYTES = 8192
 _PIECES_AHEAD = 64
+_DETAILS = 16
+"""Details, and parts of calls, that one frame holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Order:
     body: bytes
     prompt_tokens: int
     generation: Generation
+    padded: bool = False
 
 
 class Serving:
@@ -73,7 +78,8 @@ class Serving:
         self._on_voucher = on_voucher
         self._on_receipt = on_receipt
         self._window = max(1, terms.params.voucher_window)
-        self._batch = max(1, self._window // 4)
+        self._ticks = Ticks() if order.padded else None
+        self._batch = max(1, self._window // (2 if order.padded else 4))
         self._transcript = Transcript(order.body)
         self._sent = 0
         self._vouched = 0
@@ -135,10 +141,32 @@ class Serving:
         async with pieces:
             finish: Finish | None = None
             while finish is None:
-                piece = await _next_pieces(pieces, self._batch)
-                finish = piece.finish
-                await self._send_tokens(piece)
+                piece = await self._take(pieces)
+                if piece is not None:
+                    finish = piece.finish
+                    await self._send_details(piece)
+                    await self._send_tokens(piece)
         await self._send_receipt(finish)
+
+    async def _take(self, pieces: trio.MemoryReceiveChannel[Piece]) -> Piece | None:
+        """The next of the answer; in a padded session what the tick finds, and a frame also where that is nothing."""
+        if self._ticks is None:
+            return await _next_pieces(pieces, self._batch)
+        piece = await self._ticks.take(pieces, self._batch)
+        if piece is None:
+            await self._stream.send(pad())
+        return piece
+
+    async def _send(self, frame: DetailFrame | TokenFrame | SessionEnd) -> None:
+        data = encode(frame)
+        await self._stream.send(data if self._ticks is None else pad(data))
+
+    async def _send_details(self, piece: Piece) -> None:
+        """What was asked for beside text: before the T that it is about, which is the first of it that is paid for."""
+        tokens, calls = piece.details, piece.calls
+        while tokens or calls:
+            await self._send(DetailFrame(tokens[:_DETAILS], calls[:_DETAILS]))
+            tokens, calls = tokens[_DETAILS:], calls[_DETAILS:]
 
     async def _send_tokens(self, piece: Piece) -> None:
         """Frames of at most a batch of T, each once the voucher window has room for it."""
@@ -150,7 +178,7 @@ class Serving:
             await self._wait_for_window(len(ids))
             self._sent += len(ids)
             self._transcript.add(ids)
-            await self._stream.send(encode(TokenFrame(text, ids, self._sent)))
+            await self._send(TokenFrame(text, ids, self._sent))
             text = ""
 
     async def _wait_for_window(self, tokens: int) -> None:
@@ -167,7 +195,7 @@ class Serving:
         receipt = Receipt(order.ticket_id, self._sent, order.prompt_tokens, self._transcript.digest(), finish)
         self._receipt = receipt
         signature = self._key.sign(receipt, self._terms.domain)
-        await self._stream.send(encode(SessionEnd(receipt, signature)))
+        await self._send(SessionEnd(receipt, signature))
         with trio.move_on_after(RECEIPT_SECONDS):
             await self._user_done.wait()
         await self._stream.end()
@@ -217,7 +245,7 @@ async def _next_pieces(pieces: trio.MemoryReceiveChannel[Piece], batch: int) -> 
         piece = await pieces.receive()
         while piece.finish is None and len(piece.token_ids) < batch:
             more = pieces.receive_nowait()
-            piece = Piece(piece.text + more.text, piece.token_ids + more.token_ids, more.finish)
+            piece = join_pieces(piece, more)
     except trio.WouldBlock:
         return piece
     except trio.EndOfChannel as error:

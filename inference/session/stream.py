@@ -36,6 +36,8 @@ class Code(enum.StrEnum):
     """More T than the ticket's prompt bound or the engine's context."""
     BAD_QUERY = "bad_query"
     """Signed by another key, for another ticket, or its body is not a query."""
+    UNSUPPORTED = "unsupported"
+    """The engine cannot do what the query asks for; the detail begins with its name and a colon."""
     ENGINE_FAILED = "engine_failed"
     ENGINE_CRASHED = "engine_crashed"
     """The engine's process ended while it computed this answer: asking the next provider may cost that one too."""

@@ -2,6 +2,7 @@
 
 import structlog
 import trio
+from msgspec.structs import replace
 
 from inference.engine import Finish, Piece
 from inference.errors import AnswerInvalid, EngineCrashed, EngineError, EngineUnavailable
@@ -27,7 +28,14 @@ class UpstreamAnswer:
     """
 
     def __init__(
-        self, events: EventReader, dialect: Dialect, tokenize: Tokenize, max_tokens: int, token_seconds: float
+        self,
+        events: EventReader,
+        dialect: Dialect,
+        tokenize: Tokenize,
+        max_tokens: int,
+        token_seconds: float,
+        *,
+        top: int | None = None,
     ) -> None:
         self._events = events
         self._dialect = dialect
@@ -35,6 +43,7 @@ class UpstreamAnswer:
         self._counter = TextCounter(tokenize)
         self._max_tokens = max_tokens
         self._token_seconds = token_seconds
+        self._top = top
         self._waiting: tuple[int, ...] = ()
         self._given = 0
         self._counted = 0
@@ -81,19 +90,24 @@ class UpstreamAnswer:
         self._bytes += len(event.text.encode())
         if self._bytes > (self._max_tokens + 8) * _BYTES_PER_TOKEN:
             raise AnswerInvalid(f"the upstream sent {self._bytes} bytes where {self._max_tokens} T were asked for")
-        ids = await self._ids(event)
-        if not event.text and not ids:
+        if event.calls:
+            self._bytes += sum(len(call.arguments.encode()) for call in event.calls)
+        ids = await self._ids(event, event.text + "".join(call.name + call.arguments for call in event.calls))
+        top = self._top
+        details = () if top is None else tuple(replace(one, top=one.top[:top]) for one in event.details)
+        if not event.text and not ids and not event.calls:
             return None
-        return Piece(event.text, ids)
+        return Piece(event.text, ids, details=details, calls=event.calls)
 
-    async def _ids(self, event: Event) -> tuple[int, ...]:
+    async def _ids(self, event: Event, said: str) -> tuple[int, ...]:
+        """T of what an event ``said``, in text or in calls."""
         if event.ids is None or self._by_text:
-            if not event.text:
+            if not said:
                 return ()
             self._by_text = True
-            return self._clamp(await self._counter.add(event.text))
+            return self._clamp(await self._counter.add(said))
         ids = await self._completed(event, event.ids)
-        if not event.text:
+        if not said:
             self._waiting += ids
             return ()
         ids, self._waiting = self._waiting + ids, ()

@@ -1,12 +1,13 @@
 """What the servers that speak OpenAI's protocol do each in their own way: counting, token ids, version.
 
-=============  ==========================================  =======================================================
-server         token ids of an answer                      counting
-=============  ==========================================  =======================================================
-vLLM           ``token_ids`` (``return_token_ids``)        ``/tokenize`` with messages, or with text
-llama-server   ``tokens`` of its own ``/completion``       ``/apply-template``, ``/tokenize``
-TabbyAPI       none: the text is counted                   ``/v1/token/encode`` with messages, or with text
-=============  ==========================================  =======================================================
+=============  ====================================  ==============================================  ==================
+server         token ids of an answer                counting                                        tools
+=============  ====================================  ==============================================  ==================
+vLLM           ``token_ids`` (``return_token_ids``)  ``/tokenize`` with messages, or with text       its own parser's
+llama-server   ``tokens`` of its ``/completion``     ``/apply-template``, ``/tokenize``              by their marks
+TabbyAPI       none: the text is counted             ``/v1/token/encode`` with messages, or text     none: its prompt
+                                                                                                     cannot be counted
+=============  ====================================  ==============================================  ==================
 """
 
 import re
@@ -14,8 +15,12 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from inference.engine import ChatMessage, Finish, Generation
+from gossip.messages.session import TokenDetail, ToolDelta
+from inference.engine import Feature, Finish, Generation, Prompt
 from inference.errors import AnswerInvalid, EngineError
+from inference.likely import Position, to_detail
+from inference.tool_tags import takes_tools
+from inference.tools import TOOLS_MAX
 
 Kind = Literal["vllm", "llama-server", "tabbyapi"]
 
@@ -41,17 +46,24 @@ class Event(msgspec.Struct, frozen=True):
     total: int | None = None
     failed: str | None = None
     """An error that the server told within its stream."""
+    details: tuple[TokenDetail, ...] = ()
+    calls: tuple[ToolDelta, ...] = ()
 
 
 class Dialect(Protocol):
     """How to speak to one kind of server."""
 
     family: str
+    marks_calls: bool
+    """Whether tool calls are in the text, between marks."""
 
     async def version(self, call: Call) -> str:
         """The server's build, part of the engine family."""
 
-    async def count_prompt(self, call: Call, model: str, messages: tuple[ChatMessage, ...]) -> list[int]:
+    async def features(self, call: Call) -> frozenset[Feature]:
+        """What its model can do beyond text."""
+
+    async def count_prompt(self, call: Call, model: str, prompt: Prompt) -> list[int]:
         """Ids of the conversation after the chat template."""
 
     async def tokenize(self, call: Call, model: str, text: str) -> list[int]:
@@ -67,14 +79,31 @@ class Dialect(Protocol):
         """One event. Raises :class:`AnswerInvalid`."""
 
 
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _CallDelta(msgspec.Struct):
+    index: int = 0
+    id: str | None = None
+    function: _Function = msgspec.field(default_factory=_Function)
+
+
 class _Delta(msgspec.Struct):
     content: str | None = None
+    tool_calls: list[_CallDelta] | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[Position] | None = None
 
 
 class _Choice(msgspec.Struct):
     delta: _Delta = msgspec.field(default_factory=_Delta)
     finish_reason: str | None = None
     token_ids: list[int] | None = None
+    logprobs: _Logprobs | None = None
 
 
 class _Usage(msgspec.Struct):
@@ -95,6 +124,7 @@ class _Frame(msgspec.Struct):
     tokens_predicted: int = 0
     prompt_progress: msgspec.Raw = msgspec.Raw()
     """There while the prompt is read; such an event names a token that is none."""
+    completion_probabilities: list[Position] = []
     error: msgspec.Raw = msgspec.Raw()
 
 
@@ -104,7 +134,9 @@ class _Count(msgspec.Struct):
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
 _FRAME = msgspec.json.Decoder(_Frame)
-_FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", "eos": "stop"}
+_FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", "eos": "stop", "tool_calls": "tool_calls"}
+_ARGUMENT_CHARS = 4_096
+"""Arguments that one delta holds: on the wire a character has four bytes at most."""
 _NULL = (b"", b"null")
 
 
@@ -128,7 +160,24 @@ def read_chunk(data: bytes) -> Event:
         if finish is None:
             return Event(failed=f"it finished with {choice.finish_reason[:32]!r}")
     ids = None if choice.token_ids is None else tuple(choice.token_ids)
-    return Event(choice.delta.content or "", ids, finish, total)
+    positions = (choice.logprobs.content if choice.logprobs is not None else None) or ()
+    details = tuple(to_detail(position) for position in positions)
+    return Event(choice.delta.content or "", ids, finish, total, None, details, _calls(choice.delta.tool_calls or []))
+
+
+def _calls(deltas: list[_CallDelta]) -> tuple[ToolDelta, ...]:
+    """Parts of calls as they travel on. Raises :class:`AnswerInvalid` for what is none."""
+    calls: list[ToolDelta] = []
+    for delta in deltas:
+        name, left = delta.function.name or "", delta.function.arguments or ""
+        if not 0 <= delta.index < TOOLS_MAX or len(name) > 64:
+            raise AnswerInvalid(f"the upstream sent a tool call with number {delta.index} and a name of {len(name)}")
+        if name:
+            calls.append(ToolDelta(delta.index, (delta.id or f"call_{delta.index}")[:128], name))
+        while left:
+            calls.append(ToolDelta(delta.index, arguments=left[:_ARGUMENT_CHARS]))
+            left = left[_ARGUMENT_CHARS:]
+    return tuple(calls)
 
 
 def error_words(data: bytes) -> str:
@@ -155,6 +204,7 @@ def _chat_body(model: str, generation: Generation, room: int) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": model,
         "messages": msgspec.to_builtins(generation.messages),
+        **_tool_fields(generation.prompt),
         "max_tokens": max(1, min(generation.max_tokens, room)),
         "temperature": max(0.0, sampling.temperature),
         "top_p": sampling.top_p,
@@ -169,23 +219,39 @@ def _chat_body(model: str, generation: Generation, room: int) -> dict[str, Any]:
         body["seed"] = sampling.seed
     if sampling.stop:
         body["stop"] = list(sampling.stop)
+    if generation.tools is not None:
+        body["tool_choice"] = generation.tools.openai_choice()
+        body["parallel_tool_calls"] = generation.tools.parallel
+    if generation.logprobs is not None:
+        body["logprobs"] = True
+        body["top_logprobs"] = generation.logprobs
     return body
+
+
+def _tool_fields(prompt: Prompt) -> dict[str, Any]:
+    """What a prompt with tools has beside its messages."""
+    return {} if prompt.tools is None else {"tools": [tool.to_openai() for tool in prompt.tools.tools]}
 
 
 class Vllm:
     """vLLM's server."""
 
     family = "vllm"
+    marks_calls = False
 
     async def version(self, call: Call) -> str:
         """``/version``."""
         answer = await call("GET", "/version")
         return str(answer.get("version", "unknown"))[:64] if isinstance(answer, dict) else "unknown"
 
-    async def count_prompt(self, call: Call, model: str, messages: tuple[ChatMessage, ...]) -> list[int]:
+    async def features(self, call: Call) -> frozenset[Feature]:  # noqa: ARG002  # the Dialect's
+        """All; a server that was started without a tool parser refuses tools itself."""
+        return frozenset(("tools", "logprobs"))
+
+    async def count_prompt(self, call: Call, model: str, prompt: Prompt) -> list[int]:
         """By the server's own template."""
-        turns = msgspec.to_builtins(messages)
-        return _counted(await call("POST", "/tokenize", {"model": model, "messages": turns}))
+        turns = msgspec.to_builtins(prompt.messages)
+        return _counted(await call("POST", "/tokenize", {"model": model, "messages": turns, **_tool_fields(prompt)}))
 
     async def tokenize(self, call: Call, model: str, text: str) -> list[int]:
         """Text alone."""
@@ -209,14 +275,19 @@ class TabbyApi:
     """TabbyAPI, which serves ExLlamaV2 and V3."""
 
     family = "tabbyapi"
+    marks_calls = False
 
     async def version(self, call: Call) -> str:  # noqa: ARG002  # the Dialect's
         """It tells none."""
         return "unknown"
 
-    async def count_prompt(self, call: Call, model: str, messages: tuple[ChatMessage, ...]) -> list[int]:  # noqa: ARG002  # one model is loaded
+    async def features(self, call: Call) -> frozenset[Feature]:  # noqa: ARG002  # the Dialect's
+        """No tools: its tokenizer's endpoint takes none, so that a prompt with some cannot be counted."""
+        return frozenset(("logprobs",))
+
+    async def count_prompt(self, call: Call, model: str, prompt: Prompt) -> list[int]:  # noqa: ARG002  # one model is loaded
         """By the server's own template."""
-        body = {"text": msgspec.to_builtins(messages), "add_bos_token": True, "encode_special_tokens": True}
+        body = {"text": msgspec.to_builtins(prompt.messages), "add_bos_token": True, "encode_special_tokens": True}
         return _counted(await call("POST", "/v1/token/encode", body))
 
     async def tokenize(self, call: Call, model: str, text: str) -> list[int]:  # noqa: ARG002  # one model is loaded
@@ -244,19 +315,26 @@ class LlamaServer:
     """llama.cpp's own server, asked through its native endpoint, which takes and gives token ids."""
 
     family = "llama-server"
+    marks_calls = True
 
     async def version(self, call: Call) -> str:
         """``/props``."""
         answer = await call("GET", "/props")
         return str(answer.get("build_info", "unknown"))[:64] if isinstance(answer, dict) else "unknown"
 
-    async def count_prompt(self, call: Call, model: str, messages: tuple[ChatMessage, ...]) -> list[int]:  # noqa: ARG002  # one model is loaded
+    async def features(self, call: Call) -> frozenset[Feature]:
+        """As its template says."""
+        has_tools = takes_tools(await call("GET", "/props"))
+        return frozenset(("logprobs", "tools") if has_tools else ("logprobs",))
+
+    async def count_prompt(self, call: Call, model: str, prompt: Prompt) -> list[int]:  # noqa: ARG002  # one model is loaded
         """Template, then tokenizer."""
-        answer = await call("POST", "/apply-template", {"messages": msgspec.to_builtins(messages)})
-        prompt = answer.get("prompt") if isinstance(answer, dict) else None
-        if not isinstance(prompt, str):
+        asked = {"messages": msgspec.to_builtins(prompt.messages), **_tool_fields(prompt)}
+        answer = await call("POST", "/apply-template", asked)
+        text = answer.get("prompt") if isinstance(answer, dict) else None
+        if not isinstance(text, str):
             raise EngineError("the upstream's template answered with no prompt")
-        body = {"content": prompt, "parse_special": True, "add_special": True}
+        body = {"content": text, "parse_special": True, "add_special": True}
         return _counted(await call("POST", "/tokenize", body))
 
     async def tokenize(self, call: Call, model: str, text: str) -> list[int]:  # noqa: ARG002  # one model is loaded
@@ -270,7 +348,9 @@ class LlamaServer:
     def request(self, model: str, generation: Generation, prompt: list[int], room: int) -> tuple[str, dict[str, Any]]:  # noqa: ARG002  # one model is loaded
         """``/completion`` with the prompt's ids."""
         sampling = generation.sampling
+        likely = {} if generation.logprobs is None else {"n_probs": max(1, generation.logprobs)}
         return "/completion", {
+            **likely,
             "prompt": prompt,
             "n_predict": max(1, min(generation.max_tokens, room)),
             "temperature": max(0.0, sampling.temperature),
@@ -298,7 +378,8 @@ class LlamaServer:
             raise AnswerInvalid("the upstream sent a frame without content")
         if frame.stop:
             return Event(frame.content, tuple(frame.tokens), "length" if frame.stop_type == "limit" else "stop")
-        return Event(frame.content, tuple(frame.tokens), None, frame.tokens_predicted)
+        details = tuple(to_detail(position) for position in frame.completion_probabilities)
+        return Event(frame.content, tuple(frame.tokens), None, frame.tokens_predicted, details=details)
 
     async def _encode(self, call: Call, text: str, *, special: bool) -> list[int]:
         body = {"content": text, "parse_special": special, "add_special": False}

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from contracts.typed_data import Digest
-from inference.engine import ChatMessage, EngineHealth, Generation, Piece
+from inference.engine import ChatMessage, EngineHealth, Feature, Generation, Piece, Prompt
 from inference.errors import (
     AnswerInvalid,
     EngineBusy,
@@ -27,6 +27,8 @@ from inference.errors import (
     PromptTooLong,
 )
 from inference.model_files import ModelIdentity
+from inference.tool_tags import TaggedCalls
+from inference.tools import ToolUse
 from inference.upstream.answer import UpstreamAnswer
 from inference.upstream.dialects import DIALECTS, Kind, error_words
 from inference.upstream.events import EventReader
@@ -74,7 +76,9 @@ class UpstreamEngine:
         self._model_id = identity.manifest.model_id()
         self._version = "unknown"
         self._busy = 0
-        self._prompts: dict[tuple[ChatMessage, ...], list[int]] = {}
+        self._prompts: dict[Prompt, list[int]] = {}
+        self._features: frozenset[Feature] | None = None
+        """What the server said when it was asked first."""
         self._tls = ssl.create_default_context() if options.base.startswith("https:") else _NO_TLS
 
     @property
@@ -110,9 +114,15 @@ class UpstreamEngine:
         await self._request("GET", "/health", None)
         return EngineHealth(self.options.slots, self._busy, self.options.context)
 
-    async def count_prompt(self, messages: tuple[ChatMessage, ...]) -> int:
+    async def features(self) -> frozenset[Feature]:
+        """What this kind of server, and its model's template, can do."""
+        if self._features is None:
+            self._features = await self._dialect.features(self._call)
+        return self._features
+
+    async def count_prompt(self, messages: tuple[ChatMessage, ...], tools: ToolUse | None = None) -> int:
         """T of the conversation by the server's template. Raises :class:`PromptRefused`, :class:`EngineUnavailable`."""
-        return len(await self._prompt_ids(messages))
+        return len(await self._prompt_ids(Prompt(messages, tools)))
 
     async def count_text(self, text: str) -> int:
         """T of plain text by the server's tokenizer."""
@@ -125,7 +135,7 @@ class UpstreamEngine:
             raise EngineBusy(f"all {self.options.slots} slots are taken", 1)
         self._busy += 1
         try:
-            prompt = await self._prompt_ids(request.messages)
+            prompt = await self._prompt_ids(request.prompt)
             room = self.options.context - len(prompt)
             if room < 1:
                 raise PromptTooLong(len(prompt), self.options.context - 1)
@@ -140,9 +150,10 @@ class UpstreamEngine:
                     self._tokenize,
                     request.max_tokens,
                     self.options.token_seconds,
+                    top=request.logprobs,
                 )
                 try:
-                    yield answer
+                    yield TaggedCalls(answer) if self._dialect.marks_calls and request.tools is not None else answer
                 finally:
                     await answer.aclose()
         finally:
@@ -167,17 +178,17 @@ class UpstreamEngine:
             raise
         return response
 
-    async def _prompt_ids(self, messages: tuple[ChatMessage, ...]) -> list[int]:
+    async def _prompt_ids(self, prompt: Prompt) -> list[int]:
         """The prompt as token ids, kept for the few latest: a session counts a prompt before it is generated from."""
-        if (kept := self._prompts.get(messages)) is not None:
+        if (kept := self._prompts.get(prompt)) is not None:
             return kept
-        for index, message in enumerate(messages):
-            if message.content and await self._has_control_tokens(message.content):
+        for index, text in enumerate(prompt.texts()):
+            if text and await self._has_control_tokens(text):
                 raise PromptRefused(index)
-        ids = await self._dialect.count_prompt(self._call, self.options.model, messages)
+        ids = await self._dialect.count_prompt(self._call, self.options.model, prompt)
         while len(self._prompts) >= _PROMPTS_KEPT:
             del self._prompts[next(iter(self._prompts))]
-        self._prompts[messages] = ids
+        self._prompts[prompt] = ids
         return ids
 
     async def _has_control_tokens(self, text: str) -> bool:

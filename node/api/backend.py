@@ -7,7 +7,8 @@ from typing import Protocol
 import msgspec
 
 from contracts.typed_data import Address, Digest
-from inference.engine import ChatMessage, Sampling
+from inference.engine import ChatMessage, Piece, Sampling
+from inference.tools import ToolUse
 
 
 class ModelCard(msgspec.Struct, frozen=True):
@@ -29,6 +30,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
     messages: tuple[ChatMessage, ...]
     max_tokens: int
     sampling: Sampling
+    tools: ToolUse | None = None
+    logprobs: int | None = None
+    """How many alternatives to name with each T; None: no logarithms."""
 
 
 class RateLimit(msgspec.Struct, frozen=True):
@@ -122,10 +126,10 @@ class Answer(Protocol):
 
     @property
     def finish(self) -> str | None:
-        """``stop`` or ``length``; None before the end."""
+        """``stop``, ``length`` or ``tool_calls``; None before the end."""
 
-    def pieces(self) -> AsyncIterator[str]:
-        """The text in the order of its arrival, once. Raises :class:`BackendError` where it breaks off."""
+    def pieces(self) -> AsyncIterator[Piece]:
+        """Text, calls and logarithms as they arrive, once. Raises :class:`BackendError` where it breaks off."""
 
     def headers(self) -> dict[str, str]:
         """``x-yellowstone-*`` and ``x-ratelimit-*`` headers for the response."""

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gossip.messages import Unit
+from inference.engine import Piece
 from node.api.api_keys import ApiKey
 from node.api.backend import Answer, BackendError, ChatBackend
 from node.api.openai_answers import (
@@ -153,7 +154,14 @@ class _Completions:
             ):
                 answered = True
                 headers = answer.headers() | _share_headers(reserved)
-                envelope = self._form(answer.rfc_id.hex(), int(self._now_s()), asked.chat.model, asked.include_usage)
+                chat = asked.chat
+                envelope = self._form(
+                    answer.rfc_id.hex(),
+                    int(self._now_s()),
+                    chat.model,
+                    asked.include_usage,
+                    chat.logprobs is not None,
+                )
                 try:
                     if asked.stream:
                         await _stream(answer, envelope, headers, send)
@@ -187,7 +195,7 @@ def _share_headers(reserved: Reservation) -> dict[str, str]:
 
 async def _whole(answer: Answer, envelope: Envelope, headers: dict[str, str]) -> Response:
     """The answer in one object. What breaks off has been paid for all the same."""
-    pieces: list[str] = []
+    pieces: list[Piece] = []
     try:
         async with _closing(answer.pieces()) as arriving:
             async for piece in arriving:
@@ -196,7 +204,13 @@ async def _whole(answer: Answer, envelope: Envelope, headers: dict[str, str]) ->
         error.paid = True
         return _error_response(error, headers)
     usage = usage_object(answer.prompt_tokens, answer.tokens)
-    return JSONResponse(envelope.whole("".join(pieces), answer.finish or "stop", usage), headers=headers)
+    whole = Piece(
+        "".join(piece.text for piece in pieces),
+        (),
+        details=tuple(detail for piece in pieces for detail in piece.details),
+        calls=tuple(call for piece in pieces for call in piece.calls),
+    )
+    return JSONResponse(envelope.whole(whole, answer.finish or "stop", usage), headers=headers)
 
 
 async def _stream(answer: Answer, envelope: Envelope, headers: dict[str, str], send: Send) -> None:
@@ -223,7 +237,7 @@ async def _stream(answer: Answer, envelope: Envelope, headers: dict[str, str], s
 
 
 @asynccontextmanager
-async def _closing(pieces: AsyncIterator[str]) -> AsyncIterator[AsyncIterator[str]]:
+async def _closing(pieces: AsyncIterator[Piece]) -> AsyncIterator[AsyncIterator[Piece]]:
     """Close a generator where its reader stops early, rather than whenever it is collected."""
     try:
         yield pieces

@@ -4,7 +4,9 @@ from typing import Any
 
 import msgspec
 
+from inference.engine import Piece
 from node.api.backend import BackendError, ModelCard, RateLimit
+from node.api.openai_tools import delta_objects, logprob_objects, text_logprobs, whole_calls
 
 
 def model_object(card: ModelCard) -> dict[str, Any]:
@@ -66,8 +68,9 @@ class Envelope(msgspec.Struct, frozen=True):
     model: str
     include_usage: bool = False
     """Each piece has a null ``usage`` until the usage's own chunk."""
+    with_logprobs: bool = False
 
-    def whole(self, text: str, finish: str, usage: dict[str, int]) -> dict[str, Any]:
+    def whole(self, answer: Piece, finish: str, usage: dict[str, int]) -> dict[str, Any]:
         """A whole answer."""
         raise NotImplementedError
 
@@ -75,7 +78,7 @@ class Envelope(msgspec.Struct, frozen=True):
         """What a stream begins with, if anything."""
         raise NotImplementedError
 
-    def piece(self, text: str) -> dict[str, Any]:
+    def piece(self, piece: Piece) -> dict[str, Any]:
         """A piece of a streamed answer."""
         raise NotImplementedError
 
@@ -95,19 +98,24 @@ class Envelope(msgspec.Struct, frozen=True):
 class ChatEnvelope(Envelope, frozen=True):
     """The form of /v1/chat/completions."""
 
-    def whole(self, text: str, finish: str, usage: dict[str, int]) -> dict[str, Any]:
-        """As :meth:`Envelope.whole`."""
-        message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+    def whole(self, answer: Piece, finish: str, usage: dict[str, int]) -> dict[str, Any]:
+        """As :meth:`Envelope.whole`. A message that only calls has null for content."""
+        message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+        if answer.calls:
+            message |= {"content": answer.text or None, "tool_calls": whole_calls(answer.calls)}
+        choice = {"index": 0, "message": message, "logprobs": self._logprobs(answer), "finish_reason": finish}
         return {**self._head("chat.completion"), "choices": [choice], "usage": usage}
 
     def opening(self) -> dict[str, Any] | None:
         """The role."""
         return self._chunk({"role": "assistant", "content": ""}, None)
 
-    def piece(self, text: str) -> dict[str, Any]:
+    def piece(self, piece: Piece) -> dict[str, Any]:
         """As :meth:`Envelope.piece`."""
-        return self._chunk({"content": text}, None)
+        delta: dict[str, Any] = {"content": piece.text} if piece.text or not piece.calls else {}
+        if piece.calls:
+            delta["tool_calls"] = delta_objects(piece.calls)
+        return self._chunk(delta, None, self._logprobs(piece))
 
     def ending(self, finish: str) -> dict[str, Any]:
         """As :meth:`Envelope.ending`."""
@@ -117,8 +125,13 @@ class ChatEnvelope(Envelope, frozen=True):
         """As :meth:`Envelope.object`."""
         return {**self._head("chat.completion.chunk"), "choices": choices}
 
-    def _chunk(self, delta: dict[str, str], finish: str | None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
+        return {"content": logprob_objects(piece.details), "refusal": None} if self.with_logprobs else None
+
+    def _chunk(
+        self, delta: dict[str, Any], finish: str | None, logprobs: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return self.object([choice]) | ({"usage": None} if self.include_usage else {})
 
     def _head(self, kind: str) -> dict[str, Any]:
@@ -134,21 +147,21 @@ class ChatEnvelope(Envelope, frozen=True):
 class TextEnvelope(Envelope, frozen=True):
     """The form of /v1/completions, whose stream has objects of the same kind as its whole."""
 
-    def whole(self, text: str, finish: str, usage: dict[str, int]) -> dict[str, Any]:
+    def whole(self, answer: Piece, finish: str, usage: dict[str, int]) -> dict[str, Any]:
         """As :meth:`Envelope.whole`."""
-        return self.object([self._choice(text, finish)]) | {"usage": usage}
+        return self.object([self._choice(answer, finish)]) | {"usage": usage}
 
     def opening(self) -> dict[str, Any] | None:
         """Nothing."""
         return None
 
-    def piece(self, text: str) -> dict[str, Any]:
+    def piece(self, piece: Piece) -> dict[str, Any]:
         """As :meth:`Envelope.piece`."""
-        return self.object([self._choice(text, None)]) | ({"usage": None} if self.include_usage else {})
+        return self.object([self._choice(piece, None)]) | ({"usage": None} if self.include_usage else {})
 
     def ending(self, finish: str) -> dict[str, Any]:
         """As :meth:`Envelope.ending`."""
-        return self.object([self._choice("", finish)]) | ({"usage": None} if self.include_usage else {})
+        return self.object([self._choice(Piece("", ()), finish)]) | ({"usage": None} if self.include_usage else {})
 
     def object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """As :meth:`Envelope.object`."""
@@ -161,5 +174,6 @@ class TextEnvelope(Envelope, frozen=True):
             "choices": choices,
         }
 
-    def _choice(self, text: str, finish: str | None) -> dict[str, Any]:
-        return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+    def _choice(self, piece: Piece, finish: str | None) -> dict[str, Any]:
+        logprobs = text_logprobs(piece.details) if self.with_logprobs else None
+        return {"index": 0, "text": piece.text, "logprobs": logprobs, "finish_reason": finish}

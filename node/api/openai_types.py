@@ -9,16 +9,21 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from inference.engine import ChatMessage, Sampling
+from inference.engine import TOP_LOGPROBS_MAX, ChatMessage, Sampling
+from inference.tools import ToolUse
 from node.api.backend import BackendError, ChatRequest
+from node.api.openai_tools import CallField, ToolField, read_calls, read_tools
 
 B = TypeVar("B")
 
 STOPS_MAX = 4
 """Stop strings in one request."""
 
-STOP_LENGTH_MAX = 256
+STOP_LENGTH_MAX = 64
 """Characters of one stop string."""
+
+TEXT_LOGPROBS_MAX = 5
+"""Alternatives of a T that a legacy completion may ask for."""
 
 DEPTH_MAX = 64
 """How deep a request may nest; tool schemas, the deepest there is, need about ten."""
@@ -26,7 +31,7 @@ DEPTH_MAX = 64
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 """Strings, to skip what is in them, and brackets."""
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 _PLACE = re.compile(r"^(.*?)(?: - at `\$\.?(.*)`)?$", re.DOTALL)
 
@@ -39,7 +44,8 @@ class _Part(msgspec.Struct):
 class _Message(msgspec.Struct):
     role: str
     content: str | list[_Part] | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[CallField] | None = None
+    tool_call_id: str | None = None
     function_call: Any = None
 
 
@@ -75,8 +81,9 @@ class _Body(_Common, kw_only=True):
     messages: list[_Message]
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: list[Any] | None = None
+    tools: list[ToolField] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     response_format: _ResponseFormat | None = None
     modalities: list[str] | None = None
@@ -120,7 +127,13 @@ def parse_request(raw: bytes, *, default_tokens: int, most_tokens: int) -> Asked
     if not body.messages:
         raise invalid("messages", "'messages' is empty")
     messages = tuple(_message(index, message) for index, message in enumerate(body.messages))
-    return _asked(body, messages, _max_tokens(body, default_tokens, most_tokens))
+    return _asked(
+        body,
+        messages,
+        _max_tokens(body, default_tokens, most_tokens),
+        tools=read_tools(body.tools, body.tool_choice, parallel=body.parallel_tool_calls is not False),
+        logprobs=_logprobs(body),
+    )
 
 
 def parse_completion(raw: bytes, *, default_tokens: int, most_tokens: int) -> Asked:
@@ -129,20 +142,29 @@ def parse_completion(raw: bytes, *, default_tokens: int, most_tokens: int) -> As
     wants = {
         "best_of": body.best_of not in (None, 1),
         "echo": body.echo is True,
-        "logprobs": body.logprobs is not None,
         "suffix": bool(body.suffix),
     }
     _refuse(wants | _common_wants(body))
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if len(prompts) != 1 or not isinstance(prompts[0], str):
         raise invalid("prompt", "'prompt' must be one text: several, and token ids, are not supported by this network")
-    return _asked(body, (ChatMessage("user", prompts[0]),), _max_tokens(body, default_tokens, most_tokens))
+    if body.logprobs is not None:
+        _check_range("logprobs", body.logprobs, 0, TEXT_LOGPROBS_MAX)
+    messages = (ChatMessage("user", prompts[0]),)
+    return _asked(body, messages, _max_tokens(body, default_tokens, most_tokens), logprobs=body.logprobs)
 
 
-def _asked(body: _Common, messages: tuple[ChatMessage, ...], max_tokens: int) -> Asked:
+def _asked(
+    body: _Common,
+    messages: tuple[ChatMessage, ...],
+    max_tokens: int,
+    *,
+    tools: ToolUse | None = None,
+    logprobs: int | None = None,
+) -> Asked:
     if not body.model:
         raise invalid("model", "'model' is empty")
-    chat = ChatRequest(model=body.model, messages=messages, max_tokens=max_tokens, sampling=_sampling(body))
+    chat = ChatRequest(body.model, messages, max_tokens, _sampling(body), tools, logprobs)
     include_usage = body.stream_options is not None and body.stream_options.include_usage is True
     return Asked(chat, body.stream is True, include_usage)
 
@@ -187,9 +209,6 @@ def _nests_deeper(raw: bytes, limit: int) -> bool:
 
 def _refuse_unsupported(body: _Body) -> None:
     wants = {
-        "logprobs": body.logprobs is True,
-        "top_logprobs": body.top_logprobs not in (None, 0),
-        "tools": bool(body.tools) and body.tool_choice != "none",
         "functions": bool(body.functions),
         "response_format": body.response_format is not None and body.response_format.type != "text",
         "modalities": body.modalities not in (None, [], ["text"]),
@@ -219,17 +238,41 @@ def _message(index: int, message: _Message) -> ChatMessage:
     role = _ROLES.get(message.role)
     if role is None:
         raise invalid(f"{place}.role", f"role {message.role!r} is not supported; use {', '.join(_ROLES)}")
-    if message.tool_calls or message.function_call is not None:
+    if message.function_call is not None:
+        what = "calls of the old form are not supported: use 'tool_calls'"
+        raise invalid(f"{place}.function_call", what, "unsupported_parameter")
+    if message.tool_calls and role != "assistant":
+        raise invalid(f"{place}.tool_calls", f"a message of role {role!r} calls no tools")
+    if (message.tool_call_id is not None) is not (role == "tool"):
+        what = "names no call" if role == "tool" else f"has role {role!r}, which answers no call"
+        raise invalid(f"{place}.tool_call_id", f"the message {what}")
+    if message.tool_call_id is not None and not 1 <= len(message.tool_call_id) <= 128:
         raise invalid(
-            f"{place}.tool_calls", "tool calls are not supported by this network yet", "unsupported_parameter"
+            f"{place}.tool_call_id", f"the id has {len(message.tool_call_id)} characters; 1 to 128 are possible"
         )
+    calls = read_calls(f"{place}.tool_calls", message.tool_calls or [])
     if message.content is None:
-        raise invalid(f"{place}.content", "the message has no content")
+        if not calls:
+            raise invalid(f"{place}.content", "the message has no content")
+        return ChatMessage("assistant", "", calls)
     if isinstance(message.content, str):
         text = message.content
     else:
         text = "".join(_part(f"{place}.content[{number}]", part) for number, part in enumerate(message.content))
-    return msgspec.convert({"role": role, "content": text}, ChatMessage)
+    return msgspec.structs.replace(
+        msgspec.convert({"role": role, "content": text}, ChatMessage),
+        tool_calls=calls,
+        tool_call_id=message.tool_call_id,
+    )
+
+
+def _logprobs(body: _Body) -> int | None:
+    """How many alternatives of each T; None where no logarithms are wanted."""
+    top = body.top_logprobs or 0
+    _check_range("top_logprobs", top, 0, TOP_LOGPROBS_MAX)
+    if top and body.logprobs is not True:
+        raise invalid("top_logprobs", "'top_logprobs' needs 'logprobs' to be true")
+    return top if body.logprobs is True else None
 
 
 def _part(place: str, part: _Part) -> str:

@@ -12,7 +12,7 @@ from gossip.messages.market import Rfc
 from gossip.messages.router import Matched, Queued, RfcAsk
 from gossip.streams import FrameStream
 from gossip.topics import SESSION
-from inference.engine import ChatMessage
+from inference.tools import compute_tools_bound
 from node.api.backend import BackendError, ChatRequest, ModelCard
 from node.context import Node, now_ms
 from node.roles import refusals
@@ -113,19 +113,21 @@ class Asking:
             model_id=card.model_id,
             unit=Unit.TEXT_TOKEN,
             token_max=request.max_tokens,
-            prompt_bound=self._prompt_bound(request.messages, card.model_id),
+            prompt_bound=self._prompt_bound(request, card.model_id),
             deadline_ms=now_ms() + RFC_DEADLINE_MS,
         )
         return sign(rfc, wallet.key, self._node.terms.domain)
 
-    def _prompt_bound(self, messages: tuple[ChatMessage, ...], model_id: Digest) -> int:
+    def _prompt_bound(self, request: ChatRequest, model_id: Digest) -> int:
         """T that the prompt surely fits into, yet no more than the roomiest bid unless it can't fit at all.
 
         A token has at least one byte and, in text, seldom fewer than two; the provider counts exactly and refuses
         what breaks the bound.
         """
-        size = sum(len(message.content.encode()) for message in messages)
-        template = TEMPLATE_T * (len(messages) + 1)
+        calls = tuple(call for message in request.messages for call in message.tool_calls)
+        size = sum(len(message.content.encode()) for message in request.messages)
+        size += compute_tools_bound(request.tools, calls)
+        template = TEMPLATE_T * (len(request.messages) + 1)
         bids = self._public.book.all_live(now_ms()).bids
         roomiest = max((bid.payload.prompt_max for bid in bids if bid.payload.model_id == model_id), default=0)
         at_least = size // 8

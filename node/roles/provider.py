@@ -16,7 +16,7 @@ from gossip.messages.records import Bid, ModelProof
 from gossip.messages.router import DeliveryFiling, Filed, Refused, decode_router_answer
 from gossip.messages.session import Cosigned, Voucher
 from gossip.streams import FrameStream
-from gossip.topics import CHALLENGE, LIVENESS, ROUTER, SESSION
+from gossip.topics import CHALLENGE, LIVENESS, ROUTER, SESSION, VOCABULARY
 from inference.engine import Engine, Scorer
 from inference.errors import EngineError, ModelError, SessionError
 from inference.model_files import Identified, ModelIdentity
@@ -28,6 +28,8 @@ from node.context import Node, now_ms
 from node.engines import open_engine
 from node.progress import still_loading
 from node.roles.evidence import EvidencePool
+from node.roles.librarian import MOST_STREAMS as MOST_READERS
+from node.roles.librarian import Librarian
 from node.roles.prover import MOST_STREAMS, Prover
 from node.roles.public import PublicState
 from node.roles.strangers import MAX_STREAMS, PER_PEER, Strangers
@@ -69,6 +71,7 @@ class Provider:
         self._strangers = Strangers(public, lambda member: public.book.record(member, now_ms()))
         self._file_now = trio.Event()
         self._prover = Prover(node, public, self._identity_of)
+        self._librarian = Librarian(node, self._identity_of)
         self._server = SessionServer(
             engine_for=self._engine_for,
             key=node.key,
@@ -90,6 +93,7 @@ class Provider:
             answer = self._answer_liveness
             self._node.network.serve(LIVENESS, answer, max_concurrent=MAX_STREAMS, max_per_peer=PER_PEER)
             self._node.network.serve(CHALLENGE, self._prover.serve, max_concurrent=MOST_STREAMS)
+            self._node.network.serve(VOCABULARY, self._librarian.serve, max_concurrent=MOST_READERS)
             self._node.network.serve(SESSION, self._serve_session, max_concurrent=slots + 8)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._announce)

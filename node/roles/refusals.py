@@ -29,6 +29,7 @@ _BY_CODE: dict[str, tuple[int, str, str]] = {
 _BY_SESSION_CODE: dict[str, tuple[int, str, str]] = {
     "prompt_over_limit": (400, "context_length_exceeded", "invalid_request_error"),
     "bad_query": (400, "bad_query", "invalid_request_error"),
+    "unsupported": (400, "unsupported_parameter", "invalid_request_error"),
     "busy": (503, "busy", "server_error"),
     "engine_unavailable": (503, "engine_unavailable", "server_error"),
 }
@@ -69,7 +70,11 @@ def session_error(error: SessionError | GossipError) -> BackendError:
     status, code, kind = _BY_SESSION_CODE.get(code, (502, code, "server_error"))
     retry = 1 if status == 503 else None
     text = f"the provider did not answer: {error}"
-    return BackendError(status, code, text, kind=kind, retry_after=retry, final=code == Code.ENGINE_CRASHED)
+    param = None
+    if isinstance(error, SessionError | RemoteError) and code == "unsupported_parameter":
+        param = error.detail.split(":")[0]
+    final = code == Code.ENGINE_CRASHED
+    return BackendError(status, code, text, kind=kind, param=param, retry_after=retry, final=final)
 
 
 def break_error(error: SessionError | GossipError) -> BackendError:

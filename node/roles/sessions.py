@@ -78,6 +78,7 @@ class SessionLog:
             "first_ms": outcome.first_ms,
             "last_ms": outcome.last_ms,
             "finish": outcome.finish,
+            "recounted": outcome.recounted,
             "receipt": outcome.receipt is not None,
         }
 

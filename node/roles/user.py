@@ -14,9 +14,10 @@ from gossip.messages import Signed, sign
 from gossip.messages.market import Ticket
 from gossip.messages.router import ReportFiling
 from gossip.messages.session import Cosigned, Report
+from inference.engine import Piece
 from inference.errors import SessionError
 from inference.session.client import ClientSession, Recount, SessionOutcome, open_session
-from inference.session.query import QueryBody
+from inference.session.query import SEED_LIMIT, QueryBody
 from inference.session.stream import Code
 from node.api.backend import Allowance, BackendError, ChatRequest, ModelCard, QueuePlace
 from node.context import Node, now_ms
@@ -28,6 +29,7 @@ from node.roles.evidence import EvidencePool
 from node.roles.public import PublicState
 from node.roles.reporting import Reporting
 from node.roles.sessions import SessionLog
+from node.roles.vocabularies import Vocabularies
 
 PROVIDER_FAULTS = frozenset(
     {
@@ -49,7 +51,7 @@ class UserAnswer:
     """An answer on its way: what :class:`node.api.backend.Answer` asks for."""
 
     def __init__(
-        self, rfc_id: Digest, opened: Opened, session: ClientSession, first: str, tokens_left: int | None
+        self, rfc_id: Digest, opened: Opened, session: ClientSession, first: Piece | None, tokens_left: int | None
     ) -> None:
         self.rfc_id = rfc_id
         self.provider: Address = opened.matched.ticket.payload.bid.payload.provider
@@ -77,7 +79,7 @@ class UserAnswer:
 
     @property
     def finish(self) -> str | None:
-        """``stop`` or ``length``, None until the end."""
+        """``stop``, ``length`` or ``tool_calls``, None until the end."""
         return self._session.outcome.finish
 
     def headers(self) -> dict[str, str]:
@@ -95,14 +97,13 @@ class UserAnswer:
             headers["x-yellowstone-tokens-left"] = str(self._tokens_left)
         return headers
 
-    async def pieces(self) -> AsyncIterator[str]:
-        """The answer's text. Raises :class:`BackendError` where the session breaks."""
-        if self._first:
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """The answer. Raises :class:`BackendError` where the session breaks."""
+        if self._first is not None:
             yield self._first
         try:
             async for piece in self._session.pieces():
-                if piece.text:
-                    yield piece.text
+                yield piece
         except (SessionError, GossipError) as error:
             raise refusals.break_error(error) from error
 
@@ -117,6 +118,7 @@ class UserAgent:
         self._sessions = sessions
         self._asking = Asking(node, public, self._access, sessions)
         self._reporting = Reporting(node, public)
+        self._vocabularies = Vocabularies(node, public)
         self._auditor = Auditor(node, self._asking.open, self._finish, self._settle_audit)
         self.recount_of: Callable[[Digest], Recount | None] = lambda _: None
 
@@ -126,6 +128,7 @@ class UserAgent:
             nursery.start_soon(self._access.follow_balance)
             await nursery.start(self._reporting.run)
             nursery.start_soon(self._auditor.run)
+            nursery.start_soon(self._vocabularies.run)
             task_status.started()
 
     # What the gateway asks for.
@@ -176,9 +179,13 @@ class UserAgent:
             max_tokens=request.max_tokens,
             temperature=request.sampling.temperature,
             top_p=request.sampling.top_p,
-            seed=request.sampling.seed,
+            seed=None if request.sampling.seed is None else request.sampling.seed % SEED_LIMIT,
             stop=request.sampling.stop,
+            tools=request.tools,
+            logprobs=request.logprobs,
+            padded=self._node.config.user.padded,
         )
+        provider = opened.matched.ticket.payload.bid.payload.provider
         session: ClientSession | None = None
         failed = True
         try:
@@ -190,10 +197,11 @@ class UserAgent:
                 self._node.terms,
                 now_ms,
                 recount=self.recount_of(card.model_id),
+                vocabulary=None if request.tools else self._vocabularies.find(card.model_id, provider),
             ) as session:
                 first = await anext(session.pieces(), None)
                 left = (await self.allowance()).remaining_tokens
-                yield UserAnswer(rfc_id, opened, session, first.text if first else "", left)
+                yield UserAnswer(rfc_id, opened, session, first, left)
             failed = False
         except (SessionError, GossipError) as error:
             raise refusals.session_error(error) from error

@@ -57,7 +57,7 @@ def serve(answers: Answers) -> None:
         match decode_command(line):
             case CountText(request, text):
                 answers.send(Counted(request, len(text.split())))
-            case ReadPrompt(request, messages):
+            case ReadPrompt(request, messages, _):
                 text = messages[-1].content
                 if text == "refuse":
                     answers.send(Refused(request, None, "roles must alternate"))

@@ -12,7 +12,8 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.engine import ChatMessage, Generation, Piece, Sampling
+from gossip.messages.session import LikelyToken, TokenDetail, ToolDelta
+from inference.engine import ChatMessage, Generation, Piece, Sampling, join_pieces
 from inference.errors import (
     AnswerInvalid,
     EngineBusy,
@@ -24,6 +25,8 @@ from inference.errors import (
     PromptTooLong,
 )
 from inference.model_files import DescribedModel
+from inference.session.query import QueryBody
+from inference.tools import FunctionCall, Tool, ToolCall, ToolUse
 from inference.upstream import answer as answer_module
 from inference.upstream import events as events_module
 from inference.upstream.counting import TextCounter
@@ -51,7 +54,7 @@ async def whole(engine: UpstreamEngine, request: Generation = ASK) -> Piece:
         async with engine.generate(request) as pieces:
             async for piece in pieces:
                 assert joined.finish is None
-                joined = Piece(joined.text + piece.text, joined.token_ids + piece.token_ids, piece.finish)
+                joined = join_pieces(joined, piece)
     return joined
 
 
@@ -121,6 +124,112 @@ async def test_text_with_more_tokens_than_the_server_generated_is_not_charged_fo
     async with opened(upstream) as engine:
         answer = await whole(engine)
     assert (answer.text, len(answer.token_ids)) == ("a b c d e", 3)
+
+
+USE = ToolUse((Tool("get_weather", "Weather.", '{"type": "object"}'),), "required", "get_weather", parallel=False)
+CALLED = ChatMessage("assistant", "", (ToolCall("c", FunctionCall("get_weather", "{}")),))
+AGENT = Generation((*ASK.messages, CALLED, ChatMessage("tool", "sunny", tool_call_id="c")), 64, tools=USE)
+HERMES = {"chat_template_caps": {"supports_tools": True}, "chat_template": "{{ tools }}<tool_call>"}
+TAGGED = 'Well. <tool_call> {"name": "get_weather", "arguments": {"city": "Paris"}} </tool_call>'
+
+
+async def test_vllms_calls_pass_through_and_its_prompt_counts_the_tools() -> None:
+    upstream = Upstream("vllm")
+    async with opened(upstream) as engine:
+        assert await engine.features() == {"tools", "logprobs"}
+        answer = await whole(engine, AGENT)
+        bare = await engine.count_prompt(AGENT.messages)
+        assert await engine.count_prompt(AGENT.messages, USE) > bare > await engine.count_prompt(ASK.messages)
+    assert answer == Piece(
+        "",
+        tuple(range(100, 110)),
+        "tool_calls",
+        (),
+        (
+            ToolDelta(0, "chatcmpl-tool-7", "get_weather"),
+            ToolDelta(0, arguments='{"city": '),
+            ToolDelta(0, arguments='"Paris"}'),
+        ),
+    )
+    (body,) = upstream.bodies
+    assert body["tools"] == [
+        {
+            "type": "function",
+            "function": {"name": "get_weather", "description": "Weather.", "parameters": {"type": "object"}},
+        }
+    ]
+    assert body["tool_choice"] == {"type": "function", "function": {"name": "get_weather"}}
+    assert body["parallel_tool_calls"] is False
+    assert body["messages"][1:] == [
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}],
+        },
+        {"role": "tool", "content": "sunny", "tool_call_id": "c"},
+    ]
+
+
+async def test_a_session_over_vllm_calls_a_tool() -> None:
+    upstream = Upstream("vllm")
+    async with opened(upstream, context=512) as engine, trio.open_nursery() as nursery:
+        side = ProviderSide(engine)
+        body = QueryBody(AGENT.messages, tools=USE)
+        outcome, code = await talk(side.connect(nursery), make_ticket(engine, prompt_bound=400), body)
+    assert (code, outcome.finish, outcome.tokens, outcome.text) == (None, "tool_calls", 10, "")
+
+
+async def test_llama_servers_calls_are_read_by_their_marks() -> None:
+    upstream = Upstream("llama-server", text=TAGGED, props=HERMES)
+    async with opened(upstream) as engine:
+        assert await engine.features() == {"tools", "logprobs"}
+        answer = await whole(engine, AGENT)
+        assert await engine.count_prompt(AGENT.messages, USE) > await engine.count_prompt(AGENT.messages)
+    assert (answer.text.strip(), answer.finish) == ("Well.", "tool_calls")
+    assert answer.calls == (ToolDelta(0, "call_0", "get_weather", '{"city": "Paris"}'),)
+    assert answer.token_ids == tuple(tokenize(TAGGED))
+
+
+@pytest.mark.parametrize(("kind", "props"), [("tabbyapi", {}), ("llama-server", {})])
+async def test_upstreams_without_tools_say_so(kind: Kind, props: dict[str, Any]) -> None:
+    async with opened(Upstream(kind, props=props)) as engine, trio.open_nursery() as nursery:
+        assert await engine.features() == {"logprobs"}
+        stream = ProviderSide(engine).connect(nursery)
+        outcome, code = await talk(stream, make_ticket(engine, prompt_bound=400), QueryBody(AGENT.messages, tools=USE))
+    assert (code, outcome.tokens) == ("unsupported", 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_logarithms_pass_through(kind: Kind) -> None:
+    upstream = Upstream(kind, text="A river")
+    async with opened(upstream) as engine:
+        answer = await whole(engine, msgspec.structs.replace(ASK, logprobs=2))
+        assert answer.details == tuple(
+            TokenDetail(text, 500_000, (LikelyToken(text, 500_000), LikelyToken(b"\xe2", 10**9)))
+            for text in (b"A", b" river")
+        )
+        assert (await whole(engine, msgspec.structs.replace(ASK, logprobs=0))).details[0].top == ()
+        assert (await whole(engine)).details == ()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [{"index": -1}, {"index": 128}, {"index": 0, "function": {"name": "x" * 65}}, {"index": "0"}],
+)
+async def test_calls_that_are_none_are_an_invalid_answer(call: dict[str, Any]) -> None:
+    with pytest.raises(AnswerInvalid):
+        read_chunk(msgspec.json.encode({"choices": [{"delta": {"tool_calls": [call]}}]}))
+
+
+async def test_control_tokens_in_tools_and_calls_are_refused() -> None:
+    forged = ToolUse((Tool("f", "<|im_end|>"),))
+    async with opened(Upstream("vllm")) as engine:
+        with pytest.raises(PromptRefused):
+            await engine.count_prompt(ASK.messages, forged)
+        call = ChatMessage("assistant", "", (ToolCall("c", FunctionCall("f", '{"a": "<|im_start|>"}')),))
+        with pytest.raises(PromptRefused) as refused:
+            await engine.count_prompt((*ASK.messages, call))
+        assert refused.value.index == 1
 
 
 STATUSES: list[tuple[int, type[EngineError]]] = [

@@ -52,6 +52,7 @@ class Upstream:
     running: int = 0
     idle: trio.Event = field(default_factory=trio.Event)
     content_type: str = "text/event-stream"
+    props: dict[str, Any] = field(default_factory=dict)
     url: str = ""
 
     def options(self, **changes: Any) -> UpstreamOptions:
@@ -71,7 +72,7 @@ class Upstream:
         routes = [
             Route("/health", self._health),
             Route("/version", self._answer({"version": "0.11.0"})),
-            Route("/props", self._answer({"build_info": "b7000"})),
+            Route("/props", self._answer({"build_info": "b7000", **self.props})),
             Route("/v1/models", self._answer({"object": "list", "data": [{"id": MODEL}]})),
             Route("/tokenize", self._tokenize, methods=["POST"]),
             Route("/v1/token/encode", self._encode, methods=["POST"]),
@@ -97,17 +98,17 @@ class Upstream:
             return JSONResponse({"tokens": tokenize(body["content"], special=body["parse_special"])})
         assert body["model"] == MODEL
         if "messages" in body:
-            return JSONResponse({"tokens": tokenize(_templated(body["messages"]), special=True), "count": 0})
+            return JSONResponse({"tokens": tokenize(_templated(body), special=True), "count": 0})
         return JSONResponse({"tokens": tokenize(body["prompt"], special=True)})
 
     async def _encode(self, request: Request) -> Response:
         body = await request.json()
-        text = body["text"] if isinstance(body["text"], str) else _templated(body["text"])
+        text = body["text"] if isinstance(body["text"], str) else _templated({"messages": body["text"]})
         ids = tokenize(text, special=body["encode_special_tokens"])
         return JSONResponse({"tokens": ids, "length": len(ids)})
 
     async def _template(self, request: Request) -> Response:
-        return JSONResponse({"prompt": _templated((await request.json())["messages"])})
+        return JSONResponse({"prompt": _templated(await request.json())})
 
     async def _generate(self, request: Request) -> Response:
         self.keys.add(request.headers.get("authorization"))
@@ -117,6 +118,8 @@ class Upstream:
             error = {"error": {"type": "Broken", "code": self.status, "message": "you asked: Tell me of France"}}
             return JSONResponse(error, self.status, self.headers)
         stream = self.raw() if self.raw is not None else self._events(body)
+        if body.get("tools") and self.raw is None:
+            stream = self._calling()
         return StreamingResponse(stream, media_type=self.content_type)
 
     async def _events(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
@@ -138,10 +141,30 @@ class Upstream:
             self.running -= 1
             self.idle.set()
 
+    async def _calling(self) -> AsyncIterator[bytes]:
+        """What vLLM's tool parser makes of a call: T that open it come without a delta."""
+        ids = iter(range(100, 200))
+        steps: list[tuple[dict[str, Any], int]] = [
+            ({"role": "assistant", "content": ""}, 4),
+            ({"tool_calls": [{"index": 0, "id": "chatcmpl-tool-7", "type": "function", "function": _NAMED}]}, 1),
+            ({"tool_calls": [{"index": 0, "function": {"arguments": '{"city": '}}]}, 2),
+            ({"tool_calls": [{"index": 0, "function": {"arguments": '"Paris"}'}}]}, 3),
+        ]
+        for delta, count in steps:
+            choice = {"index": 0, "delta": delta, "token_ids": [next(ids) for _ in range(count)]}
+            yield _data({"choices": [choice]})
+        yield _data({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls", "token_ids": [EOS]}]})
+        yield b"data: [DONE]\n\n"
+
     def _event(self, piece: str, index: int) -> bytes:
         if self.kind == "llama-server":
-            return _data({"content": piece, "tokens": tokenize(piece), "stop": False, "tokens_predicted": index + 1})
+            frame = {"content": piece, "tokens": tokenize(piece), "stop": False, "tokens_predicted": index + 1}
+            if self.bodies[-1].get("n_probs"):
+                frame["completion_probabilities"] = [_likely(piece)]
+            return _data(frame)
         choice: dict[str, Any] = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
+        if self.bodies[-1].get("logprobs"):
+            choice["logprobs"] = {"content": [_likely(piece)]}
         if self.kind == "vllm" and self.names_ids:
             choice["token_ids"] = tokenize(piece)
         return _data({"object": "chat.completion.chunk", "choices": [choice], "usage": None})
@@ -161,8 +184,19 @@ def _data(value: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(value).encode() + b"\r\n\r\n"
 
 
-def _templated(messages: list[dict[str, str]]) -> str:
-    return "".join(f"<|im_start|>{turn['role']} {turn['content']}<|im_end|>" for turn in messages)
+_NAMED = {"name": "get_weather", "arguments": ""}
+
+
+def _likely(piece: str) -> dict[str, Any]:
+    other = {"token": "?", "bytes": [0xE2], "logprob": -9999.0}
+    one = {"token": piece, "bytes": None, "logprob": -0.5}
+    return one | {"top_logprobs": [one, other, other]}
+
+
+def _templated(body: dict[str, Any]) -> str:
+    tools = "".join(json.dumps(tool) for tool in body.get("tools", ()))
+    turns = [f"{turn['role']} {turn['content']} {turn.get('tool_calls', '')}" for turn in body["messages"]]
+    return tools + "".join(f"<|im_start|>{turn}<|im_end|>" for turn in turns)
 
 
 @asynccontextmanager

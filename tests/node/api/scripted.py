@@ -7,6 +7,7 @@ import trio
 from starlette.types import ASGIApp
 
 from contracts.typed_data import Address, Digest
+from inference.engine import Piece
 from node.api.backend import Allowance, BackendError, ChatRequest, ModelCard
 from node.api.serve import Served, serve
 
@@ -27,16 +28,16 @@ class ScriptedAnswer:
         self.tokens = 0
         self.finish: str | None = None
 
-    async def pieces(self) -> AsyncIterator[str]:
+    async def pieces(self) -> AsyncIterator[Piece]:
         for number, piece in enumerate(self._backend.pieces):
             if number == self._backend.break_after:
                 raise self._backend.failure
             await trio.lowlevel.checkpoint()
             self.tokens += 1
-            yield piece
+            yield Piece(piece, (self.tokens,)) if isinstance(piece, str) else piece
         if self._backend.hang:
             await trio.sleep_forever()
-        self.finish = "stop"
+        self.finish = self._backend.finish
 
     def headers(self) -> dict[str, str]:
         return {"x-yellowstone-rfc": "0x" + RFC.hex(), "x-ratelimit-remaining-tokens": "77"}
@@ -46,7 +47,8 @@ class ScriptedBackend:
     """What the gateway is given in these tests; ``entered`` and ``left`` count its contexts."""
 
     def __init__(self) -> None:
-        self.pieces: list[str] = ["The capital", " of France", " is Paris. ☃"]
+        self.finish = "stop"
+        self.pieces: list[str | Piece] = ["The capital", " of France", " is Paris. ☃"]
         self.refusal: Exception | None = None
         self.failure: Exception = BackendError(502, "provider_failed", "the provider broke off")
         self.farewell: Exception | None = None

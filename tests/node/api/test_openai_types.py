@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.engine import ChatMessage, Sampling
+from inference.tools import FunctionCall, Tool, ToolCall, ToolUse
 from node.api.backend import BackendError
 from node.api.openai_types import DEPTH_MAX, Asked, parse_request
 
@@ -27,6 +28,39 @@ def refused(**fields: Any) -> BackendError:
         parse(**fields)
     assert (caught.value.status, caught.value.kind) == (400, "invalid_request_error")
     return caught.value
+
+
+FUNCTION: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
+CALL: dict[str, Any] = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+
+
+def test_tools_calls_and_logarithms_are_understood() -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    turns = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None, "audio": None},
+        {"role": "tool", "content": [{"type": "text", "text": "sunny"}], "tool_call_id": "c1"},
+    ]
+    function = {"name": "f", "description": "Looks.", "parameters": schema, "strict": True}
+    choice = {"type": "function", "function": {"name": "f"}}
+    asked = parse(
+        messages=turns, tools=[{"type": "function", "function": function}], tool_choice=choice,
+        parallel_tool_calls=False, logprobs=True, top_logprobs=3,
+    )  # fmt: skip
+    tool = Tool("f", "Looks.", json.dumps(schema, separators=(", ", ": ")))
+    assert asked.chat.tools == ToolUse((tool,), "required", "f", parallel=False)
+    assert asked.chat.logprobs == 3
+    assert asked.chat.messages[1:] == (
+        ChatMessage("assistant", "", (ToolCall("c1", FunctionCall("f", '{"a": 1}')),)),
+        ChatMessage("tool", "sunny", tool_call_id="c1"),
+    )
+    assert parse(tools=[FUNCTION]).chat.tools == ToolUse((Tool("f"),))
+    assert parse(tools=[FUNCTION], tool_choice="required").chat.tools == ToolUse((Tool("f"),), "required")
+    unused: dict[str, Any]
+    for unused in ({"tools": [FUNCTION], "tool_choice": "none"}, {"tools": []}, {"tool_choice": "auto"}):
+        assert parse(**unused).chat.tools is None
+    assert parse(logprobs=True).chat.logprobs == 0
+    assert parse(logprobs=False, top_logprobs=0).chat.logprobs is None
 
 
 def test_the_least_request() -> None:
@@ -92,7 +126,32 @@ def test_unknown_fields_nulls_and_neutral_values_are_accepted() -> None:
         ({"seed": 2**64}, "seed", str(2**64)),
         ({"stop": ["a"] * 5}, "stop", "5"),
         ({"stop": ""}, "stop", "0"),
-        ({"stop": "x" * 257}, "stop", "257"),
+        ({"stop": "x" * 65}, "stop", "65"),
+        ({"top_logprobs": 3}, "top_logprobs", "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "21"),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", "-1"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "no function"),
+        ({"tools": [FUNCTION | {"function": {"name": "a b"}}]}, "tools[0].function.name", "a b"),
+        (
+            {"tools": [FUNCTION | {"function": {"name": "f", "parameters": 5}}]},
+            "tools[0].function.parameters",
+            "object",
+        ),
+        (
+            {"tools": [FUNCTION | {"function": {"name": "f", "parameters": {"a": "x" * 70_000}}}]},
+            "tools[0].function.parameters",
+            "70009",
+        ),
+        (
+            {"tools": [FUNCTION | {"function": {"name": "f", "description": "x" * 5_000}}]},
+            "tools[0].function.description",
+            "5000",
+        ),
+        ({"tools": [FUNCTION] * 129}, "tools", "129"),
+        ({"tools": [FUNCTION], "tool_choice": "maybe"}, "tool_choice", "maybe"),
+        ({"tools": [FUNCTION], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice", "g"),
+        ({"tool_choice": "required"}, "tool_choice", "no 'tools'"),
         ({"model": ""}, "model", "empty"),
         ({"model": None}, "model", "null"),
         ({"messages": []}, "messages", "empty"),
@@ -100,7 +159,26 @@ def test_unknown_fields_nulls_and_neutral_values_are_accepted() -> None:
         ({"messages": [{"role": "user"}]}, "messages[0].content", "no content"),
         ({"messages": [{"content": "x"}]}, "messages[0].role", "role"),
         ({"messages": [{"role": "boss", "content": "x"}]}, "messages[0].role", "boss"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "tool"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "names no call"),
+        ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages[0].tool_call_id", "user"),
+        (
+            {"messages": [{"role": "tool", "content": "x", "tool_call_id": "1" * 129}]},
+            "messages[0].tool_call_id",
+            "129",
+        ),
+        ({"messages": [{"role": "user", "content": "", "tool_calls": [CALL]}]}, "messages[0].tool_calls", "user"),
+        ({"messages": [{"role": "assistant", "tool_calls": [CALL] * 129}]}, "messages[0].tool_calls", "129"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [CALL | {"id": ""}]}]},
+            "messages[0].tool_calls[0].id",
+            "0",
+        ),
+        ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content", "no content"),
+        (
+            {"messages": [{"role": "assistant", "content": "", "function_call": {"name": "f"}}]},
+            "messages[0].function_call",
+            "tool_calls",
+        ),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "int"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
@@ -108,7 +186,7 @@ def test_unknown_fields_nulls_and_neutral_values_are_accepted() -> None:
             "image_url",
         ),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", "no text"),
-        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "messages[0].tool_calls", "tool"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].id", "id"),
     ],
 )
 def test_bad_value_is_named(fields: dict[str, Any], param: str, value: str) -> None:
@@ -121,9 +199,6 @@ def test_bad_value_is_named(fields: dict[str, Any], param: str, value: str) -> N
     "fields",
     [
         {"n": 2},
-        {"logprobs": True},
-        {"top_logprobs": 3},
-        {"tools": [{"type": "function"}]},
         {"functions": [{}]},
         {"logit_bias": {"5": 1}},
         {"presence_penalty": 0.5},

@@ -537,7 +537,7 @@ async def ask(user: Running, request: ChatRequest | None = None) -> tuple[UserAn
     """One whole answer."""
     assert user.parts.agent is not None
     async with user.parts.agent.chat(request or chat()) as answer:
-        text = "".join([piece async for piece in answer.pieces()])
+        text = "".join([piece.text async for piece in answer.pieces()])
     return answer, text
 
 
