@@ -18,7 +18,7 @@ from inference.tools import TOOLS_MAX, ToolCall, ToolUse, call_texts, tool_texts
 Finish = Literal["stop", "length", "tool_calls"]
 """Why an answer ended; ``tool_calls``: the model waits for what its calls give."""
 
-Feature = Literal["tools", "logprobs"]
+Feature = Literal["tools", "logprobs", "continue"]
 """What not every engine can do."""
 
 TOP_LOGPROBS_MAX = 20
@@ -68,6 +68,8 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tools: ToolUse | None = None
     logprobs: int | None = None
     """How many of the likeliest T to name with each T; 0: its own logarithm alone, None: nothing."""
+    prefix: str = ""
+    """How the answer begins: what follows it is asked for. Stop strings are looked for in what follows alone."""
 
     @property
     def prompt(self) -> "Prompt":
@@ -78,7 +80,11 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def needs(self) -> frozenset[Feature]:
         """What its engine must have for it."""
         has_tools = self.tools is not None or any(turn.role == "tool" or turn.tool_calls for turn in self.messages)
-        wanted: tuple[tuple[Feature, bool], ...] = (("tools", has_tools), ("logprobs", self.logprobs is not None))
+        wanted: tuple[tuple[Feature, bool], ...] = (
+            ("tools", has_tools),
+            ("logprobs", self.logprobs is not None),
+            ("continue", bool(self.prefix)),
+        )
         return frozenset(feature for feature, is_wanted in wanted if is_wanted)
 
 

@@ -73,3 +73,7 @@ class NodeUnreadable(TestnetError):
     def __init__(self, url: str, reason: str) -> None:
         self.url = url
         super().__init__(f"{url}: {reason}")
+
+
+class NamespacesImpossible(TestnetError):
+    """Network namespaces can't be had on this machine; the message says what is missing."""

@@ -75,6 +75,8 @@ class Desk:
         self._open: dict[Digest, _OpenTicket] = {}
         self._unsettled: dict[Digest, Ticket] = {}
         """Tickets that have become settlements and are not in a batch yet."""
+        self._shrunk: dict[Digest, int] = {}
+        """T still reserved for tickets whose user has reported a Pass of less than TokenMax."""
         self._done: dict[Digest, None] = {}
         self._paired: dict[bytes, int] = {}
         """T promised and not settled, by session key and provider."""
@@ -307,9 +309,19 @@ class Desk:
         if filing.report.payload.unit is not held.rfc.payload.unit:
             raise SettlementInvalid("report_unit", filing.report.payload.unit.name)
         self._check_receipt(filing.receipt, filing.ticket_id, held)
-        held.report = held.report or filing.report
+        if held.report is None:
+            held.report = filing.report
+            self._shrink(filing.ticket_id, held.ticket.payload, filing.report.payload)
         held.receipt = held.receipt or filing.receipt
         return self._filed(filing.ticket_id, held, slot)
+
+    def _shrink(self, ticket_id: Digest, ticket: Ticket, report: Report) -> None:
+        """After a Pass no more than the user's own count is charged: the rest of the reservation is free at once, as
+        for the rest of an answer that another provider gives."""
+        charged_at_most = min(ticket.token_max, max(1, report.tokens))
+        if report.passed and charged_at_most < ticket.token_max:
+            self.allowances.release(ticket.session_key, ticket.token_max - charged_at_most, 0)
+            self._shrunk[ticket_id] = charged_at_most
 
     def file_delivery(self, filing: DeliveryFiling, slot: int) -> Settlement | None:
         """Take the provider's last voucher or receipt; the settlement, where nothing is missing any more.
@@ -365,7 +377,7 @@ class Desk:
         if ticket is None:
             return False
         self._count_pair(ticket, -ticket.token_max)
-        self.allowances.release(ticket.session_key, ticket.token_max, charged)
+        self.allowances.release(ticket.session_key, self._shrunk.pop(ticket_id, ticket.token_max), charged)
         self._promises.settle(ticket_id, credited_wei)
         return True
 

@@ -33,6 +33,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     tools: ToolUse | None = None
     logprobs: int | None = None
     """How many alternatives to name with each T; None: no logarithms."""
+    prefix: str = ""
+    """What has been answered already by a provider that vanished: to be continued, not repeated."""
 
 
 class RateLimit(msgspec.Struct, frozen=True):

@@ -23,6 +23,9 @@ from node.roles.sessions import SessionLog
 RFC_DEADLINE_MS = 20_000
 """How long an RFC may wait in its router's queue."""
 
+GO_ON_DEADLINE_MS = 5_000
+"""The same for the rest of an answer that broke off: its client is reading."""
+
 TEMPLATE_T = 16
 """T that a chat template adds for each message, generously."""
 
@@ -114,7 +117,7 @@ class Asking:
             unit=Unit.TEXT_TOKEN,
             token_max=request.max_tokens,
             prompt_bound=self._prompt_bound(request, card.model_id),
-            deadline_ms=now_ms() + RFC_DEADLINE_MS,
+            deadline_ms=now_ms() + (GO_ON_DEADLINE_MS if request.prefix else RFC_DEADLINE_MS),
         )
         return sign(rfc, wallet.key, self._node.terms.domain)
 
@@ -126,7 +129,7 @@ class Asking:
         """
         calls = tuple(call for message in request.messages for call in message.tool_calls)
         size = sum(len(message.content.encode()) for message in request.messages)
-        size += compute_tools_bound(request.tools, calls)
+        size += compute_tools_bound(request.tools, calls) + len(request.prefix.encode())
         template = TEMPLATE_T * (len(request.messages) + 1)
         bids = self._public.book.all_live(now_ms()).bids
         roomiest = max((bid.payload.prompt_max for bid in bids if bid.payload.model_id == model_id), default=0)

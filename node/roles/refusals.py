@@ -49,6 +49,20 @@ ANOTHER_MAY_SERVE = frozenset(
 _RETRY_S = {"busy": 1, "no_quorum": 1, "expired": 1, "no_router": 1, "no_provider": 5, "too_few_providers": 5}
 
 
+ANOTHER_MAY_GO_ON = frozenset(
+    {
+        Code.BUSY,
+        Code.ENGINE_FAILED,
+        Code.ENGINE_UNAVAILABLE,
+        Code.INTERNAL,
+        Code.PROTOCOL_ERROR,
+        Code.PROVIDER_VANISHED,
+        Code.SESSION_TIMEOUT,
+    }
+)
+"""Ends within an answer after which another provider may go on; a crash is none: the answer may have caused it."""
+
+
 def refusal_error(refused: AccessRefused, reset_s: int) -> BackendError:
     """A router's signed refusal as the client gets it; ``reset_s`` seconds are left of the day."""
     status, code, kind = _BY_CODE.get(refused.code, (502, refused.code, "server_error"))

@@ -171,6 +171,7 @@ async def test_dead_providers_cost_their_deadline_once_and_rest(
 ) -> None:
     """Two cheap dead providers in one band: the third is asked while they are silent, and then they are not asked."""
     params = replace(SHORT, liveness_ms=1_000)
+    monkeypatch.setattr("node.roles.matching.PREPARE_PERCENT", 5)
     async with open_lab(tmp_path, monkeypatch, params) as lab:
         user, watcher, sellers = await market(lab, dead=100, silent=101, alive=102)
         names = {one.address: name for name, one in sellers.items()}
