@@ -155,6 +155,7 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
     evidence = EvidencePool(node, public)
     await evidence.load()
     sync, status = Sync(node, public, feed, evidence), NodeStatus(node, public, sessions, evidence)
+    status.feed = feed
     parts = Parts(node, public, feed, peers, sync, sessions, evidence, status)
     if node.chain is not None:
         parts.epochs = Epochs(node, public, node.chain)

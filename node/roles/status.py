@@ -20,6 +20,7 @@ from node.roles.balances import Balances
 from node.roles.challenges import Challenger
 from node.roles.demand import Demand
 from node.roles.evidence import EvidencePool
+from node.roles.feed import Feed
 from node.roles.link import CommitteeLink
 from node.roles.member import CommitteeMember
 from node.roles.network_metrics import NetworkMetrics
@@ -49,6 +50,7 @@ class NodeStatus:
         self.link: CommitteeLink | None = None
         self.challenger: Challenger | None = None
         self.demand: Demand | None = None
+        self.feed: Feed | None = None
         self._explainer = Explainer(node, public)
         self._metrics = CollectorRegistry()
         self._metrics.register(NetworkMetrics(node.network.statistics))
@@ -61,6 +63,9 @@ class NodeStatus:
                 ("total_credited_mor", "MOR credited since genesis"),
                 ("pool", "Settlements waiting for a batch"),
                 ("link_dropped_frames", "Committee frames that found a full queue"),
+                ("feed_refused", "Well-signed bids, records and proofs that the book's rules refused"),
+                ("feed_throttled", "Well-signed bids, records and proofs not passed on: their signer says too much"),
+                ("rfcs_throttled", "Well-signed RFCs not passed on: their session key sends too many"),
             )
         }
 
@@ -270,4 +275,7 @@ class NodeStatus:
         self._gauges["total_credited_mor"].set(ledger.total_credited / 10**18)
         self._gauges["pool"].set(0 if self.member is None else self.member.standing["waiting"])
         self._gauges["link_dropped_frames"].set(0 if self.link is None else self.link.dropped)
+        self._gauges["feed_refused"].set(0 if self.feed is None else self.feed.refused)
+        self._gauges["feed_throttled"].set(0 if self.feed is None else self.feed.throttled)
+        self._gauges["rfcs_throttled"].set(0 if self.demand is None else self.demand.throttled)
         return generate_latest(self._metrics).decode()
