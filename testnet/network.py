@@ -74,7 +74,7 @@ class Network:
     async def restart(self, node: RunningNode) -> RunningNode:
         """Start a node again that has ended, from its own file. Raises :class:`~testnet.errors.TestnetError`."""
         path = node.identity.data_dir.parent / "node.toml"
-        command = self.places.command(node.name, run_command(path, self.genesis.lies.get(node.name)))
+        command = self.places.command(node.name, _command(self.genesis, node.name, path))
         process = await self.supervisor.start(node.name, command, node.process.log)
         ready = await wait_ready(process, node.identity.data_dir, READY_S)
         ready = await self.places.reach(node.name, ready)
@@ -241,7 +241,7 @@ async def _start(
     for identity in identities:
         path = write_node_file(identity, places.place(identity.name, node_file(genesis, identity, bootstrap)))
         log = genesis.folder / "logs" / f"{identity.name}.log"
-        command = places.command(identity.name, run_command(path, genesis.lies.get(identity.name)))
+        command = places.command(identity.name, _command(genesis, identity.name, path))
         started.append((identity, await supervisor.start(identity.name, command, log)))
     nodes: list[RunningNode] = []
     for identity, process in started:
@@ -251,11 +251,15 @@ async def _start(
     return nodes
 
 
-def run_command(config: Path, lie: Lie | None = None) -> list[str]:
-    """How a node is started, with ``lie`` one that cheats: it leaves when its standard input closes."""
-    if lie is not None:
-        return [sys.executable, "-m", "testnet.liar", lie, str(config)]
+def run_command(config: Path) -> list[str]:
+    """How a node is started: it leaves when its standard input closes."""
     return [sys.executable, "-m", "node.cli", "run", "--config", str(config), "--exit-with-stdin"]
+
+
+def _command(genesis: Genesis, name: str, config: Path) -> list[str]:
+    """The same, or how a node is started that cheats."""
+    lie = genesis.lies.get(name)
+    return run_command(config) if lie is None else [sys.executable, "-m", "testnet.liar", lie, str(config)]
 
 
 def _addresses(nodes: Sequence[RunningNode]) -> list[str]:
