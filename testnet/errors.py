@@ -8,7 +8,8 @@
     ├── ProcessDied      a process that the run needs has ended; carries the end of its log
     ├── StepOverdue      something did not happen before its deadline; says what was waited for
     ├── AnswerRefused    the user's endpoint refused the prompt or broke off its answer
-    └── NodeUnreadable   a node's control endpoint answered with something that is no answer
+    ├── NodeUnreadable   a node's control endpoint answered with something that is no answer
+    └── NamespacesImpossible  this machine lacks what network namespaces need; says what
 """
 
 from pathlib import Path
