@@ -29,7 +29,8 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pair_percent: int = 50
     """At most so many percent of a pass's allowance are credited to one provider (S8); 100: no cap."""
     earnings_percent: int = 0
-    """At most so many percent of its MOR balance are credited to a provider on one day (S8); 0: no bound."""
+    """At most so many percent of the MOR that its coarse rank stands for at least are credited to a provider on one day
+    (S8); 0: no bound."""
     audit_slots: int = 0
     """Credits mature after so many slots, in which a second opinion may be asked for (S8); 0: at once, and none is."""
     tie_percent: int = 5
@@ -77,6 +78,11 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precommit_ms: int = 1_000
     round_step_ms: int = 500
     """Every further round waits so much longer."""
+
+    @property
+    def tells_ranks(self) -> bool:
+        """Whether a day's opening tells providers' ranks by MOR: only where a rule needs them (S34)."""
+        return self.withhold_only_if_user_richer or self.earnings_percent > 0
 
     def slot_at(self, now_ms: int, genesis_ms: int) -> int:
         """The slot that ``now_ms`` falls into; 0 is the first."""

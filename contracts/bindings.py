@@ -129,6 +129,10 @@ class Registry:
         """Take out what was unstaked, once the wait is over."""
         return self.client.transact(key, "registry", self.address, "withdraw")
 
+    def compute(self, block: int | None = None) -> Address:
+        """The Compute Contract that the registry is bound to; the zero address before that."""
+        return _address(self.client.call("registry", self.address, "compute", block=block))
+
     def open_epoch(self, key: Key) -> Receipt:
         """Freeze the staked set into epoch 1; only the deployer may, once."""
         return self.client.transact(key, "registry", self.address, "open_epoch")
@@ -228,6 +232,10 @@ class Registry:
         return _stakes(self.client.call("registry", self.address, "committee", epoch, block=block))
 
 
+def _address(answer: str) -> Address:
+    return Address(bytes.fromhex(answer[2:]))
+
+
 def _stakes(answer: tuple[Sequence[str], Sequence[int]]) -> list[tuple[Address, int]]:
     members, stakes = answer
     return [(Address(bytes.fromhex(member[2:])), int(stake)) for member, stake in zip(members, stakes, strict=True)]
@@ -258,6 +266,10 @@ class Compute:
         """
         arguments = compute_arguments(mor, registry, economics, governor, governance_delay_s)
         return cls(client, client.deploy(key, "compute", *arguments))
+
+    def source(self, block: int | None = None) -> Address:
+        """Where emissions are fetched; the zero address where they come by transfer alone."""
+        return _address(self.client.call("compute", self.address, "source", block=block))
 
     def bind_source(self, key: Key, source: Address) -> Receipt:
         """Name the emission source; only the deployer may, once, before the first batch."""

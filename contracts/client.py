@@ -120,6 +120,17 @@ class ChainClient:
         """A block's hash: it changes when the chain reorganises."""
         return Digest(bytes(self._block(block)["hash"]))
 
+    def code(self, address: Address) -> bytes:
+        """What stands at ``address``; empty where there is no contract."""
+        with self._translated(f"code of 0x{address.hex()}"):
+            return bytes(self._eth.get_code(to_checksum_address(address)))
+
+    def would_create(self, deployment: bytes, sender: Address, what: str) -> bytes:
+        """The code that ``deployment``, bytecode and arguments, would leave on the chain if ``sender`` sent it now."""
+        request: Any = {"from": to_checksum_address(sender), "data": "0x" + deployment.hex()}
+        with self._translated(what):
+            return bytes(self._eth.call(request))
+
     def native_balance(self, address: Address) -> int:
         """What ``address`` has for gas, in wei of the chain's own coin."""
         with self._translated("native balance"):

@@ -8,6 +8,7 @@
     ├── TypedDataInvalid      a class that has no EIP-712 form
     ├── MerkleError           an unknown leaf or an impossible tree
     ├── ArtifactError         a compiled contract is missing, or was called with what it doesn't take
+    ├── CodeDiffers           what stands on the chain is not what the source compiles to
     ├── ChainUnavailable      the chain did not answer in time (recoverable: retry later)
     ├── TransactionReverted   the chain refused a transaction; carries the contract's reason
     └── AnvilError            the local development chain could not be installed or started
@@ -61,6 +62,16 @@ class ArtifactError(ContractsError):
     def __init__(self, what: str, reason: str) -> None:
         self.what = what
         super().__init__(f"{what} {reason}")
+
+
+class CodeDiffers(ContractsError):
+    """The contract ``name`` at ``address`` is not what its source and its arguments make."""
+
+    def __init__(self, name: str, address: bytes, reason: str) -> None:
+        self.name = name
+        self.address = address
+        self.reason = reason
+        super().__init__(f"{name} at 0x{address.hex()}: {reason}")
 
 
 class ChainUnavailable(ContractsError):

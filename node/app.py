@@ -197,7 +197,7 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     )
     balances = Balances(node, node.chain)
     await balances.load()
-    member = CommitteeMember(node, public, core, openings=Openings(node, node.chain))
+    member = CommitteeMember(node, public, core, openings=Openings(node.terms, node.log, node.chain, public.bidders))
     link = CommitteeLink(node, public, lambda: parts.peers.record, parts.peers.find, member.on_frame)
     desk = Desk(node.terms, node.address, public.routers)
     journal = DeskJournal(node)

@@ -110,13 +110,9 @@ def explain(
 ) -> None:
     """Print why an RFC went to its provider and, at a provider, why this one lost; or how a day's numbers or an
     address's allowance come about."""
-    if what == "allowance" and subject is None:
-        raise typer.BadParameter("`explain allowance` wants an ADDRESS")
-    if what in {"day", "allowance"}:
-        path = f"/explain/{what}" if subject is None else f"/explain/{what}/{subject}"
-    else:
-        path = f"/explain/rfc/{what}"
-    for line in ask_control(config, overrides, path).get("explanation", []):
+    from node.cli_explain import path_of  # noqa: PLC0415  # loads what only this command needs
+
+    for line in ask_control(config, overrides, path_of(what, subject)).get("explanation", []):
         typer.echo(line)
 
 
@@ -174,12 +170,14 @@ def _add_groups() -> None:
     """Command groups of other rooms; each loads its heavy parts inside its commands."""
     from node.cli_apikey import app as apikey_app  # noqa: PLC0415  # a group is optional to the rest
     from node.cli_committee import app as committee_app  # noqa: PLC0415  # as above
+    from node.cli_contracts import app as contracts_app  # noqa: PLC0415  # as above
     from node.cli_keys import app as keys_app  # noqa: PLC0415  # as above
     from node.cli_model import app as model_app  # noqa: PLC0415  # as above
     from testnet.cli import app as testnet_app  # noqa: PLC0415  # node must not need testnet to be imported
 
     app.add_typer(committee_app, name="committee")
     app.add_typer(apikey_app, name="apikey", help="Keys of the gateway for several local users.")
+    app.add_typer(contracts_app, name="contracts")
     app.add_typer(keys_app, name="keys", help="Make and show key files.")
     app.add_typer(model_app, name="model", help="Fetch and identify models.")
     app.add_typer(testnet_app, name="testnet", help="Run a whole network on this machine.")

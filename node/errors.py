@@ -33,8 +33,10 @@
     ├── ProofRejected          a proof does not hold, or is of a committee that nobody vouches for
     ├── ReplayFailed           stored batches do not lead to what was certified; names height and field
     ├── AmountInvalid          an amount of MOR that can't be staked or unstaked
+    ├── PlotUnavailable        a picture needs a package that isn't installed
     ├── ChainMismatch          the chain endpoint is another chain than the network's
     ├── NodeUnreachable        no running node answers for a data folder
+    ├── Unanswerable           a running node has no answer to a question; the message says why
     └── AddressInUse           a port is taken
 """
 
@@ -312,6 +314,16 @@ class AmountInvalid(NodeError):
         super().__init__(f"{amount}: {reason}")
 
 
+class PlotUnavailable(NodeError):
+    """``package``, which draws pictures, isn't installed; it comes with an extra."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+        super().__init__(
+            f"a picture needs {package}: pip install 'yellowstone-router[plot]', or leave it out (--no-plot)"
+        )
+
+
 class ChainMismatch(NodeError):
     """The endpoint at ``url`` serves chain ``found``, the network lives on chain ``expected``."""
 
@@ -328,6 +340,14 @@ class NodeUnreachable(NodeError):
     def __init__(self, data_dir: Path, reason: str) -> None:
         self.data_dir = data_dir
         super().__init__(f"the node of {data_dir} does not answer: {reason}")
+
+
+class Unanswerable(NodeError):
+    """What was asked of a running node has no answer; ``reason`` says why, in a line."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
 
 
 class AddressInUse(NodeError):

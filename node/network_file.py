@@ -15,7 +15,7 @@ from contracts.budget import BOOTSTRAP_INTERVALS
 from contracts.typed_data import Address, Domain, Uint256
 from gossip.errors import MessageError
 from gossip.messages import Signed, decode, encode
-from gossip.messages.committee import DayOpening
+from gossip.messages.committee import MAX_RANK, MAX_RANKED, DayOpening, ProviderRank
 from gossip.messages.market import MAX_RIVALS
 from gossip.messages.records import BeaconCommitment
 from node import settings, toml
@@ -52,6 +52,8 @@ class NetworkFile(msgspec.Struct, frozen=True, kw_only=True):
     """For day 0 and, where known, day 1."""
     bootstrap: tuple[str, ...] = ()
     """Multiaddrs with ``/p2p/<peer id>``."""
+    ranks: tuple[tuple[Address, int], ...] = ()
+    """Providers' coarse ranks by MOR on day 0, for the variant of S44."""
 
     def terms(self) -> Terms:
         """What pure rules need to know of this network."""
@@ -63,10 +65,11 @@ class NetworkFile(msgspec.Struct, frozen=True, kw_only=True):
 
     def opening(self) -> DayOpening:
         """What day 0 starts from."""
-        return DayOpening(0, self.snapshot_block, Uint256(self.supply_wei), Uint256(self.budget_wei))
+        ranks = tuple(ProviderRank(who, rank) for who, rank in sorted(self.ranks))
+        return DayOpening(0, self.snapshot_block, Uint256(self.supply_wei), Uint256(self.budget_wei), ranks=ranks)
 
 
-class _HexAddress(bytes):
+class HexAddress(bytes):
     """``0x`` and 40 hex digits in the file."""
 
 
@@ -74,19 +77,19 @@ class _Hex(bytes):
     """Hex of any length in the file."""
 
 
-class _Wei(int):
+class Wei(int):
     """An amount: an integer, or decimal text where other TOML readers would lose digits."""
 
 
 class _Contracts(msgspec.Struct, forbid_unknown_fields=True):
-    mor: _HexAddress
-    registry: _HexAddress
-    compute: _HexAddress
+    mor: HexAddress
+    registry: HexAddress
+    compute: HexAddress
 
 
 class _Member(msgspec.Struct, forbid_unknown_fields=True):
-    address: _HexAddress
-    stake_wei: _Wei
+    address: HexAddress
+    stake_wei: Wei
 
 
 class _Committee(msgspec.Struct, forbid_unknown_fields=True):
@@ -94,10 +97,16 @@ class _Committee(msgspec.Struct, forbid_unknown_fields=True):
     epoch: int = 1
 
 
+class _Rank(msgspec.Struct, forbid_unknown_fields=True):
+    provider: HexAddress
+    rank: int
+
+
 class _Opening(msgspec.Struct, forbid_unknown_fields=True):
     snapshot_block: int
-    supply_wei: _Wei
-    budget_wei: _Wei
+    supply_wei: Wei
+    budget_wei: Wei
+    ranks: list[_Rank] = []
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -106,7 +115,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     genesis_ms: int
     chain_id: int
-    reference_price_wei: _Wei
+    reference_price_wei: Wei
     contracts: _Contracts
     committee: _Committee
     opening: _Opening
@@ -117,7 +126,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 def load_network(path: Path) -> NetworkFile:
     """Read and check network.toml. Raises :class:`ConfigInvalid`, naming the key and the offending value."""
-    file = settings.convert(path, settings.read(path), _File, _from_text)
+    file = settings.convert(path, settings.read(path), _File, from_text)
     network = NetworkFile(
         name=file.name,
         genesis_ms=file.genesis_ms,
@@ -134,6 +143,7 @@ def load_network(path: Path) -> NetworkFile:
         reference_price_wei=int(file.reference_price_wei),
         commitments=tuple(_commitment(path, index, item) for index, item in enumerate(file.commitments)),
         bootstrap=tuple(file.bootstrap),
+        ranks=tuple((Address(bytes(one.provider)), one.rank) for one in file.opening.ranks),
     )
     _check(path, network)
     return network
@@ -164,6 +174,7 @@ def write_network(path: Path, network: NetworkFile) -> None:
             "snapshot_block": network.snapshot_block,
             "supply_wei": str(network.supply_wei),
             "budget_wei": str(network.budget_wei),
+            "ranks": [{"provider": _hex(who), "rank": rank} for who, rank in network.ranks],
         },
     }
     write_atomic(path, toml.dumps(document).encode(), mode=0o644)
@@ -173,23 +184,24 @@ def _hex(value: bytes) -> str:
     return "0x" + value.hex()
 
 
-def _from_text(kind: type, value: Any) -> Any:
-    if kind is _Wei:
+def from_text(kind: type, value: Any) -> Any:
+    """What :func:`node.settings.convert` makes of hex and decimal text."""
+    if kind is Wei:
         if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and value.isdecimal())):
             raise ValueError(f"{value!r} is not an amount of wei")
         if int(value) < 0:
             raise ValueError(f"{value!r} is negative")
-        return _Wei(value)
+        return Wei(value)
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not hex text")
     try:
         raw = bytes.fromhex(value.removeprefix("0x"))
     except ValueError:
         raise ValueError(f"{value!r} is not hex") from None
-    if kind is _HexAddress:
+    if kind is HexAddress:
         if len(raw) != 20 or not value.startswith("0x"):
             raise ValueError(f"{value!r} is not an address: 0x and 40 hex digits")
-        return _HexAddress(raw)
+        return HexAddress(raw)
     return _Hex(raw)
 
 
@@ -208,7 +220,8 @@ def _check(path: Path, network: NetworkFile) -> None:
         _check_positive(path, f"opening.{key}", getattr(network, key))
     if network.snapshot_block < 0:
         raise ConfigInvalid(path, "opening.snapshot_block", f"{network.snapshot_block} is negative")
-    _check_params(path, network.params)
+    check_params(path, network.params)
+    _check_ranks(path, network)
     _check_members(path, network.members)
     committee = {member.address for member in network.members}
     for index, signed in enumerate(network.commitments):
@@ -229,7 +242,8 @@ def _check_positive(path: Path, key: str, value: int) -> None:
         raise ConfigInvalid(path, key, f"{value} is not positive")
 
 
-def _check_params(path: Path, params: NetworkParams) -> None:
+def check_params(path: Path, params: NetworkParams) -> None:
+    """Raise :class:`ConfigInvalid` where no network could run with ``params``."""
     positive = ("slot_ms", "day_slots", "speed_samples", "speed_share", "age_boost_ms", "voucher_window")
     for key in (*positive, "challenge_slots", "challenge_ms"):
         _check_positive(path, f"params.{key}", getattr(params, key))
@@ -242,6 +256,16 @@ def _check_params(path: Path, params: NetworkParams) -> None:
     for field in msgspec.structs.fields(params):
         if isinstance(value := getattr(params, field.name), int) and value < 0:
             raise ConfigInvalid(path, f"params.{field.name}", f"{value} is negative")
+
+
+def _check_ranks(path: Path, network: NetworkFile) -> None:
+    if network.ranks and not network.params.tells_ranks:
+        raise ConfigInvalid(path, "opening.ranks", "ranks are told only with params.withhold_only_if_user_richer")
+    if len({who for who, _ in network.ranks}) != len(network.ranks) or len(network.ranks) > MAX_RANKED:
+        raise ConfigInvalid(path, "opening.ranks", f"a provider is there twice, or more than {MAX_RANKED} are")
+    for index, (_, rank) in enumerate(network.ranks):
+        if not 1 <= rank <= MAX_RANK:
+            raise ConfigInvalid(path, f"opening.ranks[{index}].rank", f"{rank} is not 1 to {MAX_RANK}")
 
 
 def _check_members(path: Path, members: tuple[Member, ...]) -> None:

@@ -110,3 +110,43 @@ def trials(  # noqa: PLR0917  # typer makes an option of each
     report = trio.run(run, options, minutes * 60, chosen, Progress(console))
     for line in report.lines():
         console.print(line)
+
+
+@app.command()
+def days(  # noqa: PLR0917  # typer makes an option of each
+    count: Annotated[
+        int, typer.Option("--days", min=2, help="Whole days of traffic, after what is left of day 0.")
+    ] = 5,
+    day: Annotated[int, typer.Option(help="Seconds of a day, a multiple of --block.")] = 60,
+    members: Annotated[int, typer.Option(help="Committee members.")] = 4,
+    block: Annotated[int, typer.Option(help="Seconds of an inference block.")] = 4,
+    seed: Annotated[int | None, typer.Option(help="Repeats a run's choices.", show_default="at random")] = None,
+    directory: Annotated[Path | None, typer.Option("--dir", help="The network's folder.")] = None,
+) -> None:
+    """Run days of traffic and hold the ledger against the contract's views at every batch; exit 1 where they differ.
+
+    Then claim under an old root what a provider had left unclaimed since day 1, and have a lying committee refused.
+    """
+    import secrets  # noqa: PLC0415  # loads what only this command needs
+
+    import trio  # noqa: PLC0415  # as above
+    from rich.console import Console  # noqa: PLC0415  # as above
+
+    from testnet.days import run_days  # noqa: PLC0415  # as above
+    from testnet.days_table import render  # noqa: PLC0415  # as above
+    from testnet.launch import EXPECTED, leaves  # noqa: PLC0415  # as above
+    from testnet.plan import TestnetOptions  # noqa: PLC0415  # as above
+    from testnet.progress import Progress  # noqa: PLC0415  # as above
+
+    console = Console()
+    chosen = secrets.randbelow(2**32) if seed is None else seed
+    console.print(f"seed {chosen}")
+    options = TestnetOptions(members=members, block_s=block, day_s=day, directory=directory)
+    failed: list[str] = []
+    try:
+        console.print(render(trio.run(run_days, options, count, chosen, Progress(console))))
+    except* EXPECTED as group:
+        failed += [str(leaf) for leaf in leaves(group)]
+    for line in failed:
+        console.print(f"[bold red]testnet days failed:[/bold red] {line}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if failed else 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from consensus.params import economics_of
 from contracts.typed_data import Domain
 from inference.model_store import DEFAULT_MODEL
 from node.config import ChainAccess, ContractAddresses, ModelOffer, NodeFile, write_network, write_node
@@ -17,7 +18,7 @@ from node.roles.secrets import SlotSecrets
 from testnet.errors import FolderTaken
 from testnet.funding import Deployment
 from testnet.keys import Identity
-from testnet.plan import BUDGET_WEI, GUEST_BID_WEI, REFERENCE_PRICE_WEI, SUPPLY_WEI, Lie, NodeKind, Plan
+from testnet.plan import GUEST_BID_WEI, SUPPLY_WEI, Lie, NodeKind, Plan
 from testnet.processes import ROOT
 
 CACHE = ROOT / ".cache"
@@ -98,8 +99,8 @@ def write_network_file(genesis: Genesis, genesis_ms: int) -> None:
         params=plan.params,
         snapshot_block=deployment.snapshot_block,
         supply_wei=SUPPLY_WEI,
-        budget_wei=BUDGET_WEI,
-        reference_price_wei=REFERENCE_PRICE_WEI,
+        budget_wei=economics_of(plan.params, genesis_ms // 1_000).budget(0, 0),
+        reference_price_wei=plan.options.reference_price_wei,
         commitments=tuple(secrets.commitment(day) for secrets in members for day in DAYS_COMMITTED),
     )
     write_network(genesis.network_path, network)
@@ -125,7 +126,7 @@ def node_file(genesis: Genesis, identity: Identity, bootstrap: Sequence[str], *,
         data_dir=identity.data_dir,
         keys=identity.files,
         roles=("full", "provider") if sells else node.roles,
-        chain=ChainAccess(rpc_url=genesis.rpc_url, timeout_s=10.0, poll_ms=500),
+        chain=ChainAccess(rpc_url=genesis.rpc_url if node.has_chain else "", timeout_s=10.0, poll_ms=500),
         bootstrap=tuple(bootstrap),
         models=(offer,) if sells else (),
     )

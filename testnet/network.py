@@ -55,6 +55,8 @@ class Network:
     nodes: tuple[RunningNode, ...]
     supervisor: Supervisor
     vigil: "Vigil"
+    purse: Key
+    """An account of the chain with coin for gas, which is nobody's of the network."""
     places: Places
 
     def of_kind(self, kind: NodeKind) -> tuple[RunningNode, ...]:
@@ -161,7 +163,8 @@ async def running(
         with vigil.scope:
             nodes = await _start_all(genesis, supervisor, places, progress)
             vigil.is_up = True
-            yield Network(genesis, deployment.genesis_ms, client, nodes, supervisor, vigil, places)
+            purse = chain.funded_keys[1]
+            yield Network(genesis, deployment.genesis_ms, client, nodes, supervisor, vigil, purse, places)
         vigil.check()
 
 

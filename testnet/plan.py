@@ -84,6 +84,18 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Sessions that each provider serves at once."""
     token_ms: int = 0
     """Engine ``synthetic``: ms a token."""
+    user_wei: int = USER_WEI
+    """The user's balance."""
+    reference_price_wei: int = REFERENCE_PRICE_WEI
+    """The genesis reference price, in wei per T."""
+    bid_wei: int = BASE_BID_WEI
+    """The first provider's bid, in wei per T."""
+    pool_wei: int = POOL_WEI
+    """What the Compute Contract holds at the start: whole MOR."""
+    settle_window_slots: int | None = None
+    """For so many slots a ticket may be settled; None is a day, and 60 slots at least."""
+    chainless: int = 0
+    """So many of the last providers have no chain endpoint: they serve and are credited, but can't claim."""
 
 
 class NodePlan(msgspec.Struct, frozen=True):
@@ -96,6 +108,7 @@ class NodePlan(msgspec.Struct, frozen=True):
     stake_wei: int = 0
     price_wei: int = 0
     """A provider's bid per T; 0 for all others."""
+    has_chain: bool = True
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -136,18 +149,24 @@ def compute_plan(options: TestnetOptions) -> Plan:
         NodePlan(f"member-{i}", "member", balance_wei=0, stake_wei=STAKE_WEI) for i in range(1, options.members + 1)
     ]
     providers = [
-        NodePlan(f"provider-{i + 1}", "provider", balance_wei=PROVIDER_WEI, price_wei=compute_bid(i))
+        NodePlan(
+            f"provider-{i + 1}",
+            "provider",
+            balance_wei=PROVIDER_WEI,
+            price_wei=compute_bid(i, options.bid_wei),
+            has_chain=i < options.providers - options.chainless,
+        )
         for i in range(options.providers)
     ]
     full = NodePlan("full", "full", balance_wei=0)
-    user = NodePlan("user", "user", balance_wei=USER_WEI)
+    user = NodePlan("user", "user", balance_wei=options.user_wei)
     guest = NodePlan("guest", "guest", balance_wei=PROVIDER_WEI)
     return Plan(options, compute_params(options), (*members, *providers, full, user, guest))
 
 
-def compute_bid(index: int) -> int:
-    """The bid of provider ``index`` (0 is the first), in wei per T."""
-    return BASE_BID_WEI * (100 + BID_STEP_PERCENT * index) // 100
+def compute_bid(index: int, first_wei: int = BASE_BID_WEI) -> int:
+    """The bid of provider ``index`` (0 is the first, which asks ``first_wei``), in wei per T."""
+    return first_wei * (100 + BID_STEP_PERCENT * index) // 100
 
 
 def compute_params(options: TestnetOptions) -> NetworkParams:
@@ -158,8 +177,8 @@ def compute_params(options: TestnetOptions) -> NetworkParams:
         defaults,
         slot_ms=options.block_s * 1_000,
         day_slots=day_slots,
-        settle_window_slots=max(day_slots, 60),
-        endowment_mor=POOL_WEI // MOR,
+        settle_window_slots=options.settle_window_slots or max(day_slots, 60),
+        endowment_mor=options.pool_wei // MOR,
         # a network of one machine may have one provider and one user, who asks little
         min_providers=1,
         pair_percent=100,

@@ -20,7 +20,8 @@ TOP_LEVEL = {
 }
 
 CONTRACTS_PURE = {
-    f"contracts.{name}" for name in ("errors", "typed_data", "signing", "merkle", "emission", "budget", "payout")
+    f"contracts.{name}"
+    for name in ("amounts", "errors", "typed_data", "signing", "merkle", "emission", "budget", "payout")
 }
 PURE = (*CONTRACTS_PURE, "gossip.messages", "gossip.errors", "gossip.topics", "consensus")
 PROTOCOL = (*CONTRACTS_PURE, "gossip.messages", "gossip.errors")

@@ -53,6 +53,11 @@ def rank(balance_wei: int) -> int:
     return (balance_wei // WEI).bit_length() + 1 if balance_wei > 0 else 0
 
 
+def least_balance(rank: int) -> int:
+    """The fewest wei of who has ``rank``: 0 for 0, 1 for 1."""
+    return WEI << (rank - 2) if rank >= 2 else rank
+
+
 def priority(balance_wei: int) -> int:
     """The priority of a pass (S26). Raises :class:`PassRefused` for a balance of 0; any other will do (S6, S25)."""
     if balance_wei <= 0:

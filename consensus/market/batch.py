@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from consensus.committee import Committee
 from consensus.market.beacon import verify_reveal
 from consensus.market.errors import BatchInvalid, BeaconInvalid, SettlementInvalid
-from consensus.market.ledger import NO_BALANCES, Draft
+from consensus.market.ledger import Draft
 from consensus.market.ledger_state import Ledger, Outcome, state_root
 from consensus.market.settlement import VerifiedSettlements
 from consensus.params import Terms
@@ -54,7 +54,6 @@ def propose_batch(
     pending: Sequence[Settlement],
     hand_over: HandOverCertificate | None = None,
     verified: VerifiedSettlements | None = None,
-    balances: Mapping[Address, int] = NO_BALANCES,
 ) -> tuple[BatchHeader, BatchBody, tuple[Rejected, ...]]:
     """The batch that closes ``slot``, from what can be settled of ``pending`` in the order given.
 
@@ -69,7 +68,6 @@ def propose_batch(
         pending=pending,
         hand_over=hand_over,
         verified=verified,
-        balances=balances,
     )
     chosen.fill(terms.params.batch_settlements)
     header, body, _ = propose_selection(chosen, proposer=proposer, reveal=reveal, commitments=commitments)
@@ -92,14 +90,13 @@ class Selection:
         pending: Sequence[Settlement],
         hand_over: HandOverCertificate | None = None,
         verified: VerifiedSettlements | None = None,
-        balances: Mapping[Address, int] = NO_BALANCES,
     ) -> None:
         self.ledger = ledger
         self.terms = terms
         self.slot = slot
         self.opening = opening
         self.hand_over = hand_over
-        self.draft = Draft(ledger, terms, slot, opening, balances=balances)
+        self.draft = Draft(ledger, terms, slot, opening)
         if hand_over is not None:
             self.draft.hand_over(hand_over)
         self.settled: list[Settlement] = []
@@ -149,7 +146,6 @@ def apply_batch(
     body: BatchBody,
     *,
     verified: VerifiedSettlements | None = None,
-    balances: Mapping[Address, int] = NO_BALANCES,
 ) -> Ledger:
     """The ledger after a batch. Raises :class:`BatchInvalid`; the given ledger is unchanged either way.
 
@@ -158,7 +154,7 @@ def apply_batch(
     """
     _check_position(ledger, terms, header, body)
     check = verified or VerifiedSettlements(terms)
-    draft = Draft(ledger, terms, header.slot, body.opening, balances=balances)
+    draft = Draft(ledger, terms, header.slot, body.opening)
     _check_proposer(ledger, terms, (header.proposer, header.slot, header.reveal))
     if body.hand_over is not None:
         draft.hand_over(body.hand_over)

@@ -23,11 +23,14 @@ def reserve_until(day: int, terms: Terms) -> Uint256:
     return Uint256(terms.economics.bootstrap_ceiling(min(day, terms.params.bootstrap_days)))
 
 
+def by_credit(credited: Mapping[Address, int], most: int) -> list[tuple[Address, int]]:
+    """The first ``most`` providers and their wei, the most wei first, among equals the lower address."""
+    return nsmallest(most, credited.items(), key=lambda provider: (-provider[1], provider[0]))
+
+
 def leaders(credited: Mapping[Address, int], params: NetworkParams) -> tuple[tuple[Address, int], ...]:
     """The providers with the most wei credited in a day, the most first; among equals the lower address."""
-    return tuple(
-        nsmallest(params.bootstrap_providers, credited.items(), key=lambda provider: (-provider[1], provider[0]))
-    )
+    return tuple(by_credit(credited, params.bootstrap_providers))
 
 
 def bootstrap_shares(credited: Mapping[Address, int], reserve_wei: int, params: NetworkParams) -> dict[Address, int]:

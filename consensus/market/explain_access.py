@@ -1,18 +1,22 @@
-"""A day and an allowance in words: every formula with its numbers filled in, and where each number comes from."""
+"""A day and an allowance in words: every formula with its numbers filled in, and where each number comes from.
 
-from collections.abc import Sequence
+A source is a batch, a block, a key of the network file, or a view of the Compute Contract or of MOR with the arguments
+that lead to the same figure there.
+"""
+
+from collections.abc import Iterator
 
 import msgspec
 
 from consensus.market import access
-from consensus.market.bootstrap import bootstrap_reserve, leaders
+from consensus.market.bootstrap import bootstrap_reserve
 from consensus.market.errors import show
-from consensus.market.ledger_state import DayAccount, Ledger, moved_price
+from consensus.market.history import DayRecord
+from consensus.market.ledger_state import DayAccount, moved_price
 from consensus.params import NetworkParams, Terms
+from contracts.amounts import show_exact, show_mor
 from contracts.budget import BOOTSTRAP_SHARE, POOL_SHARE
 from contracts.typed_data import Address
-
-_LEADERS_SHOWN = 3
 
 
 class Holding(msgspec.Struct, frozen=True):
@@ -26,114 +30,168 @@ class Holding(msgspec.Struct, frozen=True):
     issued_t: int | None
 
 
-def explain_day(ledger: Ledger, account: DayAccount, terms: Terms) -> tuple[str, ...]:
-    """Lines of text for the day of ``account``, one of the ledger's; the last ones are the reader's own verdict."""
-    day, params = account.day, terms.params
-    opened = f"batch {account.opened_height}" if account.opened_height else "the genesis"
-    lines = [
-        f"day {day}, opened by {opened}; slots {day * params.day_slots} to {(day + 1) * params.day_slots - 1}"
-        f" (params.day_slots = {params.day_slots})",
-        f"supply {account.supply_wei} wei, at snapshot block {account.snapshot_block} (opening in {opened})",
-        *_budget_lines(account, terms, opened),
-        *_price_lines(account, params, opened),
-        f"MaxT = budget / reference price = {account.budget_wei} / {account.reference_price_wei} ="
-        f" {account.max_t} T (S38)",
-        _access_rate_line(account),
-        f"price ceiling = reference price x params.ceiling_percent = {account.reference_price_wei} x"
-        f" {params.ceiling_percent} % = {account.ceiling_wei(params)} wei per T",
-        f"budget left = budget - credited = {account.budget_wei} - {account.credited_wei} ="
-        f" {account.budget_left_wei} wei, with {account.credited_t} T so far (ledger of batch {ledger.height}, S37)",
-        f"allowance seen in settlements {account.issued_t} T of MaxT {account.max_t} (ledger of batch {ledger.height})",
-        *_bootstrap_lines(ledger, account, terms),
-    ]
-    return tuple(lines)
+def explain_day(record: DayRecord, terms: Terms, today: int) -> tuple[str, ...]:
+    """Lines of text for a day that batches have told of, where ``today`` is the day by the reader's clock.
+
+    The verdicts in it are the reader's own: what the formulas give against what the committee certified.
+    """
+    return tuple(_day_lines(record, terms, today))
 
 
-def explain_allowance(account: DayAccount, holding: Holding) -> tuple[str, ...]:
-    """Lines of text for what a holder may use on the day of ``account``. Raises :class:`AccessInvalid` as S38 does."""
-    balance, day = holding.balance_wei, account.day
+def _day_lines(record: DayRecord, terms: Terms, today: int) -> Iterator[str]:
+    account, params = record.account, terms.params
+    day, source = account.day, _opened_by(account)
+    is_over = "over" if day < today else "not over yet"
+    batches = f"batches {record.first} to {record.last}" if record.first else "no batch of its own"
+    yield (
+        f"Day {day}: slots {day * params.day_slots:,} to {(day + 1) * params.day_slots - 1:,}"
+        f" (params.day_slots = {params.day_slots:,}), {batches}, opened by {source}, {is_over}"
+    )
+    yield "Supply"
+    yield f"  supply = {show_exact(account.supply_wei)}"
+    yield f"    MOR.totalSupply() at snapshot block {account.snapshot_block}, as {source} tells"
+    yield from _budget_lines(account, terms, source)
+    yield from _price_lines(account, params)
+    yield "Access (S38, S40)"
+    yield from _access_lines(account)
+    ceiling = account.ceiling_wei(params)
+    yield (
+        f"  price ceiling = reference price x params.ceiling_percent = {account.reference_price_wei:,} x"
+        f" {params.ceiling_percent} % = {ceiling:,} wei per T"
+    )
+    yield f"Use of the day's tickets, up to batch {record.as_of} (S37)"
+    yield (
+        f"  budget left = budget - credited = {show_mor(account.budget_wei)} - {show_mor(account.credited_wei)} ="
+        f" {show_exact(account.budget_left_wei)}"
+    )
+    yield f"  credited {account.credited_t:,} T of MaxT {account.max_t:,} T"
+    yield f"  allowance of the passes seen in settlements {account.issued_t:,} T of MaxT {account.max_t:,} T"
+    yield from _bootstrap_lines(record, terms)
+
+
+def explain_allowance(account: DayAccount, holding: Holding, *, is_opened: bool = True) -> tuple[str, ...]:
+    """Lines of text for what a holder may use on the day of ``account``; ``is_opened`` says that a batch has opened it.
+
+    Raises :class:`AccessInvalid` as S38 does.
+    """
+    return tuple(_allowance_lines(account, holding, is_opened=is_opened))
+
+
+def _allowance_lines(account: DayAccount, holding: Holding, *, is_opened: bool) -> Iterator[str]:
+    balance, day, user = holding.balance_wei, account.day, show(holding.user)
     most = access.user_max(account.max_t, account.supply_wei, balance)
-    lines = [
-        f"{show(holding.user)} holds {balance} wei at snapshot block {account.snapshot_block}, day {day}'s",
-        f"MaxT = budget / reference price = {account.budget_wei} / {account.reference_price_wei} = {account.max_t} T"
-        f" (`explain day {day}` has both)",
-        _access_rate_line(account),
-        f"UserMax = MaxT x balance / supply = {account.max_t} x {balance} / {account.supply_wei} = {most} T (S36, S38)",
-        f"largest single pass {access.round_allowance(most)} T: rounded down to two binary digits (S34); the rest on"
-        " further passes",
-        f"priority {access.rank(balance)}: 0 for nothing, 1 below 1 MOR, one more for every doubling (S26)",
-    ]
-    if holding.issued_t is not None:
+    yield f"Allowance of {user} on day {day}"
+    if not is_opened:
+        yield "  no batch has opened the day yet: supply and snapshot block are those of the day before it"
+    yield f"  balance = {show_exact(balance)}"
+    yield f"    MOR.balanceOf({user}) at snapshot block {account.snapshot_block}"
+    yield from _access_lines(account)
+    yield f"    `explain day {day}` tells where budget, reference price and supply come from"
+    yield (
+        f"  UserMax = MaxT x balance / supply = {account.max_t:,} T x {show_mor(balance)} /"
+        f" {show_mor(account.supply_wei)} = {most:,} T (S36, S38)"
+    )
+    yield f"    contract view user_max({account.max_t}, {account.supply_wei}, {balance})"
+    yield (
+        f"  largest single pass = {access.round_allowance(most):,} T: UserMax rounded down to two binary digits (S34);"
+        " the rest goes on further passes"
+    )
+    yield f"  priority = {access.rank(balance)}: 0 for nothing, 1 below 1 MOR, one more for every doubling (S26)"
+    if holding.issued_t is None:
+        yield "  issued: only members keep count; ask one of them"
+    else:
         left = most - holding.issued_t
-        lines.append(f"issued {holding.issued_t} T by all routers that this member heard of: {left} T are left")
+        yield f"  issued {holding.issued_t:,} T by all routers that this member heard of: {max(0, left):,} T are left"
         if left < 0:
-            lines.append(f"verdict: OVER-ISSUED by {-left} T, provable fraud by an issuer")
-    lines.append("home routers by rendezvous hashing of address and day: " + _ranking(holding, day))
+            yield f"  verdict: OVER-ISSUED by {-left:,} T, provable fraud by an issuer"
+    ranking = access.home_routers(holding.user, day, holding.members)[:3]
+    yield "  home routers by rendezvous hashing of address and day: " + ", ".join(map(show, ranking))
     if most == 0:
-        lines.append("verdict: no access today, the balance is worth less than 1 T")
-    return tuple(lines)
+        yield "  verdict: no access today, the balance is worth less than 1 T"
 
 
-def _budget_lines(account: DayAccount, terms: Terms, opened: str) -> Sequence[str]:
+def _opened_by(account: DayAccount) -> str:
+    return f"batch {account.opened_height}" if account.opened_height else "the genesis file"
+
+
+def _budget_lines(account: DayAccount, terms: Terms, source: str) -> Iterator[str]:
     day, economics, paid = account.day, terms.economics, int(account.paid_before_wei)
+    policy = terms.params.budget_policy
     income, unused, emission = economics.income(day), economics.unused(day, paid), economics.emission(day)
     gained, percent = economics.income(day + 1) - income, unused // POOL_SHARE
     cap, derived = gained + percent, economics.budget(day, paid)
     start_s = economics.day_start_s(day)
-    is_emission = terms.params.budget_policy == "emission"
-    wanted = f"the day's emission {emission}" if is_emission else f"1 % of the unused pool, {percent}"
-    verdict = "holds" if derived == account.budget_wei else f"does NOT hold: the formula gives {derived}"
-    return (
-        f"compute emission of day {day} = {emission} wei, from {start_s} to {economics.day_start_s(day + 1)} (S7)",
-        f"pool income before day {day} = endowment + emitted - bootstrap reserve = {economics.endowment_wei} +"
-        f" {economics.schedule.emitted(start_s)} - {economics.reserve(start_s)} = {income} wei"
-        f" (params.endowment_mor = {terms.params.endowment_mor})",
-        f"unused pool = income - credited, late pay included = {income} - {paid} = {unused} wei ({opened})",
-        f"1 % rule: income of the day + unused / {POOL_SHARE} = {gained} + {percent} = {cap} wei (S23)",
-        f"budget = min(wanted, 1 % rule, unused) = min({emission if is_emission else percent}, {cap}, {unused}) ="
-        f" {derived} wei; wanted is {wanted} (params.budget_policy = {terms.params.budget_policy}, S37)",
-        f"verdict: the budget {account.budget_wei} wei of the opening in {opened} {verdict}",
+    wanted, why = (emission, "the day's emission") if policy == "emission" else (percent, "1 % of the unused pool")
+    yield f"Budget (S7, S23, S35, S37), params.budget_policy = {policy}"
+    yield f"  emission of the day = {show_mor(emission)}"
+    yield f"    contract view emission_of({day}); Unix seconds {start_s} to {economics.day_start_s(day + 1)}"
+    yield (
+        f"  income before the day = endowment + emitted - bootstrap reserve = {show_mor(economics.endowment_wei)} +"
+        f" {show_mor(economics.schedule.emitted(start_s))} - {show_mor(economics.reserve(start_s))} ="
+        f" {show_mor(income)} (params.endowment_mor = {terms.params.endowment_mor:,})"
     )
+    yield f"  credited before = {show_mor(paid)}, what earlier days may still be paid late included"
+    yield f"    the ledger that {source} followed"
+    yield f"  unused pool = income - credited = {show_mor(income)} - {show_mor(paid)} = {show_mor(unused)}"
+    yield (
+        f"  1 % rule = income of the day + unused / {POOL_SHARE} = {show_mor(gained)} + {show_mor(percent)} ="
+        f" {show_mor(cap)} (S23)"
+    )
+    yield (
+        f"  budget = min({why}, 1 % rule, unused) = min({show_mor(wanted)}, {show_mor(cap)}, {show_mor(unused)}) ="
+        f" {show_exact(derived)}"
+    )
+    yield f"    contract view budget({day}, {paid})"
+    told = f"the budget of {source}, {show_exact(account.budget_wei)}"
+    yield f"  verdict: {told}, {'holds' if derived == account.budget_wei else 'does NOT hold'}"
 
 
-def _price_lines(account: DayAccount, params: NetworkParams, opened: str) -> Sequence[str]:
+def _price_lines(account: DayAccount, params: NetworkParams) -> Iterator[str]:
     price, before = account.reference_price_wei, account.before_price_wei
+    yield "Reference price"
     if not account.opened_height:
-        return (f"reference price {price} wei per T (reference_price_wei of the network file)",)
-    source = f"day {account.day - 1} or the last before it, as of {opened}"
+        yield f"  reference price = {price:,} wei per T: reference_price_wei of the network file"
+        return
+    source = f"the day before, as of batch {account.opened_height - 1}"
     if not account.before_t:
-        return (f"reference price {price} wei per T, unchanged: nothing was credited ({source})",)
-    step = params.reference_step_percent
-    mean = account.before_wei // account.before_t
+        yield f"  reference price = {price:,} wei per T, unchanged: nothing was credited"
+        yield f"    {source}"
+    else:
+        mean, step = account.before_wei // account.before_t, params.reference_step_percent
+        yield (
+            f"  mean price = credited / credited T = {show_exact(account.before_wei)} / {account.before_t:,} T ="
+            f" {mean:,} wei per T"
+        )
+        yield f"    {source}"
+        yield (
+            f"  reference price = the mean, kept within {step} % of the {before:,} wei per T before"
+            f" (params.reference_step_percent) = {price:,} wei per T"
+        )
     derived = moved_price(before, account.before_t, account.before_wei, params)
-    verdict = "holds" if derived == price else f"does NOT hold: it should be {derived}"
-    return (
-        f"mean price = credited wei / credited T = {account.before_wei} / {account.before_t} ="
-        f" {mean} wei per T ({source})",
-        f"reference price = {mean} kept within {before} -+ params.reference_step_percent {step} % = {price} wei per T",
-        f"verdict: the reference price {verdict}",
+    verdict = "holds" if derived == price else f"does NOT hold: it should be {derived:,} wei per T"
+    yield f"  verdict: the reference price {verdict}"
+
+
+def _access_lines(account: DayAccount) -> Iterator[str]:
+    budget, price, supply, max_t = account.budget_wei, account.reference_price_wei, account.supply_wei, account.max_t
+    yield f"  MaxT = budget / reference price = {show_mor(budget)} / {price:,} wei per T = {max_t:,} T"
+    yield f"    contract view max_t({budget}, {price})"
+    rate = access.access_rate(max_t, supply)
+    yield f"  AccessRate = MaxT / supply = {max_t:,} T / {show_mor(supply)} = {rate:,} T per 1 MOR a day"
+    yield f"    contract view access_rate({max_t}, {supply})"
+
+
+def _bootstrap_lines(record: DayRecord, terms: Terms) -> Iterator[str]:
+    params, day = terms.params, record.account.day
+    reserve = bootstrap_reserve(day, terms)
+    yield f"Bootstrap (S24), the first {params.bootstrap_days} days"
+    yield (
+        f"  reserve of the day = emission / {BOOTSTRAP_SHARE} = {show_exact(reserve)} for the first"
+        f" {params.bootstrap_providers} by credit in the day's batches"
     )
-
-
-def _access_rate_line(account: DayAccount) -> str:
-    rate = access.access_rate(account.max_t, account.supply_wei)
-    return (
-        f"AccessRate = MaxT / supply = {account.max_t} x 10^18 / {account.supply_wei} = {rate} T per 1 MOR a day (S40)"
-    )
-
-
-def _bootstrap_lines(ledger: Ledger, account: DayAccount, terms: Terms) -> Sequence[str]:
-    params, reserve = terms.params, bootstrap_reserve(account.day, terms)
-    lines = [
-        f"bootstrap of day {account.day} = emission / {BOOTSTRAP_SHARE} ="
-        f" {reserve} wei on the first {params.bootstrap_days} days (S24), to {params.bootstrap_providers} leaders;"
-        f" paid since genesis {ledger.bootstrap_credited} wei (ledger of batch {ledger.height})"
-    ]
-    if account.day == ledger.day:
-        first = leaders(ledger.day_credits, params)[:_LEADERS_SHOWN]
-        lines += [f"  leader {place}: {show(who)} with {wei} wei today" for place, (who, wei) in enumerate(first, 1)]
-    return lines
-
-
-def _ranking(holding: Holding, day: int) -> str:
-    return ", ".join(show(member) for member in access.home_routers(holding.user, day, holding.members)[:3])
+    for place, (who, wei) in enumerate(record.leaders, 1):
+        yield f"  leader {place} = {show(who)} with {show_mor(wei)}"
+    if record.paid_by:
+        yield f"  paid to them = {show_exact(record.bootstrap_wei)} by batch {record.paid_by}, pro rata, rounded down"
+    else:
+        yield "  paid by the first batch of the next day that has one"

@@ -23,9 +23,10 @@ from consensus.market.ledger_state import (
     as_speed,
     check_opening,
     day_accounts,
+    day_ranks,
     oldest_day,
 )
-from consensus.market.penalties import Penalties
+from consensus.market.penalties import Penalties, counted_as
 from consensus.market.settlement import VerifiedIds
 from consensus.market.speed import SpeedSample, is_fast_enough, us_per_t, with_sample
 from consensus.market.trie import Trie
@@ -45,15 +46,14 @@ V = TypeVar("V")
 MAX_COMMIT_AHEAD_DAYS = 7
 """How many days ahead a member may commit its secrets."""
 
-NO_BALANCES: Mapping[Address, int] = {}
+NO_RANKS: Mapping[Address, int] = {}
 NO_TIPS: Mapping[Address, Digest] = {}
 
 
 class Draft:
     """The ledger that a batch closing ``slot`` will leave behind, in the making.
 
-    ``balances`` are providers' balances in wei at the day's snapshot block; only the variant of S44 reads them, and
-    whoever is missing there holds nothing. Raises :class:`BatchInvalid` for a slot that isn't later than the last.
+    Raises :class:`BatchInvalid` for a slot that isn't later than the last, and for an opening that opens nothing.
     """
 
     def __init__(
@@ -62,15 +62,12 @@ class Draft:
         terms: Terms,
         slot: int,
         opening: DayOpening | None = None,
-        *,
-        balances: Mapping[Address, int] = NO_BALANCES,
     ) -> None:
         if slot <= ledger.slot:
             raise BatchInvalid("slot", slot)
         self._ledger = ledger
         self._terms = terms
         self._params = terms.params
-        self._balances = balances
         self.slot = slot
         self.day = self._params.day_of(slot)
         if opening is not None:
@@ -78,7 +75,10 @@ class Draft:
                 raise BatchInvalid("opening_not_first", opening.day)
             check_opening(opening, self.day, ledger.account.snapshot_block)
             self._check_drawn(opening)
-        self._days = day_accounts(ledger, self._params, self.day, opening)
+            if opening.ranks and not self._params.tells_ranks:
+                raise BatchInvalid("opening_ranks", len(opening.ranks))
+        self._days = day_accounts(ledger, terms, self.day, opening)
+        self._ranks = day_ranks(ledger, self._days, opening) if self._params.tells_ranks else {}
         is_new_day = self.day > ledger.day
         self._credits: dict[Address, int] = {}
         self._total = int(ledger.total_credited)
@@ -246,7 +246,8 @@ class Draft:
             if tokens <= 0:
                 return 0, "pair_capped"
         if params.earnings_percent:
-            bound = self._balances.get(ids.provider, 0) * params.earnings_percent // 100
+            holds_at_least = access.least_balance(self._rank(ids.provider, access_pass.day))
+            bound = holds_at_least * params.earnings_percent // 100
             earned = self._credited_today.get(ids.provider) or self._day_credits.get(ids.provider, 0)
             if earned + tokens * settlement.ticket.payload.bid.payload.price_wei > bound:
                 return 0, "over_balance"
@@ -259,12 +260,17 @@ class Draft:
     def _withholds(self, settlement: Settlement, ids: VerifiedIds) -> bool:
         """Whether a Fail costs the reward: always, or in the variant only where the user holds more (S44).
 
-        The user's balance isn't public; the rank on the pass is, and the provider's is told as coarsely.
+        The user's balance isn't public; the rank on the pass is, and the day's opening tells the provider's as
+        coarsely. Whoever isn't listed there counts as holding nothing, so that a Fail withholds.
         """
         if not self._params.withhold_only_if_user_richer:
             return True
-        user_rank = settlement.rfc.payload.access_pass.payload.priority
-        return user_rank > access.rank(self._balances.get(ids.provider, 0))
+        access_pass = settlement.rfc.payload.access_pass.payload
+        return access_pass.priority > self._rank(ids.provider, access_pass.day)
+
+    def _rank(self, provider: Address, day: int) -> int:
+        """A provider's coarse rank by MOR at the day's snapshot block; 0 where the opening doesn't list it."""
+        return self._ranks.get(day, NO_RANKS).get(provider, 0)
 
     def _record(self, settlement: Settlement, outcome: Outcome, account: DayAccount, session: SessionUse) -> None:
         rfc, report, day = settlement.rfc.payload, settlement.report, account.day
@@ -294,7 +300,7 @@ class Draft:
             sample = SpeedSample(outcome.session_key, outcome.provider, us_per_t(report.payload.last_ms, tokens))
             self._speed[rfc.model_id] = with_sample(self._samples(rfc.model_id), sample, self._params)
         elif not report.payload.passed:
-            self._penalise(outcome.provider, outcome.session_key)
+            self._penalise(outcome.provider, counted_as(settlement))
 
     def _samples(self, model_id: Digest) -> tuple[SpeedSample, ...]:
         drafted = self._speed.get(model_id)
@@ -310,9 +316,9 @@ class Draft:
         before = self._day_credits.get(provider, 0) if held is None else held
         self._credited_today[provider] = Uint256(before + wei)
 
-    def _penalise(self, provider: Address, session_key: Address) -> None:
-        """One point for the provider, but each session key counts once a day."""
-        counted = provider + session_key
+    def _penalise(self, provider: Address, user: bytes) -> None:
+        """One point for the provider, but each user counts once a day."""
+        counted = provider + user
         if counted not in self._penalised and counted not in self._held_penalised:
             self._penalised[counted] = True
             held = self._penalties.get(provider)
@@ -343,6 +349,7 @@ class Draft:
             is_rescued=False,
             bootstrap_credited=Uint256(self._bootstrap),
             day_credits=self._day_credits.with_items(self._credited_today),
+            ranks=dict(sorted((day, held) for day, held in self._ranks.items() if day >= first_day)),
             pairs=_by_day(old.pairs, self._pairs, first_day),
         )
 
@@ -369,14 +376,12 @@ def settle(
     ids: VerifiedIds,
     slot: int,
     terms: Terms,
-    *,
-    balances: Mapping[Address, int] = NO_BALANCES,
 ) -> Outcome:
     """What would become of ``settlement`` if it were the first of a batch that closes ``slot``.
 
     Raises :class:`SettlementInvalid`, and :class:`BatchInvalid` for a slot that isn't later than the ledger's.
     """
-    return Draft(ledger, terms, slot, balances=balances).settle(settlement, ids)
+    return Draft(ledger, terms, slot).settle(settlement, ids)
 
 
 def delivered_tokens(settlement: Settlement) -> int:

@@ -5,7 +5,7 @@ What grows with users, providers or traffic stands in maps that share what staye
 root. Nothing outside :mod:`consensus.market.ledger` makes a new one from an old one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -126,7 +126,7 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     penalties: Mapping[Address, int]
     """Penalty points by provider (S44); half of them are forgiven every day."""
     penalised: Mapping[bytes, bool]
-    """Provider ‖ session key for every Fail that has counted today."""
+    """Provider ‖ what tells one user's Fails from another's, for every Fail that has counted today."""
     commitments: Mapping[int, Mapping[Address, Digest]]
     """Day to member to the tip of its hash chain."""
     outcomes: tuple[Outcome, ...]
@@ -143,6 +143,8 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """The height above which the running committee decides."""
     is_rescued: bool
     """Whether the running committee came by a rescue and hasn't decided anything yet."""
+    ranks: Mapping[int, Mapping[Address, int]]
+    """Day to provider to its coarse rank by MOR at the day's snapshot block; empty without the variant of S44."""
     pairs: Mapping[int, Mapping[bytes, int]] = {}
     """Day to session key ‖ provider to the T credited (S8); empty where the network has no cap."""
 
@@ -190,6 +192,7 @@ def genesis_ledger(
     makes no AccessRate and :class:`~gossip.errors.SignerMismatch` for a commitment by another key.
     """
     check_opening(opening, opening.day, 0)
+    ranks = {opening.day: listed_ranks(opening)} if terms.params.tells_ranks else {}
     if reference_price_wei <= 0:
         raise BatchInvalid("reference_price_wei", reference_price_wei)
     tips: dict[int, dict[Address, Digest]] = {}
@@ -220,6 +223,7 @@ def genesis_ledger(
         drawn=None,
         since=0,
         is_rescued=False,
+        ranks=ranks,
     )
 
 
@@ -252,6 +256,7 @@ def encode_ledger(ledger: Ledger) -> bytes:
         penalties={},
         penalised=dict(ledger.penalised),
         day_credits=dict(ledger.day_credits),
+        ranks={day: dict(held) for day, held in ledger.ranks.items()},
         pairs={day: dict(tokens) for day, tokens in ledger.pairs.items()},
     )
     return encode(_Snapshot(plain, dict(Penalties.of(ledger.penalties, ledger.day).written)))
@@ -270,6 +275,7 @@ def decode_ledger(data: bytes) -> Ledger:
         penalties=Penalties(snapshot.penalties, plain.day),
         penalised=Trie.of(plain.penalised),
         day_credits=Trie.of(plain.day_credits),
+        ranks={day: Trie.of(held) for day, held in plain.ranks.items()},
         pairs={day: Trie.of(tokens) for day, tokens in plain.pairs.items()},
     )
 
@@ -289,6 +295,7 @@ def state_root(ledger: Ledger) -> Digest:
         penalties={},
         penalised={},
         day_credits={},
+        ranks={},
         pairs={},
     )
     roots = [
@@ -300,6 +307,7 @@ def state_root(ledger: Ledger) -> Digest:
         Penalties.of(ledger.penalties, ledger.day).root,
         Trie.of(ledger.penalised).root,
         Trie.of(ledger.day_credits).root,
+        *_roots_by_day(ledger.ranks),
     ]
     return Digest(keccak(b"".join(roots) + encode(small)))
 
@@ -356,6 +364,9 @@ def check_opening(opening: DayOpening, day: int, last_block: int) -> None:
         raise BatchInvalid("opening_supply", opening.supply_wei)
     if opening.snapshot_block < last_block:
         raise BatchInvalid("opening_snapshot_block", opening.snapshot_block)
+    listed = [one.provider for one in opening.ranks]
+    if listed != sorted(set(listed)):
+        raise BatchInvalid("opening_ranks", "not sorted, or twice the same")
 
 
 def next_reference_price(account: DayAccount, params: NetworkParams) -> int:
@@ -376,35 +387,59 @@ def moved_price(old: int, credited_t: int, credited_wei: int, params: NetworkPar
     return min(highest, max(lowest, credited_wei // credited_t))
 
 
-def day_accounts(ledger: Ledger, params: NetworkParams, day: int, opening: DayOpening | None) -> dict[int, DayAccount]:
+def day_accounts(ledger: Ledger, terms: Terms, day: int, opening: DayOpening | None) -> dict[int, DayAccount]:
     """The days' accounts once ``day`` has come: those held, and those that no batch has opened yet.
 
-    Without an opening supply and budget carry over; days so long gone that no ticket of theirs can be settled any more
-    are left out.
+    Without an opening, on a day that no batch fell into or for a look ahead, supply and snapshot carry over and the
+    budget follows from the formula, as it does in the contract. Days so long gone that no ticket of theirs can be
+    settled any more are left out.
     """
+    params, economics = terms.params, terms.economics
     accounts = dict(ledger.days)
-    account = ledger.account
-    price = next_reference_price(account, params)
+    before = ledger.account
     for coming in range(max(ledger.day + 1, oldest_day(day * params.day_slots, params)), day + 1):
-        carried = DayOpening(coming, account.snapshot_block, account.supply_wei, account.budget_wei)
-        start = opening if opening is not None and coming == day else carried
         first = oldest_day(coming * params.day_slots, params)
         unpaid = sum(held.budget_left_wei for number, held in accounts.items() if first <= number < coming)
         paid = int(ledger.total_credited) - int(ledger.bootstrap_credited) + unpaid
-        epoch, height = ledger.running.epoch, ledger.height + 1
-        accounts[coming] = opened(start, price, epoch, account, height=height, paid_before_wei=paid)
+        start = opening
+        if start is None or coming < day:
+            budget = Uint256(economics.budget(coming, paid))
+            start = DayOpening(coming, before.snapshot_block, before.supply_wei, budget)
+        price, epoch = next_reference_price(before, params), ledger.running.epoch
+        before = opened(start, price, epoch, before, height=ledger.height + 1, paid_before_wei=paid)
+        accounts[coming] = before
     return accounts
 
 
-def account_of(ledger: Ledger, params: NetworkParams, day: int, opening: DayOpening | None = None) -> DayAccount:
+def account_of(ledger: Ledger, terms: Terms, day: int, opening: DayOpening | None = None) -> DayAccount:
     """The numbers that ``day`` runs on: a router needs them before the day's first batch is decided.
 
     Raises :class:`BatchInvalid` for a day that the ledger has forgotten.
     """
-    accounts = day_accounts(ledger, params, day, opening)
+    accounts = day_accounts(ledger, terms, day, opening)
     if day not in accounts:
         raise BatchInvalid("day", day)
     return accounts[day]
+
+
+def listed_ranks(opening: DayOpening) -> Trie[Address, int]:
+    """The ranks that an opening tells, by provider."""
+    return Trie.of({one.provider: one.rank for one in opening.ranks})
+
+
+def day_ranks(ledger: Ledger, days: Iterable[int], opening: DayOpening | None) -> dict[int, Mapping[Address, int]]:
+    """Providers' ranks on each of ``days``: those held, and those of days that no batch had opened yet.
+
+    They are of the day's snapshot block, so they carry over with it.
+    """
+    ranks = dict(ledger.ranks)
+    held = Trie.of(ranks.get(ledger.day, {}))
+    for day in sorted(day for day in days if day > ledger.day):
+        if opening is not None and day == opening.day:
+            is_same = opening.snapshot_block == ledger.account.snapshot_block
+            held = (held if is_same else Trie[Address, int]()).with_items(listed_ranks(opening))
+        ranks[day] = held
+    return ranks
 
 
 def oldest_day(slot: int, params: NetworkParams) -> int:

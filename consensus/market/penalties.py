@@ -3,9 +3,23 @@
 from collections.abc import Iterator, Mapping
 
 import msgspec
+from eth_hash.auto import keccak
 
 from consensus.market.trie import Trie
 from contracts.typed_data import Address, Digest
+from gossip.messages.session import Settlement
+
+
+def fail_mark(secret: bytes, user: Address, provider: Address, day: int) -> Digest:
+    """What a home router puts beside a Fail: without ``secret``, which is the router's alone, it tells nothing."""
+    return Digest(keccak(secret + user + provider + day.to_bytes(8, "big")))
+
+
+def counted_as(settlement: Settlement) -> bytes:
+    """20 bytes that stand for the user of a Fail: its router's mark, else the session key."""
+    if settlement.fail_mark is None:
+        return settlement.rfc.payload.session_key
+    return settlement.fail_mark.payload.mark[:20]
 
 
 class Penalty(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

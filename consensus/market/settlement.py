@@ -17,7 +17,7 @@ from gossip.errors import SignerMismatch
 from gossip.messages.base import Signed, Unit, encode
 from gossip.messages.market import AccessPass, Rfc, Ticket
 from gossip.messages.records import Bid
-from gossip.messages.session import Cosigned, Settlement
+from gossip.messages.session import Cosigned, FailMark, Settlement
 
 MAX_REMEMBERED = 60_000
 """Settlements whose signatures are remembered as checked."""
@@ -149,7 +149,7 @@ def _check_signatures(settlement: Settlement, ids: VerifiedIds, domain: Domain, 
         standing.check(settlement.ticket.payload.bid, ids.bid_id)
         for rival in settlement.ticket.payload.rivals:
             standing.check(rival, rival.id(domain))
-        for filing in (settlement.voucher, settlement.report):
+        for filing in (settlement.voucher, settlement.report, settlement.fail_mark):
             if filing is not None:
                 filing.signer(domain)
     except SignerMismatch as error:
@@ -201,10 +201,21 @@ def _check_filings(settlement: Settlement, ids: VerifiedIds) -> None:
             raise SettlementInvalid(f"{name}_ticket", filing.payload.ticket_id)
         if filing.payload.session_key != ids.session_key:
             raise SettlementInvalid(f"{name}_session_key", filing.payload.session_key)
+    if settlement.fail_mark is not None:
+        _check_fail_mark(settlement.fail_mark.payload, settlement, ids)
     if report is not None and report.payload.unit is not settlement.rfc.payload.unit:
         raise SettlementInvalid("report_unit", report.payload.unit.name)
     if receipt is not None and receipt.receipt.ticket_id != ids.ticket_id:
         raise SettlementInvalid("receipt_ticket", receipt.receipt.ticket_id)
+
+
+def _check_fail_mark(told: FailMark, settlement: Settlement, ids: VerifiedIds) -> None:
+    if settlement.report is None or settlement.report.payload.passed:
+        raise SettlementInvalid("mark_without_fail", ids.ticket_id)
+    if told.ticket_id != ids.ticket_id:
+        raise SettlementInvalid("mark_ticket", told.ticket_id)
+    if told.router != settlement.ticket.payload.router:
+        raise SettlementInvalid("mark_router", told.router)
 
 
 def _check_receipt(receipt: Cosigned, ticket: Ticket, domain: Domain) -> None:

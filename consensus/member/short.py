@@ -7,7 +7,8 @@ header commits to. Nothing here is trusted, so nothing here is logged: after a c
 from collections.abc import Callable, Iterable, Iterator
 
 from consensus.market.settlement import settlement_digest
-from contracts.typed_data import Address, Digest
+from contracts.typed_data import Address, Digest, Domain
+from gossip.errors import MalformedMessage
 from gossip.messages.committee import (
     MAX_TOLD,
     BatchBody,
@@ -15,6 +16,7 @@ from gossip.messages.committee import (
     SettlementsFrame,
     ShortProposalFrame,
     WantFrame,
+    batch_hash,
 )
 from gossip.messages.session import Settlement
 
@@ -28,15 +30,24 @@ MAX_ASKED = 2
 """How many times over a member may ask for all settlements of one batch."""
 
 
-def shorten(frame: ProposalFrame) -> ProposalFrame | ShortProposalFrame:
-    """``frame`` as it is to travel."""
+def shorten(frame: ProposalFrame, least: int = SHORT_FROM) -> ProposalFrame | ShortProposalFrame:
+    """``frame`` as it is to travel; whole where it has fewer than ``least`` settlements."""
     body = frame.body
-    if len(body.settlements) < SHORT_FROM:
+    if len(body.settlements) < least:
         return frame
     named = tuple(map(settlement_digest, body.settlements))
     return ShortProposalFrame(
         frame.proposal, frame.header, body.opening, body.commitments, named, body.hand_over, body.rescue
     )
+
+
+def check_short(member: Address, frame: ShortProposalFrame, domain: Domain) -> None:
+    """Raise :class:`~gossip.errors.MessageError` unless ``member``, who sent it, signed a proposal of this header."""
+    proposal = frame.proposal
+    if proposal.signer(domain) != member:
+        raise MalformedMessage("ShortProposalFrame", "its proposer is not the member that sent it")
+    if proposal.payload.batch_hash != batch_hash(frame.header):
+        raise MalformedMessage("ShortProposalFrame", "the batch is another than the proposal names")
 
 
 class _Assembly:

@@ -25,6 +25,12 @@ MAX_TOLD = 64
 MAX_MEMBERS = 64
 """The largest committee."""
 
+MAX_RANKED = 10_000
+"""Providers whose ranks a day's opening tells, at most."""
+
+MAX_RANK = 257
+"""The rank of 2^256 wei and less."""
+
 
 class BatchHeader(Payload, frozen=True, cache_hash=True):
     """The value that the committee agrees on, and the contract's view of a batch (S17)."""
@@ -62,6 +68,14 @@ DrawnMembers = Annotated[tuple[DrawnMember, ...], msgspec.Meta(max_length=MAX_ME
 """A committee as it is drawn, in ascending order of addresses."""
 
 
+class ProviderRank(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How much MOR a provider held at a snapshot block, as coarsely as a pass tells it of its user: S44's variant."""
+
+    provider: Address
+    rank: Annotated[int, msgspec.Meta(ge=1, le=MAX_RANK)]
+    """1 below 1 MOR, one more for every doubling; a provider without MOR is not listed."""
+
+
 class DayOpening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a day starts from; the first batch of a day carries it."""
 
@@ -71,6 +85,9 @@ class DayOpening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     budget_wei: Uint256
     drawn: DrawnMembers = ()
     """The next committee: who had staked in the registry at the snapshot block. Empty where nobody is to change."""
+    ranks: Annotated[tuple[ProviderRank, ...], msgspec.Meta(max_length=MAX_RANKED)] = ()
+    """Providers by what they held at the snapshot block, in ascending order of addresses; only in the variant of S44.
+    At the block of the day before it, these are added to those of that day."""
 
 
 class HandOver(Payload, frozen=True):

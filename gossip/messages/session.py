@@ -91,6 +91,19 @@ class Report(Payload, frozen=True):
     unit: Unit = Unit.TEXT_TOKEN
 
 
+class FailMark(Payload, frozen=True):
+    """A home router's word on which Fails come from one user, without a word on who that is (S34, S44).
+
+    ``mark`` is the same for all session keys of one user towards one provider on one day, and tells nothing else.
+    """
+
+    SIGNER: ClassVar[str | None] = "router"
+
+    ticket_id: Digest
+    mark: Digest
+    router: Address
+
+
 class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, cache_hash=True):
     """Everything about one finished session that the committee settles; each part carries its own signature.
 
@@ -102,6 +115,8 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     voucher: Signed[Voucher] | None
     receipt: Cosigned | None
     report: Signed[Report] | None
+    fail_mark: Signed[FailMark] | None = None
+    """Only beside a report of Fail."""
 
 
 class SessionOpen(msgspec.Struct, frozen=True, array_like=True, tag=20, forbid_unknown_fields=True):

@@ -20,13 +20,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from contracts.typed_data import Address, Digest
+from node.errors import Unanswerable
 from node.files import write_atomic
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class StatusSource(Protocol):
-    """What a node can tell. Anything that :func:`jsonable` takes may be returned; None is answered with 404."""
+    """What a node can tell. Anything that :func:`jsonable` takes may be returned; None is answered with 404, and
+    so is :class:`~node.errors.Unanswerable`, with its reason."""
 
     async def status(self) -> Any:
         """Who this node is, its peers, its height."""
@@ -39,6 +41,9 @@ class StatusSource(Protocol):
 
     async def batch(self, height: int) -> Any:
         """One certified batch."""
+
+    async def certified(self, height: int) -> Any:
+        """One certified batch as it is gossiped: what anybody may submit to the contract."""
 
     async def ticket(self, ticket_id: Digest) -> Any:
         """What became of a ticket: height, credit and reason."""
@@ -99,6 +104,8 @@ def build_control(source: StatusSource, token: str) -> ASGIApp:
                 found = await ask(request)
             except _BadParameter as error:
                 return JSONResponse({"error": str(error)}, 400)
+            except Unanswerable as error:
+                return JSONResponse({"error": error.reason}, 404)
             if found is None:
                 return JSONResponse({"error": f"{request.url.path}: nothing is known of it"}, 404)
             return Response(json.dumps(jsonable(found)), media_type="application/json")
@@ -113,6 +120,7 @@ def build_control(source: StatusSource, token: str) -> ASGIApp:
         answer("/book", lambda _: source.book()),
         answer("/models", lambda _: source.models()),
         answer("/batches/{height}", lambda r: source.batch(_height(r))),
+        answer("/batches/{height}/certified", lambda r: source.certified(_height(r))),
         answer("/tickets/{ticket_id}", lambda r: source.ticket(Digest(_hex(r, "ticket_id", 32)))),
         answer("/sessions", lambda _: source.sessions()),
         answer("/sessions/{rfc_id}", lambda r: source.session(Digest(_hex(r, "rfc_id", 32)))),
@@ -188,7 +196,7 @@ def _height(request: Request) -> int:
 def _number(request: Request, name: str) -> int:
     text = request.path_params[name]
     if not text.isdecimal() or len(text) > 18:
-        raise _BadParameter(f"{name}: {text!r} is not a number")
+        raise _BadParameter(f"{name} {text!r} is not a number")
     return int(text)
 
 

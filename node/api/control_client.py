@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from node.errors import KeystoreMissing, NodeUnreachable
+from node.errors import KeystoreMissing, NodeUnreachable, Unanswerable
 from node.files import read_private
 
 READY_FILE = "ready.json"
@@ -18,7 +18,8 @@ TIMEOUT_S = 10.0
 def ask(data_dir: Path, path: str) -> Any:
     """The JSON that the node of ``data_dir`` answers ``path`` with.
 
-    Raises :class:`NodeUnreachable` where no node runs or it answers an error, and
+    Raises :class:`NodeUnreachable` where no node runs or it answers an error, :class:`Unanswerable` with the node's
+    words where it knows no answer, and
     :class:`~node.errors.KeystoreExposed` where its token may be read by others.
     """
     try:
@@ -31,6 +32,8 @@ def ask(data_dir: Path, path: str) -> Any:
         response = httpx.get(url, headers={"authorization": f"Bearer {token}"}, timeout=TIMEOUT_S, trust_env=False)
     except httpx.HTTPError as error:
         raise NodeUnreachable(data_dir, f"{url}: {error}") from error
+    if response.status_code in {httpx.codes.NOT_FOUND, httpx.codes.BAD_REQUEST}:
+        raise Unanswerable(_reason(response))
     if response.status_code != httpx.codes.OK:
         raise NodeUnreachable(data_dir, f"{path}: {response.status_code} {_reason(response)}")
     return response.json()

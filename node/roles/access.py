@@ -145,7 +145,7 @@ class Access:
 
     def _account(self) -> DayAccount | None:
         try:
-            return account_of(self._public.ledger, self._node.terms.params, self.day())
+            return account_of(self._public.ledger, self._node.terms, self.day())
         except MarketError:  # this node's ledger does not reach to today yet
             return None
 

@@ -11,9 +11,9 @@ import trio
 from consensus.errors import ConsensusError
 from consensus.market.errors import MarketError, SettlementInvalid
 from consensus.market.settlement import VerifiedSettlements
-from consensus.member.short import Answers, ShortProposals, shorten
+from consensus.member.short import Answers, ShortProposals, check_short, shorten
 from contracts.typed_data import Address
-from gossip.errors import MalformedMessage, MessageError
+from gossip.errors import MessageError
 from gossip.messages.committee import (
     MAX_TOLD,
     BatchBody,
@@ -23,7 +23,6 @@ from gossip.messages.committee import (
     SettlementsFrame,
     ShortProposalFrame,
     WantFrame,
-    batch_hash,
 )
 from gossip.messages.session import Settlement
 from node.context import Node
@@ -106,11 +105,7 @@ class SettlementExchange:
 
     async def begin(self, member: Address, frame: ShortProposalFrame) -> None:
         """A proposal that names its settlements. Raises :class:`~gossip.errors.MessageError`."""
-        proposal = frame.proposal
-        if proposal.signer(self._node.terms.domain) != member:
-            raise MalformedMessage("ShortProposalFrame", "its proposer is not the member that sent it")
-        if proposal.payload.batch_hash != batch_hash(frame.header):
-            raise MalformedMessage("ShortProposalFrame", "the batch is another than the proposal names")
+        check_short(member, frame, self._node.terms.domain)
         found = self._proposals.begin(member, frame)
         if isinstance(found, WantFrame):
             self._tell(found, member)

@@ -312,7 +312,7 @@ class Matcher:
         params = self._node.terms.params
         if rfc.access_pass.payload.day != params.day_of(slot):
             raise RfcRefused("wrong_day", f"day {rfc.access_pass.payload.day} ended before a provider was free")
-        account = account_of(self._public.ledger, params, params.day_of(slot))
+        account = account_of(self._public.ledger, self._node.terms, params.day_of(slot))
         book, now = self._public.book, now_ms()
         if all(listing.model_id != rfc.model_id for listing in book.models(now)):
             raise RfcRefused("unknown_model", f"nobody serves model 0x{rfc.model_id.hex()} now")
@@ -398,7 +398,7 @@ class Matcher:
             raise MatchInvalid("record_expired", winner.bid.provider)
         rfc_id = drawing.waiting.rfc_id
         params = self._node.terms.params
-        account = account_of(self._public.ledger, params, params.day_of(drawing.slot))
+        account = account_of(self._public.ledger, self._node.terms, params.day_of(drawing.slot))
         drawn = draw(drawing.beacon, drawing.secret, rfc_id, len(drawing.unlive))
         rivals = draw_rivals(winner.bid.provider, drawing.rivals, drawn, params)
         opened = self._desk.open_ticket(
@@ -439,7 +439,7 @@ class Matcher:
         while True:
             bidders = {bid.payload.provider for bid in self._public.book.all_live(now_ms()).bids}
             try:
-                account = account_of(self._public.ledger, params, params.day_of(self._node.slot()))
+                account = account_of(self._public.ledger, self._node.terms, params.day_of(self._node.slot()))
                 self._holders = await self._balances.holders(bidders, account.snapshot_block)
             except MarketError as error:
                 self._node.log.warning("no balances for this day", reason=str(error))

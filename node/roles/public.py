@@ -9,6 +9,7 @@ import trio
 from consensus.committee import Committee
 from consensus.market.book import Book, StandingBid
 from consensus.market.errors import BatchInvalid
+from consensus.market.history import History
 from consensus.market.ledger_state import Ledger, rescue
 from consensus.market.omissions import BidHistory
 from consensus.market.settlement import VerifiedSettlements
@@ -48,6 +49,8 @@ class PublicState:
         """The highest batch that came by gossip."""
         self.following = Following(node.terms)
         self._adopting = trio.Lock()
+        self.history = History(genesis)
+        """The days since genesis, those that the ledger has forgotten included."""
         self.beacons: OrderedDict[Digest, Mapping[Address, int]] = OrderedDict()
         """The last beacons and the penalty points that went with each: what a match is checked against."""
         self.epochs: dict[int, Term] = {genesis.running.epoch: genesis.running}
@@ -85,6 +88,10 @@ class PublicState:
             return False
         self.rescued = committee
         return True
+
+    def bidders(self) -> frozenset[Address]:
+        """The providers whose bids are live now."""
+        return frozenset(bid.payload.provider for bid in self.book.all_live(now_ms()).bids)
 
     # What gossip and sync bring; signatures and expiry are checked by the caller.
 
@@ -178,6 +185,7 @@ class PublicState:
 
     def _advance(self, batch: CertifiedBatch, following: Ledger) -> None:
         self._note_hand_over(batch.body, following)
+        self.history.note(self.ledger, following)
         self.ledger = following
         self._note_beacon()
         for settlement in batch.body.settlements:
@@ -216,5 +224,6 @@ class PublicState:
                 self.rescued = Term(rescue_.epoch, rescue_.members).committee
             following = self.follow(batch.header, batch.body)
             self._note_hand_over(batch.body, following)
+            self.history.note(self.ledger, following)
             self.ledger = following
             self._note_beacon()

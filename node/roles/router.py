@@ -3,10 +3,12 @@
 It sees keys, counts and times, never a prompt or a result (S13).
 """
 
+import hashlib
 import secrets as randomness
 from collections.abc import Callable
 
 import trio
+from msgspec.structs import replace
 
 from consensus.cases import Case
 from consensus.evidence import OffenceKind
@@ -14,6 +16,7 @@ from consensus.market.access import home_routers, pass_commitment, user_max
 from consensus.market.desk import Desk
 from consensus.market.errors import MarketError, PassRefused, RfcRefused, SettlementInvalid
 from consensus.market.ledger_state import DayAccount, account_of
+from consensus.market.penalties import fail_mark
 from consensus.market.throttle import Throttle
 from contracts.errors import ChainUnavailable
 from contracts.typed_data import Address, Digest
@@ -35,7 +38,7 @@ from gossip.messages.router import (
     RouterAnswer,
     decode_router_ask,
 )
-from gossip.messages.session import Settlement
+from gossip.messages.session import FailMark, Settlement
 from gossip.streams import FrameStream
 from gossip.topics import ROUTER
 from node.context import Node, now_ms
@@ -85,6 +88,7 @@ class HomeRouter:
         self._file_settlement = file_settlement
         self._link = link
         self._evidence = evidence
+        self._mark_secret = hashlib.sha256(node.terms.domain.separator() + b"fail mark" + node.key.reveal()).digest()
         self._succession = succession
         matcher.on_match = succession.tell_usage
         journal.on_pass = succession.note_ends
@@ -171,7 +175,7 @@ class HomeRouter:
 
     def _account(self) -> DayAccount:
         params = self._node.terms.params
-        return account_of(self._public.ledger, params, params.day_of(self._node.slot()))
+        return account_of(self._public.ledger, self._node.terms, params.day_of(self._node.slot()))
 
     def _accept_rank(self, user: Address, day: int) -> int:
         """How far down a user's ranking this router may stand: those before it must be out of its reach, or were
@@ -319,12 +323,23 @@ class HomeRouter:
     def _hand_over(self, settlement: Settlement) -> None:
         """To this member's pool and everybody else's."""
         try:
-            self._file_settlement(settlement)
+            self._file_settlement(self._marked(settlement))
         except MarketError as error:
             self._node.log.error("own settlement refused", reason=str(error))
             self._give_back(settlement.ticket.id(self._node.terms.domain), 0)
             return
         self._matcher.hurry()
+
+    def _marked(self, settlement: Settlement) -> Settlement:
+        """A Fail with the mark that lets each user count once against a provider (S44); anything else as it is."""
+        ticket = settlement.ticket.payload
+        user = self._desk.allowances.user_of(ticket.session_key)
+        if settlement.report is None or settlement.report.payload.passed or user is None:
+            return settlement
+        domain, day = self._node.terms.domain, settlement.rfc.payload.access_pass.payload.day
+        mark = fail_mark(self._mark_secret, user, ticket.bid.payload.provider, day)
+        told = FailMark(settlement.ticket.id(domain), mark, self._node.address)
+        return replace(settlement, fail_mark=sign(told, self._node.key, domain))
 
     async def _watch_deadlines(self) -> None:
         slot = self._node.slot()

@@ -6,6 +6,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from consensus.committee import Committee
+from consensus.market.errors import MarketError
 from consensus.market.explain_access import Holding, explain_allowance, explain_day
 from consensus.market.ledger_state import account_of
 from consensus.market.proof import CreditProof
@@ -13,8 +14,10 @@ from consensus.tendermint.certificate import signers_of
 from contracts.errors import ChainUnavailable
 from contracts.merkle import CreditTree
 from contracts.typed_data import Address, Digest, Uint256
+from gossip.messages.base import encode
 from gossip.messages.committee import CertifiedBatch, HandOverCertificate, batch_hash
 from node.context import Node, now_ms
+from node.errors import Unanswerable
 from node.proof_file import CommitteeEntry, HandOverEntry, ProofFile
 from node.roles.balances import Balances
 from node.roles.challenges import Challenger
@@ -126,6 +129,11 @@ class NodeStatus:
             "credit_root": batch.header.credit_root,
             "state_root": batch.header.state_root,
         }
+
+    async def certified(self, height: int) -> dict[str, Any] | None:
+        """One certified batch as it is gossiped, header, certificate and body."""
+        batch = await self._node.store.get_batch(height)
+        return None if batch is None else {"height": height, "encoded": encode(batch)}
 
     async def ticket(self, ticket_id: Digest) -> Any:
         """What became of a ticket."""
@@ -243,27 +251,44 @@ class NodeStatus:
             "signatures": list(certificate.signatures),
         }
 
-    async def explain_day(self, day: int | None) -> dict[str, Any] | None:
-        """How a day's numbers come about; None for a day that the ledger has forgotten or that hasn't begun."""
-        ledger = self._public.ledger
-        account = ledger.days.get(ledger.day if day is None else day)
-        if account is None:
-            return None
-        lines = explain_day(ledger, account, self._node.terms)
-        return {"day": account.day, "height": ledger.height, "explanation": lines}
+    async def explain_day(self, day: int | None) -> dict[str, Any]:
+        """How the numbers of any day since genesis come about; for None of the newest one that a batch has opened.
+
+        Raises :class:`Unanswerable` for a day that hasn't begun, or of which no batch tells.
+        """
+        public = self._public
+        today = self._node.terms.params.day_of(self._node.slot())
+        wanted = public.ledger.day if day is None else day
+        if wanted > today:
+            raise Unanswerable(f"day {wanted} has not begun: today is day {today}")
+        record = public.history.days.get(wanted)
+        if record is None and wanted > public.ledger.day:
+            known = f"the newest one that this node has is batch {public.ledger.height} of day {public.ledger.day}"
+            raise Unanswerable(f"no batch has opened day {wanted} yet: {known}")
+        if record is None:
+            raise Unanswerable(f"day {wanted} had no batch, and none came while its tickets could still be settled")
+        lines = explain_day(record, self._node.terms, today)
+        return {"day": wanted, "height": record.as_of, "explanation": lines}
 
     async def explain_allowance(self, user: Address) -> dict[str, Any]:
-        """How today's allowance of ``user`` comes about; without its balance where the chain is out of reach."""
-        params = self._node.terms.params
-        account = account_of(self._public.ledger, params, params.day_of(self._node.slot()))
+        """How today's allowance of ``user`` comes about.
+
+        Raises :class:`Unanswerable` where the chain is out of reach and the balance isn't known, or where this node
+        is days behind.
+        """
+        today = self._node.terms.params.day_of(self._node.slot())
         try:
+            account = account_of(self._public.ledger, self._node.terms, today)
             balance = await self.balances.of(user, account.snapshot_block)
+        except MarketError as error:
+            raise Unanswerable(f"this node's ledger does not reach to day {today}: {error}") from error
         except ChainUnavailable as error:
-            told = f"the balance at snapshot block {account.snapshot_block} is not known: {error}"
-            return {"day": account.day, "explanation": (told,)}
+            block = f"snapshot block {account.snapshot_block} of day {today}"
+            raise Unanswerable(f"the balance of 0x{user.hex()} at {block} is not known: {error}") from error
         members = self._public.routers(account.day)
         issued = None if self.issued is None else self.issued(user, account.day)
-        lines = explain_allowance(account, Holding(user, balance, members, issued))
+        holding, is_opened = Holding(user, balance, members, issued), today <= self._public.ledger.day
+        lines = explain_allowance(account, holding, is_opened=is_opened)
         return {"day": account.day, "balance_wei": balance, "explanation": lines}
 
     async def metrics(self) -> str:

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 _SIGNATURE = Signature(bytes(65))
 _MODEL = Digest(sha256(b"a model").digest())
-_ROUTER = Address(bytes(20))
+_ROUTER = Address(sha256(b"member 0").digest()[:20])
 _ALLOWANCE = 10**9
 _PRICE = 10**9
 
@@ -97,9 +97,7 @@ def _batch(ledger: Ledger, terms: Terms, pending: Sequence[Settlement]) -> tuple
 def _ledger(terms: Terms, size: int) -> Ledger:
     """A day on which ``size`` users and as many providers have had business."""
     opening = DayOpening(0, 1, Uint256(10**25), Uint256(3_456 * 10**18))
-    ledger = replace(
-        genesis_ledger(terms, Committee.of(1, [Member(_address("member", 0), 1)]), opening, _PRICE, ()), slot=100
-    )
+    ledger = replace(genesis_ledger(terms, Committee.of(1, [Member(_ROUTER, 1)]), opening, _PRICE, ()), slot=100)
     sessions = {_address("user", number): SessionUse(0, _ALLOWANCE, 9, ((0, 4),)) for number in range(size)}
     credit = {_address("provider", number): Uint256(10**18 + number) for number in range(size)}
     tickets = {_digest("old ticket", number): 50 for number in range(size)}

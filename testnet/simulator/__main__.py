@@ -4,13 +4,15 @@ import gc
 import re
 import time
 import traceback
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from testnet.errors import OptionInvalid
+from testnet.errors import OptionInvalid, TestnetError
+from testnet.simulator.contract import simulate_and_judge
 from testnet.simulator.errors import PlanUnknown
 from testnet.simulator.faults import PLANS
 from testnet.simulator.setting import make_setting
@@ -20,6 +22,21 @@ app = typer.Typer(name="simulator", add_completion=False, pretty_exceptions_enab
 
 COLLECT = 50_000, 20, 20
 """Collect garbage rarely: messages are many, small and in no cycles, and a run is short."""
+
+COLUMNS = (
+    "plan",
+    "seeds",
+    "heights",
+    "per s",
+    "rounds",
+    "refused",
+    "restarts",
+    "epochs",
+    "asked",
+    "on chain",
+)
+"""Of each plan: heights a second, rounds a decision, frames refused, committees that decided in a run, settlements that
+a proposal named and a member had to ask for, and batches that the contracts took."""
 
 SEEDS = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
@@ -48,6 +65,10 @@ def simulator(
         str, typer.Option(help=f"Fault plan: {', '.join(PLANS)}, or 'each' for one after another.")
     ] = "all",
     slots: Annotated[int, typer.Option(min=2, help="Slots with work in each run.")] = 20,
+    contract: Annotated[
+        int,
+        typer.Option(min=0, help="Have the contracts judge every so many runs; 0: none."),
+    ] = 0,
 ) -> None:
     """Run a committee under faults in virtual time; exit 1 where the oracle objects."""
     gc.set_threshold(*COLLECT)
@@ -55,11 +76,14 @@ def simulator(
         chosen = seeds_of(seeds)
         plans = PLANS if faults == "each" else (faults,)
         make_setting(members).workload.sign(slots)
-        table = Table("plan", "seeds", "heights", "heights/s", "rounds/decision", "refused", "restarts", box=None)
-        failed = [result for plan in plans for result in _run(plan, chosen, members, slots, table)]
-    except (OptionInvalid, PlanUnknown) as error:
+        table = Table(Column(COLUMNS[0], no_wrap=True), *COLUMNS[1:], box=None, padding=(0, 1), pad_edge=False)
+        rows = [_run(plan, chosen, members, slots, contract) for plan in plans]
+    except (TestnetError, PlanUnknown) as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)
         raise typer.Exit(2) from error
+    for row in rows:
+        table.add_row(*row.cells())
+    failed = [result for row in rows for result in row.results if result.violation is not None]
     Console().print(table)
     for result in failed:
         _show(result, members, slots)
@@ -67,23 +91,45 @@ def simulator(
         raise typer.Exit(1)
 
 
-def _run(plan: str, seeds: range, members: int, slots: int, table: Table) -> list[Result]:
-    """Run the seeds of a plan, add its row, and give back what went wrong."""
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """What came of the seeds of one plan, in how many seconds, and how many batches the contracts took."""
+
+    plan: str
+    results: tuple[Result, ...]
+    seconds: float
+    judged: int
+
+    def cells(self) -> tuple[str, ...]:
+        """In the order of :data:`COLUMNS`."""
+        heights = sum(result.heights for result in self.results)
+        rounds = sum(round_ + 1 for result in self.results for round_ in result.rounds)
+        return (
+            self.plan,
+            str(len(self.results)),
+            str(heights),
+            f"{heights / self.seconds:.0f}",
+            f"{rounds / max(1, heights):.2f}",
+            str(sum(result.refused for result in self.results)),
+            str(sum(result.restarts for result in self.results)),
+            f"{sum(result.epochs for result in self.results) / len(self.results):.1f}",
+            str(sum(result.asked for result in self.results)),
+            str(self.judged),
+        )
+
+
+def _run(plan: str, seeds: range, members: int, slots: int, contract: int) -> PlanRow:
+    """Run the seeds of a plan, every ``contract``-th with the contracts as judges."""
     began = time.perf_counter()
-    results = [simulate(plan, seed, members, slots) for seed in seeds]
-    seconds = time.perf_counter() - began
-    heights = sum(result.heights for result in results)
-    rounds = sum(round_ + 1 for result in results for round_ in result.rounds)
-    table.add_row(
-        plan,
-        str(len(results)),
-        str(heights),
-        f"{heights / seconds:.0f}",
-        f"{rounds / max(1, heights):.2f}",
-        str(sum(result.refused for result in results)),
-        str(sum(result.restarts for result in results)),
-    )
-    return [result for result in results if result.violation is not None]
+    results, judged = [], 0
+    for seed in seeds:
+        if contract and seed % contract == 0:
+            result, taken = simulate_and_judge(plan, seed, members, slots)
+            judged += taken
+        else:
+            result = simulate(plan, seed, members, slots)
+        results.append(result)
+    return PlanRow(plan, tuple(results), time.perf_counter() - began, judged)
 
 
 def _show(result: Result, members: int, slots: int) -> None:

@@ -1,10 +1,11 @@
 """Admission with a memory: a frame that n nodes hear is checked once, and so is each settlement in it.
 
-What is remembered depends on the frame alone, never on who heard it, so sharing it hides nothing.
+What is remembered depends on the frame and the committee's epoch, never on who heard it, so sharing it hides nothing.
 """
 
 from dataclasses import dataclass
 
+from consensus.committee import Committee
 from consensus.errors import ConsensusError
 from consensus.market.errors import MarketError
 from consensus.member.admission import admit
@@ -36,23 +37,24 @@ class Admission:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        self._known: dict[int, Admitted] = {}
+        self._known: dict[tuple[int, int], Admitted] = {}
 
-    def __call__(self, member: Address, frame: LinkFrame) -> Admitted:
-        """What ``frame`` from ``member`` is."""
+    def __call__(self, member: Address, frame: LinkFrame, committee: Committee) -> Admitted:
+        """What ``frame`` from ``member`` is to somebody for whom ``committee`` decides."""
         if isinstance(frame, StatusFrame):
-            return self._admit(member, frame)
-        known = self._known.get(id(frame))
+            return self._admit(member, frame, committee)
+        place = id(frame), committee.epoch
+        known = self._known.get(place)
         if known is None:
             if len(self._known) >= _REMEMBERED:
                 del self._known[next(iter(self._known))]
-            known = self._known[id(frame)] = self._admit(member, frame)
+            known = self._known[place] = self._admit(member, frame, committee)
         return known
 
-    def _admit(self, member: Address, frame: LinkFrame) -> Admitted:
+    def _admit(self, member: Address, frame: LinkFrame, committee: Committee) -> Admitted:
         setting = self._setting
         try:
-            event = admit(member, frame, setting.terms, setting.committee, setting.verified)
+            event = admit(member, frame, setting.terms, committee, setting.verified)
         except REFUSALS as error:
             return Admitted(frame, None, b"", str(error))
         if event is None or isinstance(frame, StatusFrame):

@@ -1,7 +1,7 @@
 """A Byzantine member: an honest core whose frames are changed on their way out, with its own key at hand."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from msgspec.structs import replace
@@ -12,8 +12,12 @@ from contracts.typed_data import ZERO_DIGEST, Digest, Signature, Uint256
 from gossip.errors import MessageError
 from gossip.messages.base import Signed, encode, sign
 from gossip.messages.committee import (
+    BatchBody,
+    BatchHeader,
     CertifiedBatch,
+    DayOpening,
     DecidedFrame,
+    DrawnMember,
     LinkFrame,
     PolkaFrame,
     Precommit,
@@ -27,7 +31,9 @@ from gossip.messages.committee import (
 )
 from testnet.simulator.faults import Byzantine, Misdeed
 from testnet.simulator.node import SimulatedNode
-from testnet.simulator.setting import Setting
+from testnet.simulator.setting import Setting, named_key
+
+_OTHER = Digest(b"\x0d" * 32)
 
 _MEMORY = 64
 """Frames that it remembers, to say them again or to lie about them."""
@@ -43,6 +49,7 @@ class Liar:
         self._chance = chance
         self._heard: deque[LinkFrame] = deque(maxlen=_MEMORY)
         self._other_proposals: dict[Digest, ProposalFrame | None] = {}
+        self._wrong_proposals: dict[Digest, ProposalFrame] = {}
 
     def hear(self, frame: LinkFrame) -> None:
         """Remember what others say."""
@@ -64,6 +71,8 @@ class Liar:
                 return (frame, *self._chance.choices(self._heard, k=2))
             case Misdeed.FORGE:
                 return (frame, *self._forge())
+            case Misdeed.MISLEAD:
+                return (self._mislead(frame),)
 
     # Different things to different members.
 
@@ -89,27 +98,84 @@ class Liar:
             self._other_proposals[first] = self._make_other(frame)
         return self._other_proposals[first]
 
-    def _make_other(self, frame: ProposalFrame) -> ProposalFrame | None:
-        setting, header, body = self._setting, frame.header, frame.body
-        keeps = body.settlements[:-1] if len(body.settlements) > 1 else body.settlements
+    # The same wrong thing to all.
+
+    def _mislead(self, frame: LinkFrame) -> LinkFrame:
+        if not isinstance(frame, ProposalFrame):
+            return frame
+        first = frame.proposal.payload.batch_hash
+        if first not in self._wrong_proposals:
+            makers = (self._wrong_root, self._unfair_opening, self._slot_to_come)
+            self._wrong_proposals[first] = self._chance.choice(makers)(frame)
+        return self._wrong_proposals[first]
+
+    def _wrong_root(self, frame: ProposalFrame) -> ProposalFrame:
+        """A header that promises another result than its body has."""
+        header = frame.header
+        wrong: Mapping[str, object] = {
+            "state_root": _OTHER,
+            "credit_root": _OTHER,
+            "beacon": _OTHER,
+            "parent": _OTHER,
+            "total_credited": Uint256(header.total_credited + 1),
+            "bootstrap_credited": Uint256(header.bootstrap_credited + 1),
+        }
+        name = self._chance.choice(sorted(wrong))
+        return self._signed(frame, replace(header, **{name: wrong[name]}), frame.body)
+
+    def _unfair_opening(self, frame: ProposalFrame) -> ProposalFrame:
+        """A batch that is right in itself, on a day that begins with other numbers, or with another committee."""
+        opening = frame.body.opening
+        if opening is None:
+            return self._wrong_root(frame)
+        unfair = (
+            replace(opening, budget_wei=Uint256(2 * opening.budget_wei)),
+            replace(opening, supply_wei=Uint256(opening.supply_wei // 2)),
+            replace(opening, drawn=self._friends() if not opening.drawn else ()),
+        )
+        return self._repropose(frame, self._chance.choice(unfair), frame.body) or self._wrong_root(frame)
+
+    def _friends(self) -> tuple[DrawnMember, ...]:
+        """Four strangers, this member's for all anybody knows."""
+        strangers = [named_key(f"friend {number}").address for number in range(4)]
+        return tuple(DrawnMember(address, Uint256(10**21)) for address in sorted(strangers))
+
+    def _slot_to_come(self, frame: ProposalFrame) -> ProposalFrame:
+        """A batch of a slot that has not ended."""
+        return self._signed(frame, replace(frame.header, slot=frame.header.slot + 3), frame.body)
+
+    def _signed(self, frame: ProposalFrame, header: BatchHeader, body: BatchBody) -> ProposalFrame:
+        payload = replace(frame.proposal.payload, batch_hash=batch_hash(header))
+        return ProposalFrame(sign(payload, self._node.key, self._setting.terms.domain), header, body)
+
+    def _repropose(self, frame: ProposalFrame, opening: DayOpening | None, body: BatchBody) -> ProposalFrame | None:
+        """The batch made anew with ``opening``, and with the commitments and settlements of ``body``."""
+        header = frame.header
         try:
             other, other_body, _ = propose_batch(
                 self._node.ledger,
-                setting.terms,
+                self._setting.terms,
                 proposer=header.proposer,
                 slot=header.slot,
                 reveal=header.reveal,
-                opening=body.opening,
-                commitments=body.commitments[:-1],
-                pending=keeps,
-                verified=setting.verified,
+                opening=opening,
+                commitments=body.commitments,
+                pending=body.settlements,
+                hand_over=body.hand_over,
+                verified=self._setting.verified,
             )
         except MarketError:
             return None  # its own ledger has moved on: there is nothing to propose any more
-        if batch_hash(other) == batch_hash(header):
-            other = replace(other, total_credited=Uint256(other.total_credited + 1))
-        payload = replace(frame.proposal.payload, batch_hash=batch_hash(other))
-        return ProposalFrame(sign(payload, self._node.key, setting.terms.domain), other, other_body)
+        return self._signed(frame, other, other_body)
+
+    def _make_other(self, frame: ProposalFrame) -> ProposalFrame | None:
+        header, body = frame.header, frame.body
+        keeps = body.settlements[:-1] if len(body.settlements) > 1 else body.settlements
+        less = replace(body, commitments=body.commitments[:-1], settlements=keeps)
+        other = self._repropose(frame, body.opening, less)
+        if other is None or batch_hash(other.header) != batch_hash(header):
+            return other
+        return self._signed(frame, replace(header, total_credited=Uint256(header.total_credited + 1)), other.body)
 
     # Changed bytes.
 
@@ -141,7 +207,7 @@ class Liar:
         if self._chance.random() < 0.5:
             prevote = Prevote(height, round_, self._chance.randint(0, round_), value)
             return (PrevoteFrame(sign(prevote, self._node.key, setting.terms.domain)),)
-        precommit = Precommit(height, round_, value, setting.committee.root)
+        precommit = Precommit(height, round_, value, core.ledger.committee.root)
         return (PrecommitFrame(sign(precommit, self._node.key, setting.terms.domain)),)
 
     def _forged_polka(self) -> Sequence[LinkFrame]:
@@ -149,7 +215,7 @@ class Liar:
         votes = [frame.vote for frame in self._heard if isinstance(frame, PrevoteFrame)]
         if not votes:
             return ()
-        count = len(self._setting.keys)
+        count = self._setting.members
         if self._chance.random() < 0.5:
             return (PolkaFrame((self._chance.choice(votes),) * count),)
         return (PolkaFrame(tuple(self._chance.choices(votes, k=count))),)
@@ -164,7 +230,7 @@ class Liar:
 
     def _too_few(self, batch: CertifiedBatch) -> CertifiedBatch:
         """The next height's batch under half of a quorum."""
-        signatures = batch.certificate.signatures[: len(self._setting.keys) // 2]
+        signatures = batch.certificate.signatures[: self._setting.members // 2]
         return self._under(self._next_height(batch), signatures)
 
     def _repeated(self, batch: CertifiedBatch) -> CertifiedBatch:
@@ -173,7 +239,7 @@ class Liar:
         certificate = forged.certificate
         own = Precommit(certificate.height, certificate.round, certificate.batch_hash, certificate.committee_root)
         signed: Signed[Precommit] = sign(own, self._node.key, self._setting.terms.domain)
-        return self._under(forged, (signed.signature,) * len(self._setting.keys))
+        return self._under(forged, (signed.signature,) * self._setting.members)
 
     def _other_round(self, batch: CertifiedBatch) -> CertifiedBatch:
         return replace(batch, certificate=replace(batch.certificate, round=batch.certificate.round + 1))

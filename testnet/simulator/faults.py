@@ -1,10 +1,12 @@
 """Fault plans: everything that goes wrong in one run, as data that is drawn from a seed before the run begins.
 
-Nodes are numbered: 0 to n - 1 are the members in the committee's order, higher numbers are twins. From ``heal_ms`` on
-every message arrives, within :data:`FAIR`'s delay, and nobody crashes any more; Byzantine members and twins go on.
+Nodes are numbered: 0 to n - 1 are the first committee in its order, then come twins, then those who wait to be drawn.
+From ``heal_ms`` on every message arrives, within :data:`FAIR`'s delay, and nobody crashes any more; Byzantine members
+and twins go on.
 """
 
 import enum
+from collections.abc import Sequence
 from random import Random
 
 import msgspec
@@ -58,6 +60,8 @@ class Misdeed(enum.StrEnum):
     """Says again what it, or somebody else, said before."""
     FORGE = "forge"
     """Lies about certificates, polkas and where it stands."""
+    MISLEAD = "mislead"
+    """Proposes to everybody alike what is wrong: roots, sums, or a day opening that is not the chain's."""
 
 
 class Byzantine(msgspec.Struct, frozen=True):
@@ -66,6 +70,28 @@ class Byzantine(msgspec.Struct, frozen=True):
     node: int
     misdeeds: tuple[Misdeed, ...]
     percent: int = 40
+
+
+class People(msgspec.Struct, frozen=True):
+    """Who has staked, and who stands in the registry when a day is opened. Keys are numbered: members, then spares."""
+
+    stakes: tuple[int, ...] = ()
+    """Whole MOR by key number; empty: all members the same, and nobody waits."""
+    candidates: tuple[tuple[int, ...], ...] = ()
+    """Key numbers by day, from day 1 on, the last for all days to come; empty: nobody is ever drawn."""
+
+    def standing(self, day: int) -> tuple[int, ...]:
+        """The key numbers of who stands when ``day`` is opened."""
+        return self.candidates[min(day, len(self.candidates)) - 1] if self.candidates and day > 0 else ()
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """``nodes`` are gone for good at ``lost_ms``; at ``rescued_ms`` the registry puts ``members`` (keys) in charge."""
+
+    nodes: tuple[int, ...]
+    lost_ms: int
+    rescued_ms: int
+    members: tuple[int, ...]
 
 
 class FaultPlan(msgspec.Struct, frozen=True):
@@ -82,6 +108,15 @@ class FaultPlan(msgspec.Struct, frozen=True):
     """Members whose key is on two machines, each with a guard of its own. Their second nodes are n, n + 1, …"""
     chain_outage_percent: int = 0
     """How often a node's question to the chain stays without an answer, until ``heal_ms``."""
+    people: People = People()
+    loss: Loss | None = None
+    is_short: bool = False
+    """Whether every proposal names its settlements, so that members have to ask for those that they lack."""
+
+    @property
+    def gone(self) -> frozenset[int]:
+        """Nodes that are lost for good, sooner or later."""
+        return frozenset(() if self.loss is None else self.loss.nodes)
 
     @property
     def faulty(self) -> frozenset[int]:
@@ -89,52 +124,118 @@ class FaultPlan(msgspec.Struct, frozen=True):
         return frozenset(liar.node for liar in self.byzantine) | frozenset(self.twins)
 
 
-PLANS = ("none", "crashes", "lossy", "partitions", "byzantine", "twins", "all")
+PLANS = ("none", "crashes", "lossy", "partitions", "byzantine", "twins", "succession", "rescue", "all")
 
 _OPERATIONS_PER_SLOT = 40
 """About so many operations does a node of four make in a slot; only the spread of crashes depends on it."""
+
+_STAKE_MOR = 1_000
 
 
 def draw_plan(name: str, seed: int, members: int, slots: int, slot_ms: int) -> FaultPlan:
     """The plan ``name`` of ``seed`` for a run with work in ``slots`` slots. Raises :class:`PlanUnknown`."""
     chance = Random(f"plan {name} {seed} {members}")  # noqa: S311  # a schedule that must repeat, not a secret
     heal_ms = max(1, slots * 3 // 4) * slot_ms
-    few = (members - 1) // 3
     match name:
         case "none":
             return FaultPlan(name)
         case "crashes":
             return FaultPlan(name, heal_ms, crashes=_crashes(chance, members, slots, slot_ms))
         case "lossy":
-            return FaultPlan(name, heal_ms, weather=_storm(chance), chain_outage_percent=20)
+            storm = _storm(chance)
+            return FaultPlan(name, heal_ms, weather=storm, chain_outage_percent=20, is_short=chance.random() < 0.5)
         case "partitions":
             return FaultPlan(name, heal_ms, cuts=_cuts(chance, members, heal_ms))
         case "byzantine":
-            liars = chance.sample(range(members), few)
-            return FaultPlan(name, heal_ms, byzantine=tuple(_liar(chance, node) for node in liars))
+            people = _people(chance, members, 0)
+            liars = tuple(_liar(chance, node) for node in _some_faulty(chance, members, people))
+            return FaultPlan(name, heal_ms, byzantine=liars, people=people, is_short=chance.random() < 0.5)
         case "twins":
-            cuts = _cuts(chance, members + few, heal_ms)
-            return FaultPlan(name, heal_ms, cuts=cuts, twins=tuple(chance.sample(range(members), few)))
+            people = _people(chance, members, 0)
+            twins = _some_faulty(chance, members, people)
+            return FaultPlan(
+                name, heal_ms, cuts=_cuts(chance, members + len(twins), heal_ms), twins=twins, people=people
+            )
+        case "succession":
+            return _everything(name, chance, members, slots, slot_ms, spares=chance.randint(1, 3))
+        case "rescue":
+            return _rescue(chance, members, slots, slot_ms)
         case "all":
-            return _everything(chance, members, slots, slot_ms)
+            return _everything(name, chance, members, slots, slot_ms, spares=0)
         case _:
             raise PlanUnknown(name, PLANS)
 
 
-def _everything(chance: Random, members: int, slots: int, slot_ms: int) -> FaultPlan:
+def _everything(name: str, chance: Random, members: int, slots: int, slot_ms: int, *, spares: int) -> FaultPlan:
     heal_ms = max(1, slots * 3 // 4) * slot_ms
-    faulty = chance.sample(range(members), (members - 1) // 3)
+    people = _people(chance, members, spares)
+    faulty = _some_faulty(chance, members, people)
     split = chance.randint(0, len(faulty))
     return FaultPlan(
-        "all",
+        name,
         heal_ms,
         weather=_storm(chance),
-        cuts=_cuts(chance, members + len(faulty) - split, heal_ms),
+        cuts=_cuts(chance, members + len(faulty) - split + spares, heal_ms),
         crashes=_crashes(chance, members, slots, slot_ms),
         byzantine=tuple(_liar(chance, node) for node in faulty[:split]),
         twins=tuple(faulty[split:]),
         chain_outage_percent=chance.choice((0, 20)),
+        people=people,
+        is_short=chance.random() < 0.5,
     )
+
+
+def _rescue(chance: Random, members: int, slots: int, slot_ms: int) -> FaultPlan:
+    """A third or more of the stake is lost in fair weather, so that what it decided is known; then comes the rescue."""
+    spares = chance.randint(1, 3)
+    lost = tuple(sorted(chance.sample(range(members), members // 3 + 1 if members > 1 else 0)))
+    lost_ms = chance.randint(slot_ms, max(slot_ms, slots * slot_ms // 2))
+    rescued_ms = lost_ms + chance.randint(3, 8) * slot_ms
+    staying = tuple(node for node in range(members + spares) if node not in lost)
+    people = People(_stakes(chance, members, spares))
+    return FaultPlan("rescue", rescued_ms, people=people, loss=Loss(lost, lost_ms, rescued_ms, staying))
+
+
+def _people(chance: Random, members: int, spares: int) -> People:
+    """Stakes, and for each day who stands: most of the members and some who wait, never fewer than four."""
+    stakes = _stakes(chance, members, spares)
+    if spares == 0:
+        return People(stakes)
+    days = []
+    for _ in range(4):
+        leaving = chance.sample(range(members), chance.randint(0, max(0, min(members // 4 + 1, members + spares - 4))))
+        joining = chance.sample(range(members, members + spares), chance.randint(1, spares))
+        standing = [node for node in range(members) if node not in leaving] + joining
+        days.append(tuple(sorted(standing)) if len(standing) >= min(4, members) else tuple(range(members + spares)))
+    return People(stakes, tuple(days))
+
+
+def _stakes(chance: Random, members: int, spares: int) -> tuple[int, ...]:
+    """All alike, rising by number, or one with most of a third."""
+    count = members + spares
+    match chance.randrange(3):
+        case 0:
+            return (_STAKE_MOR,) * count
+        case 1:
+            return tuple(_STAKE_MOR + 250 * (number % 4) for number in range(count))
+        case _:
+            large = chance.randrange(members)
+            most = max(_STAKE_MOR, _STAKE_MOR * (members - 1) * 49 // 100)
+            return tuple(most if number == large else _STAKE_MOR for number in range(count))
+
+
+def _some_faulty(chance: Random, members: int, people: People) -> tuple[int, ...]:
+    """As many members as may be faulty: less than a third of the stake of every committee that there may be."""
+    committees = [tuple(range(members)), *people.candidates]
+    faulty: list[int] = []
+    for node in chance.sample(range(members), members):
+        if all(_is_tolerable([*faulty, node], committee, people.stakes) for committee in committees):
+            faulty.append(node)
+    return tuple(faulty[: max(1, (members - 1) // 3)])
+
+
+def _is_tolerable(faulty: Sequence[int], committee: Sequence[int], stakes: Sequence[int]) -> bool:
+    return 3 * sum(stakes[node] for node in faulty if node in committee) < sum(stakes[node] for node in committee)
 
 
 def _storm(chance: Random) -> Weather:

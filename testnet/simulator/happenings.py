@@ -53,5 +53,19 @@ class Restarts:
     node: int
 
 
-Happening = Arrives | Answers | SlotBegins | StatusDue | SessionsEnd | Restarts
+@dataclass(frozen=True, slots=True)
+class IsLost:
+    """``node`` is gone for good."""
+
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class LearnsOfRescue:
+    """``node`` reads in the registry who has been put in the place of a silent committee."""
+
+    node: int
+
+
+Happening = IsLost | LearnsOfRescue | Arrives | Answers | SlotBegins | StatusDue | SessionsEnd | Restarts
 """Everything that happens in a run, happens as one of these."""

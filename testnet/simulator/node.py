@@ -10,17 +10,19 @@ from typing import Protocol
 
 from consensus.errors import CertificateInvalid
 from consensus.market.errors import BatchInvalid
-from consensus.market.ledger_state import Ledger
+from consensus.market.ledger_state import Ledger, rescue
 from consensus.member import events
 from consensus.member.core import MemberCore
 from consensus.member.following import Following, check_body
+from consensus.membership import Term
 from consensus.tendermint.certificate import verify_certificate
 from contracts.signing import Key
-from contracts.typed_data import Digest, digest
+from contracts.typed_data import Address, Digest, digest
 from gossip.messages.base import Signed, decode_union, encode
 from gossip.messages.committee import (
     CertifiedBatch,
     DecidedFrame,
+    HandOver,
     LinkFrame,
     Precommit,
     Prevote,
@@ -31,6 +33,7 @@ from gossip.messages.committee import (
 from gossip.messages.session import Settlement
 from testnet.simulator.disk import Disk
 from testnet.simulator.errors import PowerLost
+from testnet.simulator.exchange import SimulatedExchange
 from testnet.simulator.oracle import Oracle
 from testnet.simulator.setting import Setting
 
@@ -54,6 +57,9 @@ class World(Protocol):
 
     def catch_up(self, node: int) -> None:
         """Fetch batches from somebody."""
+
+    def hear_whole(self, node: int, member: Address, frame: ProposalFrame) -> None:
+        """A proposal of ``member``'s that named its settlements has been put together."""
 
 
 class SimulatedNode:
@@ -79,6 +85,7 @@ class SimulatedNode:
         self.desk: dict[Digest, Settlement] = {}
         """Filed with this member and in no batch that it knows of; on its disk, as a desk's journal is."""
         self.disk = Disk(self._operate)
+        self.exchange = SimulatedExchange()
         self._setting = setting
         self._secrets = setting.secrets[key_number]
         self._world = world
@@ -122,7 +129,7 @@ class SimulatedNode:
         setting = self._setting
         try:
             check_body(batch.header, batch.body)
-            verify_certificate(batch.certificate, batch.header, setting.committee, setting.terms.domain)
+            verify_certificate(batch.certificate, batch.header, self.core.ledger.committee, setting.terms.domain)
             self._following(self.core.ledger, batch.header, batch.body)
         except (CertificateInvalid, BatchInvalid) as error:
             return str(error)
@@ -134,7 +141,18 @@ class SimulatedNode:
         ticket_id = settlement.ticket.id(self._setting.terms.domain)
         self.desk[ticket_id] = settlement
         if self.is_up:
+            self.learn(settlement)
             self.take(events.SettlementHeard(settlement, own=True))
+
+    def learn(self, settlement: Settlement) -> None:
+        """A settlement was found good: a proposal that names it may be whole now."""
+        for member, frame in tuple(self.exchange.note(settlement)):
+            self._world.hear_whole(self.number, member, frame)
+
+    def hear_rescue(self, term: Term) -> None:
+        """The registry says that ``term`` decides from here on."""
+        if self.core.ledger.running.epoch < term.epoch:
+            self.take(events.Rescued(term))
 
     # Power.
 
@@ -158,11 +176,13 @@ class SimulatedNode:
                 undone.add(effect)
         self._run(deque(undone.effects()))
         for settlement in tuple(self.desk.values()):
+            self.learn(settlement)
             self.take(events.SettlementHeard(settlement, own=True))
         self.begin_slot(slot)
 
     def _boot(self, ledger: Ledger) -> None:
         setting = self._setting
+        self.exchange = SimulatedExchange()
         self.core = MemberCore(
             self.key.address,
             setting.terms,
@@ -174,6 +194,8 @@ class SimulatedNode:
     def _replayed(self) -> Ledger:
         ledger = self._setting.genesis
         for batch in self.disk.batches:
+            if (told := batch.body.rescue) is not None:
+                ledger = rescue(ledger, Term(told.epoch, told.members).committee)
             ledger = self._following(ledger, batch.header, batch.body)
             if self._oracle is not None:
                 self._oracle.on_adopted(self.number, batch, ledger)
@@ -203,6 +225,8 @@ class SimulatedNode:
         match effect:
             case events.SignProposal(payload) | events.SignPrevote(payload) | events.SignPrecommit(payload):
                 return self._sign(payload)
+            case events.SignHandOver(hand_over):
+                return self._sign_hand_over(hand_over)
             case events.Tell(frame, to):
                 self._operate()
                 self._world.send(self.number, frame, to)
@@ -253,6 +277,12 @@ class SimulatedNode:
             case Precommit():
                 return events.PrecommitSigned(Signed(payload, signature))
 
+    def _sign_hand_over(self, hand_over: HandOver) -> events.Input:
+        """Needs no guard: a batch says who was drawn, so there is nothing else to sign for."""
+        self._operate()
+        value = digest(self._setting.terms.domain, hand_over)
+        return events.HandOverSigned(Signed(hand_over, self.key.sign_digest(value)))
+
     def _certified(self, batch: CertifiedBatch) -> None:
         if batch.header.height != self.core.ledger.height + 1:
             return
@@ -266,6 +296,7 @@ class SimulatedNode:
         The new log begins with the slot, which the height inherits: played again without it, the core would take a
         proposal for one of the future, and vote otherwise than it did.
         """
+        self.exchange.clear()
         self.disk.store(batch)
         self.disk.log.clear()
         self.disk.log.append(encode(events.SlotBegan(self._slot)))
@@ -298,6 +329,8 @@ class Undone:
                 self._waiting.pop(vote.payload, None)
             case events.TimerElapsed(step, height, round_):
                 self._waiting.pop((step, height, round_), None)
+            case events.HandOverSigned(vote):
+                self._waiting.pop(vote.payload, None)
             case events.OpeningMade(opening):
                 self._waiting.pop(opening.day, None)
             case events.OpeningJudged(value, _):
@@ -310,7 +343,12 @@ class Undone:
 
 def _place(effect: events.Effect) -> object:
     match effect:
-        case events.SignProposal(payload) | events.SignPrevote(payload) | events.SignPrecommit(payload):
+        case (
+            events.SignProposal(payload)
+            | events.SignPrevote(payload)
+            | events.SignPrecommit(payload)
+            | events.SignHandOver(payload)
+        ):
             return payload
         case events.SetTimer(step, height, round_, _):
             return step, height, round_

@@ -6,14 +6,16 @@ It trusts no node: it follows the decided batches with a ledger of its own, and 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from consensus.committee import Committee
 from consensus.errors import CertificateInvalid, EvidenceInvalid
 from consensus.market.batch import apply_batch
 from consensus.market.bootstrap import bootstrap_reserve, bootstrap_shares
 from consensus.market.errors import BatchInvalid
-from consensus.market.ledger_state import Ledger, state_root
+from consensus.market.ledger_state import Ledger, rescue, state_root
 from consensus.market.settlement import VerifiedSettlements
+from consensus.membership import RESCUE_ROUNDS, Term
 from consensus.params import Terms
-from consensus.tendermint.certificate import verify_certificate
+from consensus.tendermint.certificate import check_signers, signers_of, verify_certificate
 from consensus.tendermint.evidence import Equivocation, verify_evidence
 from contracts.typed_data import Address, Digest, Signature
 from gossip.messages.committee import CertifiedBatch, Precommit, Prevote, Proposal, batch_hash
@@ -37,12 +39,16 @@ class Oracle:
     """Ticket to the height that settled it."""
     dropped: set[Digest] = field(default_factory=set)
     rounds: list[int] = field(default_factory=list)
-    """The round of each height's first certificate that was seen."""
+    """The round of each height's first certificate that was seen; a rescued committee begins to count at 0."""
     accused: set[Address] = field(default_factory=set)
+    rescued: Term | None = None
+    """Whom the registry has put in the place of a silent committee."""
     _signed: dict[_Place, Digest] = field(default_factory=dict)
     _chain: list[tuple[Digest, Ledger]] = field(default_factory=list)
-    _checked: dict[_Certified, tuple[Signature, ...]] = field(default_factory=dict)
-    """The signatures of a certificate that verified, so that one of some of them needs no second look."""
+    _checked: dict[_Certified, dict[Signature, Address]] = field(default_factory=dict)
+    """Who gave the signatures of certificates that verified, so that others made of them need no second look."""
+    _rescues: dict[int, Term] = field(default_factory=dict)
+    """Height to the committee that a rescue had decide it."""
     _compared: Ledger | None = None
     """The last ledger that was found to be right: nodes that share their memory of batches hold the same object."""
     _verified: VerifiedSettlements = field(init=False)
@@ -56,6 +62,11 @@ class Oracle:
         """The highest height that any honest node has reached."""
         return len(self._chain) - 1
 
+    @property
+    def ledger(self) -> Ledger:
+        """The oracle's own, at that height."""
+        return self._chain[-1][1]
+
     def on_signed(self, signer: Address, payload: Proposal | Prevote | Precommit, digest: Digest) -> None:
         """No honest double sign: one place, one message (what a restarted member repeats is the same)."""
         place = signer, type(payload).__name__, payload.height, payload.round
@@ -64,15 +75,25 @@ class Oracle:
 
     def on_certified(self, node: int, batch: CertifiedBatch) -> None:
         """A certificate that an honest node made or accepted verifies."""
-        certificate, value = batch.certificate, batch_hash(batch.header)
-        place = certificate.height, certificate.round, certificate.batch_hash, certificate.committee_root, value
-        if self._is_part(certificate.signatures, self._checked.get(place, ())):
-            return
+        certificate, header = batch.certificate, batch.header
+        place = (
+            certificate.height,
+            certificate.round,
+            certificate.batch_hash,
+            certificate.committee_root,
+            batch_hash(header),
+        )
+        known = self._checked.get(place, {})
+        committee = self._decides(header.height)
         try:
-            verify_certificate(batch.certificate, batch.header, self.setting.committee, self.setting.terms.domain)
+            if known and all(signature in known for signature in certificate.signatures):
+                check_signers(tuple(known[signature] for signature in certificate.signatures), committee)
+                return
+            verify_certificate(certificate, header, committee, self.setting.terms.domain)
         except CertificateInvalid as error:
-            raise Violation("certificate", f"node {node} at height {batch.header.height}: {error}") from error
-        self._checked[place] = certificate.signatures
+            raise Violation("certificate", f"node {node} at height {header.height}: {error}") from error
+        signers = signers_of(certificate, self.setting.terms.domain)
+        self._checked[place] = known | dict(zip(certificate.signatures, signers, strict=True))
 
     def on_adopted(self, node: int, batch: CertifiedBatch, ledger: Ledger) -> None:
         """A node has moved to the ledger after ``batch``: agreement, and equal ledgers at equal heights."""
@@ -104,7 +125,8 @@ class Oracle:
     def on_accused(self, node: int, evidence: Equivocation) -> None:
         """Evidence holds, and convicts nobody honest."""
         try:
-            culprit = verify_evidence(evidence, self.setting.committee, self.setting.terms.domain)
+            committee = self._decides(evidence.first.payload.height)
+            culprit = verify_evidence(evidence, committee, self.setting.terms.domain)
         except EvidenceInvalid as error:
             raise Violation("evidence", f"node {node}: {error}") from error
         if culprit not in self.faulty:
@@ -115,14 +137,26 @@ class Oracle:
         """Whether each of ``tickets`` is settled or was given up."""
         return all(ticket in self.settled or ticket in self.dropped for ticket in tickets)
 
-    def _is_part(self, signatures: tuple[Signature, ...], known: tuple[Signature, ...]) -> bool:
-        """A quorum (all stakes are equal) of what was checked before, in the same order."""
-        rest = iter(known)
-        return all(signature in rest for signature in signatures) and 3 * len(signatures) > 2 * len(self.setting.keys)
+    def _before(self, height: int) -> Ledger:
+        """The ledger that the batch of ``height`` follows. Raises :class:`Violation` where nobody is so far."""
+        if not 0 < height <= len(self._chain):
+            raise Violation("gap", f"height {height}, and nobody has decided height {height - 1}")
+        before = self._chain[height - 1][1]
+        if self.rescued is not None and self.rescued.epoch > before.running.epoch and height == len(self._chain):
+            return rescue(before, self.rescued.committee)
+        return before
+
+    def _decides(self, height: int) -> Committee:
+        """The committee of ``height``; the first one after a rescue is whichever has decided it, if any has."""
+        if height < len(self._chain) and (told := self._rescues.get(height)) is not None:
+            return told.committee
+        return self._before(height).committee
 
     def _extend(self, batch: CertifiedBatch, value: Digest) -> None:
-        before = self._chain[-1][1]
-        setting = self.setting
+        setting, opening = self.setting, batch.body.opening
+        before = self._before(batch.header.height)
+        if opening is not None and opening != setting.opening(opening.day, before):
+            raise Violation("opening", f"day {opening.day} was opened otherwise than the chain says")
         try:
             after = apply_batch(before, setting.terms, batch.header, batch.body, verified=self._verified)
         except BatchInvalid as error:
@@ -131,8 +165,11 @@ class Oracle:
         for outcome in after.outcomes:
             if self.settled.setdefault(outcome.ticket_id, after.height) != after.height:
                 raise Violation("settled_twice", f"ticket 0x{outcome.ticket_id.hex()} at height {after.height}")
+        if before.is_rescued:
+            self._rescues[after.height] = before.running
         self._chain.append((value, after))
-        self.rounds.append(batch.certificate.round)
+        first = RESCUE_ROUNDS * before.running.epoch if before.is_rescued else 0
+        self.rounds.append(batch.certificate.round - first)
 
     def _conserves(self, before: Ledger, after: Ledger) -> None:
         """S33, S35, S37: credits are the sum of what was settled, never more than the day's budget, and never fall."""

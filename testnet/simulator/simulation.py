@@ -12,19 +12,42 @@ from functools import partial
 from random import Random
 
 from consensus.member import events
+from consensus.member.admission import height_of
+from consensus.member.short import check_short, shorten
+from consensus.membership import Term
 from contracts.typed_data import Address, Digest
+from gossip.errors import MessageError
 from gossip.messages.base import encode
-from gossip.messages.committee import DecidedFrame, LinkFrame, StatusFrame
+from gossip.messages.committee import (
+    DecidedFrame,
+    LinkFrame,
+    ProposalFrame,
+    SettlementFrame,
+    SettlementsFrame,
+    ShortProposalFrame,
+    WantFrame,
+)
 from testnet.simulator.admission import Admission
 from testnet.simulator.byzantine import Liar
 from testnet.simulator.clock import Agenda
 from testnet.simulator.errors import PowerLost, Violation
 from testnet.simulator.faults import FaultPlan, draw_plan
-from testnet.simulator.happenings import Answers, Arrives, Happening, Restarts, SessionsEnd, SlotBegins, StatusDue
+from testnet.simulator.happenings import (
+    Answers,
+    Arrives,
+    Happening,
+    IsLost,
+    LearnsOfRescue,
+    Restarts,
+    SessionsEnd,
+    SlotBegins,
+    StatusDue,
+)
 from testnet.simulator.network import Links
 from testnet.simulator.node import SimulatedNode
 from testnet.simulator.oracle import Oracle
-from testnet.simulator.setting import Setting, make_setting
+from testnet.simulator.setting import PARAMS, Setting, make_setting
+from testnet.simulator.trace import describe
 
 STATUS_MS = 500
 """How often a node tells where it stands."""
@@ -65,6 +88,10 @@ class Result:
     restarts: int
     accused: int
     """Members that somebody holds evidence against."""
+    epochs: int
+    """Committees that have decided, one after another."""
+    asked: int
+    """Settlements that members had to ask a proposer for."""
     violation: Violation | None
     trace: tuple[str, ...]
     """The last happenings, where there is a violation."""
@@ -75,8 +102,8 @@ def simulate(name: str, seed: int, members: int = 4, slots: int = 20, setting: S
 
     Raises :class:`~testnet.simulator.errors.PlanUnknown`; a violation is in the result.
     """
-    setting = setting or make_setting(members)
-    plan = draw_plan(name, seed, members, slots, setting.terms.params.slot_ms)
+    plan = draw_plan(name, seed, members, slots, PARAMS.slot_ms)
+    setting = setting or make_setting(members, people=plan.people)
     return Simulation(setting, plan, seed, slots).run()
 
 
@@ -89,7 +116,6 @@ class Simulation:
         self.seed = seed
         self.slots = slots
         self.agenda: Agenda[Happening] = Agenda()
-        members = len(setting.keys)
         faulty = plan.faulty
         self.oracle = Oracle(setting, frozenset(setting.keys[number].address for number in faulty))
         self._admission = Admission(setting)
@@ -97,7 +123,7 @@ class Simulation:
         self._chain_chance = self._chance("chain")
         self._crash_chance = self._chance("crashes")
         self._peer_chance = self._chance("peers")
-        owners = (*range(members), *plan.twins)
+        owners = (*range(setting.members), *plan.twins, *setting.spares)
         shared = None if seed % APART == 0 else setting.following()
         self.nodes = [
             SimulatedNode(
@@ -111,6 +137,9 @@ class Simulation:
             for number, owner in enumerate(owners)
         ]
         self._correct = [node for node, owner in zip(self.nodes, owners, strict=True) if owner not in faulty]
+        self._node_of = {owner: number for number, owner in reversed(list(enumerate(owners)))}
+        self._rescue: Term | None = None
+        self._short: dict[int, tuple[LinkFrame, LinkFrame]] = {}
         self._by_address: dict[Address, list[int]] = {}
         for node in self.nodes:
             self._by_address.setdefault(node.key.address, []).append(node.number)
@@ -127,6 +156,8 @@ class Simulation:
         self._hash = hashlib.sha256(repr(plan).encode())
         self.recent: deque[tuple[int, Happening]] = deque(maxlen=TRACE)
         self._steps = self._refused = self._restarts = 0
+        self.asked = 0
+        """Settlements that members had to ask a proposer for."""
 
     def run(self) -> Result:
         """Until all work is settled everywhere, or until something is wrong."""
@@ -135,9 +166,15 @@ class Simulation:
             self.agenda.put(self._skews[node.number], SlotBegins(node.number, 0))
             self.agenda.put(STATUS_MS + self._skews[node.number], StatusDue(node.number))
         self.agenda.put(self.setting.terms.params.slot_ms // 2, SessionsEnd(0))
+        if (loss := self.plan.loss) is not None:
+            for number in loss.nodes:
+                self.agenda.put(loss.lost_ms, IsLost(number))
+            for node in self._correct:
+                self.agenda.put(loss.rescued_ms + self._skews[node.number], LearnsOfRescue(node.number))
         try:
             while not self._is_done():
                 self.step()
+            self._look_for_losses()
         except Violation as error:
             violation = error
         except Exception as error:  # noqa: BLE001  # the supervisor: whatever a core raises is a finding, with its trace
@@ -154,6 +191,8 @@ class Simulation:
             refused=self._refused,
             restarts=self._restarts,
             accused=len(self.oracle.accused),
+            epochs=self.oracle.ledger.running.epoch,
+            asked=self.asked,
             violation=violation,
             trace=tuple(self._told()) if violation is not None else (),
         )
@@ -173,6 +212,10 @@ class Simulation:
                 self._restarts += 1
                 node = self.nodes[number]
                 self._powered(node, partial(node.restart, self._slot(number)))
+            case IsLost(number):
+                self.nodes[number].crash(self._crash_chance)
+            case LearnsOfRescue(number):
+                self._learn_of_rescue(self.nodes[number])
             case _:
                 node = self.nodes[happening.node]
                 self._powered(node, partial(self._give, node, happening))
@@ -186,7 +229,7 @@ class Simulation:
         for receiver in receivers:
             if receiver == node:
                 continue
-            for sent in (frame,) if liar is None else liar.frames(frame):
+            for sent in map(self._shortened, (frame,) if liar is None else liar.frames(frame)):
                 for delay_ms in self._links.delays_ms(node, receiver, self.agenda.now_ms):
                     self.agenda.put(delay_ms, Arrives(receiver, node, sent))
 
@@ -202,9 +245,10 @@ class Simulation:
             return
         match asked:
             case events.MakeOpening(day):
-                self.answer(node, events.OpeningMade(self.setting.opening(day)), delay_ms)
+                made = self.setting.opening(day, self.nodes[node].ledger)
+                self.answer(node, events.OpeningMade(made), delay_ms)
             case events.JudgeOpening(value, opening):
-                is_fair = opening == self.setting.opening(opening.day)
+                is_fair = opening == self.setting.opening(opening.day, self.nodes[node].ledger)
                 self.answer(node, events.OpeningJudged(value, is_fair), delay_ms)
 
     def catch_up(self, node: int) -> None:
@@ -217,12 +261,26 @@ class Simulation:
             for delay_ms in self._links.delays_ms(peer.number, node, self.agenda.now_ms):
                 self.agenda.put(asked[0] + delay_ms, Arrives(node, peer.number, DecidedFrame(batch)))
 
+    def hear_whole(self, node: int, member: Address, frame: ProposalFrame) -> None:
+        """A proposal that was put together is heard as one that came whole."""
+        self._admit(self.nodes[node], member, frame)
+
+    def _shortened(self, frame: LinkFrame) -> LinkFrame:
+        """A proposal as it travels; the same one for all who hear it."""
+        if not self.plan.is_short or not isinstance(frame, ProposalFrame):
+            return frame
+        if id(frame) not in self._short:
+            self._short[id(frame)] = frame, shorten(frame, least=1)  # the frame is kept, so that its id stays its own
+        return self._short[id(frame)][1]
+
     # Happenings.
 
     def _powered(self, node: SimulatedNode, action: Callable[[], None]) -> None:
         """Let a node do something, and let its power fail meanwhile where the plan says so."""
         if self.agenda.now_ms >= self.plan.heal_ms:
             node.crashes_at.clear()
+        if node.number in self.plan.gone and not node.is_up:
+            return
         try:
             action()
         except PowerLost:
@@ -252,23 +310,70 @@ class Simulation:
         liar = self._liars.get(node.number)
         if liar is not None:
             liar.hear(frame)
-        if isinstance(frame, DecidedFrame):
-            self._refused += bool(node.hear_decision(frame.batch))
+        member = self.nodes[sender].key.address
+        match frame:
+            case DecidedFrame(batch):
+                self._refused += bool(node.hear_decision(batch))
+            case ShortProposalFrame():
+                self._hear_short(node, sender, frame)
+            case WantFrame(value):
+                if (held := node.core.height.values.get(value)) is not None:
+                    for answer in node.exchange.answer(member, frame, held[1]):
+                        self.send(node.number, answer, member)
+            case SettlementsFrame(settlements):
+                for settlement in settlements:
+                    self._admit(node, member, SettlementFrame(settlement))
+            case _:
+                self._admit(node, member, frame)
+
+    def _hear_short(self, node: SimulatedNode, sender: int, frame: ShortProposalFrame) -> None:
+        """As a node's exchange does: only what its proposer signed is put together, or asked for."""
+        member = self.nodes[sender].key.address
+        try:
+            check_short(member, frame, self.setting.terms.domain)
+        except MessageError:
+            self._refused += 1
             return
-        admitted = self._admission(self.nodes[sender].key.address, frame)
+        found = node.exchange.begin(member, frame)
+        if isinstance(found, WantFrame):
+            self.asked += len(found.places)
+            self.send(node.number, found, member)
+        else:
+            self._admit(node, member, found)
+
+    def _admit(self, node: SimulatedNode, member: Address, frame: LinkFrame) -> None:
+        ledger = node.ledger
+        if height_of(frame) not in {None, ledger.height + 1}:
+            return  # another committee may be deciding there
+        admitted = self._admission(member, frame, ledger.committee)
         if admitted.event is None:
             self._refused += bool(admitted.refusal)
             return
         node.hear(admitted.event, admitted.record)
+        if isinstance(admitted.event, events.SettlementHeard):
+            node.learn(admitted.event.settlement)
+
+    def _learn_of_rescue(self, node: SimulatedNode) -> None:
+        """The registry's word, the same for everybody; whoever is down reads it when it is up again."""
+        loss = self.plan.loss
+        if loss is None:
+            return
+        if self._rescue is None:
+            self._rescue = self.setting.term(self.oracle.ledger.running.epoch + 1, loss.members)
+            self.oracle.rescued = self._rescue
+        if node.is_up:
+            self._powered(node, partial(node.hear_rescue, self._rescue))
+        else:
+            self.agenda.put(STATUS_MS, LearnsOfRescue(node.number))
 
     def _end_sessions(self, slot: int) -> None:
         """File the slot's sessions with their desk; what a faulty desk gets may be lost."""
         workload = self.setting.workload
         issuer = workload.issuer(slot)
         for settlement in workload.of_slot(slot):
-            if issuer not in self.plan.faulty:
+            if issuer not in self.plan.faulty and issuer not in self.plan.gone:
                 self._awaited.add(settlement.ticket.id(self.setting.terms.domain))
-            node = self.nodes[issuer]
+            node = self.nodes[self._node_of[issuer]]
             self._powered(node, partial(node.file, settlement))
         if slot + 1 < self.slots:
             self.agenda.put(self.setting.terms.params.slot_ms, SessionsEnd(slot + 1))
@@ -286,9 +391,24 @@ class Simulation:
         ):
             return False
         top = self.oracle.height
-        return all(node.is_up and node.ledger.height == top for node in self._correct) and self.oracle.is_dealt_with(
+        staying = [node for node in self._correct if node.number not in self.plan.gone]
+        return all(node.is_up and node.ledger.height == top for node in staying) and self.oracle.is_dealt_with(
             self._awaited
         )
+
+    def _look_for_losses(self) -> None:
+        """No report that an honest router of its day filed was given up, unless another spent its index."""
+        workload, domain = self.setting.workload, self.setting.terms.domain
+        for slot in range(self.slots):
+            routers = self.oracle.ledger.routers(self.setting.terms.params.day_of(slot))
+            filed = [settlement.ticket.id(domain) for settlement in workload.of_slot(slot)]
+            if (
+                filed
+                and self._awaited.issuperset(filed)
+                and routers.weight(self.setting.keys[workload.issuer(slot)].address)
+                and not any(ticket in self.oracle.settled for ticket in filed)
+            ):
+                raise Violation("lost", f"the session of slot {slot}, ticket 0x{filed[0].hex()}, was dropped")
 
     def _slot(self, node: int) -> int:
         """The slot that it is by a node's clock."""
@@ -316,34 +436,3 @@ class Simulation:
 
     def _chance(self, stream: str) -> Random:
         return Random(f"{self.seed} {self.plan.name} {stream}")  # noqa: S311  # a schedule that must repeat, not a secret
-
-
-def describe(happening: Happening) -> str:
-    """A happening for people, in one line."""
-    match happening:
-        case Arrives(node, sender, frame):
-            return f"{sender} -> {node}  {show(frame)}"
-        case Answers(node, _, event):
-            return f"{node}  {show(event)}"
-        case SlotBegins(node, slot):
-            return f"{node}  slot {slot} begins"
-        case StatusDue(node):
-            return f"{node}  tells its status"
-        case SessionsEnd(slot):
-            return f"the sessions of slot {slot} are filed"
-        case Restarts(node):
-            return f"{node}  restarts"
-
-
-def show(thing: LinkFrame | events.Input) -> str:
-    """A frame or an input by its name and its place."""
-    name = type(thing).__name__
-    match thing:
-        case StatusFrame(height, round_) | events.TimerElapsed(_, height, round_):
-            return f"{name} {height}/{round_}"
-        case DecidedFrame(batch) | events.BatchAdopted(batch):
-            return f"{name} {batch.header.height}/{batch.certificate.round}"
-    payload = getattr(getattr(thing, "vote", None) or getattr(thing, "proposal", None), "payload", None)
-    if payload is None:
-        return name
-    return f"{name} {payload.height}/{payload.round} 0x{payload.batch_hash[:4].hex()}"

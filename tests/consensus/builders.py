@@ -18,7 +18,7 @@ from consensus.params import NetworkParams, Terms
 from contracts.signing import Key
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain, Uint256, digest
 from gossip.messages.base import Signed, Unit, sign
-from gossip.messages.committee import BatchBody, BatchHeader, DayOpening
+from gossip.messages.committee import BatchBody, BatchHeader, DayOpening, ProviderRank
 from gossip.messages.market import AccessPass, PassIssued, PassRequest, Rfc, Ticket
 from gossip.messages.records import BeaconCommitment, Bid, ModelProof, NodeRecord
 from gossip.messages.session import Cosigned, Receipt, Report, Settlement, Voucher
@@ -50,8 +50,12 @@ def named_digest(name: str) -> Digest:
 def make_terms(**params: Any) -> Terms:
     """Terms of a test network; days are 100 slots unless told otherwise."""
     chosen: dict[str, Any] = {"day_slots": 100, "settle_window_slots": 100, "report_deadline_slots": 5}
-    chosen |= {"min_providers": 1, "pair_percent": 100} | params
+    chosen |= {"endowment_mor": 100_000, "min_providers": 1, "pair_percent": 100} | params
     return Terms(Domain(77_101, Address(b"\x77" * 20)), GENESIS_MS, NetworkParams(**chosen))
+
+
+def _provider(one: ProviderRank) -> Address:
+    return one.provider
 
 
 @dataclass
@@ -63,6 +67,8 @@ class World:
     budget_wei: int = 3_456 * WEI
     supply_wei: int = 10_000_000 * WEI
     committed_days: int = 2
+    ranks: dict[str, int] = field(default_factory=dict)
+    """Providers' ranks by name, told by every opening: for the variant of S44."""
     made: int = 0
 
     @property
@@ -83,7 +89,8 @@ class World:
         return Committee.of(1, [Member(member.address, 1_000 * WEI) for member in self.members])
 
     def opening(self, day: int = 0, **changes: Any) -> DayOpening:
-        made = DayOpening(day, 100 + day, Uint256(self.supply_wei), Uint256(self.budget_wei))
+        ranks = tuple(sorted((ProviderRank(address(name), rank) for name, rank in self.ranks.items()), key=_provider))
+        made = DayOpening(day, 100 + day, Uint256(self.supply_wei), Uint256(self.budget_wei), ranks=ranks)
         return replace(made, **changes) if changes else made
 
     def commitment(self, member: Key, day: int) -> Signed[BeaconCommitment]:

@@ -1,27 +1,22 @@
-"""The checked-in bytecode in an in-process EVM, and a small network on it. Every chain is a fresh one."""
+"""A small network's contracts in an in-process EVM. Every chain is a fresh one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
-import boa
 import msgspec
 import pytest
-from eth_abi.abi import decode as abi_decode
 from eth_hash.auto import keccak
 
 from consensus.committee import Committee, Member
-from contracts.artifacts import load_artifact
 from contracts.bindings import certificate, compact_signature, compute_arguments
 from contracts.budget import Economics, Schedule
 from contracts.merkle import merkle_proof, merkle_root
 from contracts.signing import Key
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain, Signature, Uint256, digest
 from gossip.messages.committee import BatchHeader, HandOver, Precommit, batch_hash
+from testnet.evm import Contract, LocalChain, Refused
 
 MOR = 10**18
-DEPLOYER = Address(b"\xdd" * 20)
 UNBONDING_S = 3_600
 RESCUE_DELAY_S = 7_200
 RESCUE_NOTICE_S = 600
@@ -56,84 +51,12 @@ def shifted(economics: Economics, by_s: int) -> Economics:
     return msgspec.structs.replace(economics, schedule=schedule, genesis_s=economics.genesis_s + by_s)
 
 
-class Refused(Exception):
-    """A call reverted; ``reason`` is the contract's own."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(reason)
-
-
 @contextmanager
 def refused(reason: str) -> Iterator[None]:
     """The body's call must revert with exactly ``reason``."""
     with pytest.raises(Refused) as caught:
         yield
     assert caught.value.reason == reason
-
-
-class LocalChain:
-    """An EVM of its own."""
-
-    def __init__(self) -> None:
-        self.env: Any = boa.Env()
-        self.env.evm.patch.chain_id = 77_101
-
-    @property
-    def chain_id(self) -> int:
-        return int(self.env.evm.patch.chain_id)
-
-    def deploy(self, name: str, *arguments: object) -> "Contract":
-        data = load_artifact(name).encode_deployment(*arguments)
-        address, computation = self.env.deploy(bytecode=data, sender=_hex(DEPLOYER))
-        _check(computation)
-        return Contract(self, name, Address(address.canonical_address))
-
-    @property
-    def now_s(self) -> int:
-        """The chain's time, in Unix seconds."""
-        return int(self.env.evm.patch.timestamp)
-
-    def pass_time(self, seconds: int) -> None:
-        self.env.evm.patch.timestamp += seconds
-
-
-@dataclass(frozen=True)
-class Contract:
-    chain: LocalChain
-    name: str
-    address: Address
-
-    def __call__(self, function: str, *arguments: object, sender: Address = DEPLOYER) -> Any:
-        """What the call answers: one value bare, several as a tuple. Raises :class:`Refused`."""
-        artifact = load_artifact(self.name)
-        computation = self.send(artifact.encode_call(function, *arguments), sender)
-        values = artifact.decode_result(function, computation.output)
-        return values[0] if len(values) == 1 else values
-
-    def send(self, data: bytes, sender: Address = DEPLOYER) -> Any:
-        computation = self.chain.env.execute_code(to_address=_hex(self.address), sender=_hex(sender), data=data)
-        _check(computation)
-        return computation
-
-    def logs(self, data: bytes, event: str, sender: Address = DEPLOYER) -> list[tuple[list[bytes], bytes]]:
-        """Topics after the first and data of each ``event`` (its full signature) that the call logs."""
-        topic = int.from_bytes(keccak(event.encode()), "big")
-        entries = self.send(data, sender).get_log_entries()
-        found = [(topics, body) for address, topics, body in entries if address == self.address and topics[0] == topic]
-        return [([value.to_bytes(32, "big") for value in topics[1:]], body) for topics, body in found]
-
-
-def _check(computation: Any) -> None:
-    if not computation.is_error:
-        return
-    output = bytes(computation.output)
-    reason = abi_decode(["string"], output[4:])[0] if output[:4] == bytes.fromhex("08c379a0") else ""
-    raise Refused(reason)
-
-
-def _hex(address: Address) -> str:
-    return "0x" + address.hex()
 
 
 class World:

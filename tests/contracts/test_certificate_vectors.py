@@ -14,8 +14,9 @@ from contracts.bindings import certificate
 from contracts.errors import SignatureInvalid
 from contracts.typed_data import Domain
 from gossip.messages.committee import BatchHeader, CommitCertificate
+from testnet.evm import Refused
 from tests.conformance.certificate_vectors import KEYS, VECTORS, Json, build
-from tests.contracts.local_chain import Refused, World
+from tests.contracts.local_chain import World
 
 REASONS = {
     "no_quorum": {"compute: no quorum"},

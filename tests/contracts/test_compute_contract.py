@@ -11,7 +11,8 @@ from contracts.merkle import merkle_proof, merkle_root
 from contracts.signing import Key
 from contracts.typed_data import ZERO_ADDRESS, ZERO_DIGEST, Address, Digest, Domain, Uint256, digest
 from gossip.messages.committee import Precommit, batch_hash
-from tests.contracts.local_chain import FUNDS, MOR, Contract, Refused, World, refused
+from testnet.evm import Contract, Refused
+from tests.contracts.local_chain import FUNDS, MOR, World, refused
 
 ALICE = Address(b"\xa1" * 20)
 BOB = Address(b"\xb0" * 20)

@@ -5,7 +5,8 @@ import pytest
 from contracts.budget import Schedule
 from contracts.emission import compute_period_reward
 from contracts.typed_data import ZERO_ADDRESS, Address
-from tests.contracts.local_chain import MOR, LocalChain, World, refused
+from testnet.evm import LocalChain
+from tests.contracts.local_chain import MOR, World, refused
 from tests.contracts.twin import LIFELIKE
 
 CAROL = Address(b"\xca" * 20)

@@ -15,7 +15,8 @@ from contracts.signing import Key
 from contracts.typed_data import ZERO_DIGEST, Digest, Domain
 from gossip.messages.base import Signed, sign
 from gossip.messages.committee import Precommit, Prevote, Proposal
-from tests.contracts.local_chain import Refused, World
+from testnet.evm import Refused
+from tests.contracts.local_chain import World
 
 VALUES = (ZERO_DIGEST, Digest(b"\x01" * 32), Digest(b"\x02" * 32))
 PLACES = st.tuples(

@@ -11,7 +11,8 @@ from contracts.signing import Key
 from contracts.typed_data import ZERO_ADDRESS, ZERO_DIGEST, Address, Digest, Domain, digest
 from gossip.messages.base import sign
 from gossip.messages.committee import HandOver, Precommit, Prevote
-from tests.contracts.local_chain import MOR, UNBONDING_S, Refused, World, refused
+from testnet.evm import Refused
+from tests.contracts.local_chain import MOR, UNBONDING_S, World, refused
 
 PROVIDER = Address(b"\xa1" * 20)
 CREDITS = {PROVIDER: 30 * MOR, Address(b"\xb0" * 20): MOR}

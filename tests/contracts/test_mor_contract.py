@@ -2,7 +2,8 @@ import pytest
 
 from contracts.artifacts import load_artifact
 from contracts.typed_data import ZERO_ADDRESS, Address
-from tests.contracts.local_chain import Contract, LocalChain, refused
+from testnet.evm import Contract, LocalChain
+from tests.contracts.local_chain import refused
 
 ALICE = Address(b"\xa1" * 20)
 BOB = Address(b"\xb0" * 20)

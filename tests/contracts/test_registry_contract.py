@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from consensus.committee import Committee, Member
 from contracts.bindings import compute_arguments
 from contracts.typed_data import ZERO_ADDRESS, ZERO_DIGEST, Address, Digest
-from tests.contracts.local_chain import AMPLE, TERMS, UNBONDING_S, Contract, LocalChain, World, refused
+from testnet.evm import Contract, LocalChain
+from tests.contracts.local_chain import AMPLE, TERMS, UNBONDING_S, World, refused
 
 
 def member(number: int) -> Address:

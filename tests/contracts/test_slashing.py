@@ -16,7 +16,8 @@ from contracts.signing import Key
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain
 from gossip.messages.base import Signed, sign
 from gossip.messages.committee import HandOver, Precommit, Prevote, Proposal
-from tests.contracts.local_chain import TERMS, UNBONDING_S, Refused, World, refused
+from testnet.evm import Refused
+from tests.contracts.local_chain import TERMS, UNBONDING_S, World, refused
 
 FINDER = Address(b"\xf1" * 20)
 ONE, TWO = Digest(b"\x01" * 32), Digest(b"\x02" * 32)

@@ -10,7 +10,8 @@ from contracts.bindings import certificate
 from contracts.budget import BudgetGate, BudgetPolicy, Economics, Schedule
 from contracts.merkle import merkle_proof
 from contracts.typed_data import Address, Uint256
-from tests.contracts.local_chain import MOR, Refused, World
+from testnet.evm import Refused
+from tests.contracts.local_chain import MOR, World
 
 PROVIDERS = [Address(bytes([value]) * 20) for value in (0xA1, 0xB0, 0xCA, 0xD5)]
 DAY_SLOTS = 10

@@ -110,6 +110,7 @@ def test_a_double_spent_index_costs_the_next_batch_no_rounds() -> None:
     sparse = Setting(
         terms=setting.terms,
         keys=setting.keys,
+        people=setting.people,
         committee=setting.committee,
         secrets=setting.secrets,
         genesis=setting.genesis,

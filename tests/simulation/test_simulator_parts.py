@@ -224,7 +224,7 @@ def test_an_equivocator_signs_other_things_that_admission_takes() -> None:
         for other in liar.frames(frame):
             if other != frame and not isinstance(other, ProposalFrame):
                 changed += 1
-                assert admission(simulation.nodes[0].key.address, other).refusal == ""
+                assert admission(simulation.nodes[0].key.address, other, simulation.setting.committee).refusal == ""
     assert changed > 0
 
 
@@ -232,7 +232,11 @@ def test_a_changed_byte_is_refused_or_changes_who_speaks() -> None:
     liar, simulation = liar_of(Misdeed.MUTATE)
     admission = Admission(simulation.setting)
     sent = [other for _ in range(20) for frame in said(simulation) for other in liar.frames(frame)]
-    refused = [other for other in sent if admission(simulation.nodes[0].key.address, other).refusal]
+    refused = [
+        other
+        for other in sent
+        if admission(simulation.nodes[0].key.address, other, simulation.setting.committee).refusal
+    ]
     assert sent
     assert len(refused) > len(sent) // 2
 
@@ -258,7 +262,7 @@ def test_no_forged_certificate_or_polka_is_taken() -> None:
                 if isinstance(other, DecidedFrame):
                     victim.hear_decision(other.batch)
                 if isinstance(other, PolkaFrame) and len({vote.signature for vote in other.votes}) < 3:
-                    assert admission(simulation.nodes[0].key.address, other).refusal
+                    assert admission(simulation.nodes[0].key.address, other, simulation.setting.committee).refusal
     assert victim.ledger.height == height
     assert set(forged) >= {"DecidedFrame", "PolkaFrame", "StatusFrame", "PrevoteFrame", "PrecommitFrame"}
 
@@ -281,7 +285,7 @@ def test_other_seeds_are_refused_by_name(text: str) -> None:
 def test_the_command_prints_a_row_for_each_plan() -> None:
     done = CliRunner().invoke(command.app, ["--seeds", "1..2", "--faults", "each", "--slots", "3"])
     assert done.exit_code == 0, done.output
-    assert "heights/s" in done.output
+    assert "per s" in done.output
     assert all(plan in done.output for plan in PLANS)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from node.replay import Checks
+from testnet.bench import ledger
 from testnet.bench.__main__ import short_command
 from testnet.bench.capacity import measure_capacity
 from testnet.bench.figures import Figures, percentile
@@ -119,3 +120,11 @@ def test_every_bid_reaches_twenty_hosts() -> None:
 def test_too_few_hosts_for_the_ring_are_refused() -> None:
     with pytest.raises(OptionInvalid, match="--nodes 10"):
         measure_gossip(Load(hosts=10), Progress(Console(file=io.StringIO())))
+
+
+def test_the_ledgers_bench_settles_what_it_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "SIZES", (10,))
+    monkeypatch.setattr(ledger, "REPORTS", 5)
+    whats = [what for what, _, _ in ledger.rows()]
+    assert "settle a report, 10 accounts" in whats
+    assert "one credit changed among 10" in whats

@@ -102,3 +102,10 @@ def test_a_ranking_is_the_same_for_every_implementation() -> None:
     members = [address(f"m{number}") for number in range(4)]
     ranking = access.home_routers(address("user"), 300, members)
     assert [members.index(member) for member in ranking] == [1, 3, 2, 0]
+
+
+@given(st.integers(0, 256))
+def test_the_least_balance_of_a_rank_has_it_and_a_wei_less_has_not(rank: int) -> None:
+    least = access.least_balance(rank)
+    assert access.rank(least) == rank
+    assert rank == 0 or access.rank(least - 1) == rank - 1

@@ -33,7 +33,7 @@ class Counter:
         if params:
             self.world.terms = make_terms(**params)
         self.desk = Desk(self.world.terms, self.world.router.address, lambda _: [m.address for m in self.world.members])
-        self.account: DayAccount = account_of(self.world.ledger(), self.world.terms.params, 0)
+        self.account: DayAccount = account_of(self.world.ledger(), self.world.terms, 0)
 
     def grant(self, balance_mor: int = 5, salt: Digest = SALT, accept_rank: int = 0, **request: Any) -> AccessPass:
         user, session = request.pop("user", "user"), request.pop("session", "session")
@@ -206,12 +206,14 @@ def test_after_a_restart_own_passes_are_taken_up_with_their_use(counter: Counter
     assert rfc_refused(fresh, fresh.rfc(granted, index=2)).code == "index_used"
     assert rfc_refused(fresh, fresh.rfc(granted, index=3, token_max=301)).allowance_left == 300
     fresh.admit(fresh.rfc(granted, index=3, token_max=300))
+    assert {one.desk.allowances.user_of(granted.session_key) for one in (counter, fresh)} == {address("user")}
 
 
 def test_s40_unused_access_does_not_accrue(counter: Counter) -> None:
     granted = counter.grant()
     counter.desk.allowances.forget_before(1)
     assert counter.desk.allowances.left(granted.session_key) == 0
+    assert counter.desk.allowances.user_of(granted.session_key) is None
     assert counter.desk.allowances.issued_to(address("user"), 0) == 0
 
 
@@ -660,7 +662,7 @@ def test_s37_routers_that_do_not_talk_never_promise_more_than_the_budget(
     """One router for each user, all on one budget: whatever they match at whatever price, it pays for all."""
     supply = sum(balances)
     world = World(budget_wei=100_000 * PRICE, supply_wei=supply * WEI)
-    account = account_of(world.ledger(), world.terms.params, 0)
+    account = account_of(world.ledger(), world.terms, 0)
     routers = [Promises() for _ in balances]
     for router, balance in zip(routers, balances, strict=True):
         router.issue(0, access.round_allowance(access.user_max(account.max_t, account.supply_wei, balance * WEI)))

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from consensus.market.bootstrap import bootstrap_reserve, bootstrap_shares, leaders, reserve_until
 from consensus.market.budget import compute_budget, market_credit
-from consensus.market.explain_access import Holding, explain_allowance, explain_day
-from consensus.market.ledger_state import account_of, state_root
+from consensus.market.ledger_state import state_root
 from consensus.params import NetworkParams
 from contracts.emission import daily_budget
 from contracts.errors import ContractsError
 from contracts.typed_data import Address
-from tests.consensus.builders import PRICE, WEI, World, address, make_terms
+from tests.consensus.builders import PRICE, World, address, make_terms
 from tests.consensus.market import economics_vectors
 from tests.consensus.market.economics_vectors import ENDOWMENT_MOR, terms_of
 
@@ -170,7 +169,7 @@ def test_s37_a_late_session_is_paid_from_its_own_days_budget() -> None:
     spent = world.after(world.ledger(), [world.settlement(tokens=60, allowance=100)], slot=90)
     late = [world.settlement(session=f"late {number}", slot=95, tokens=40, allowance=100) for number in range(2)]
     today = world.settlement(session="today", slot=101, tokens=100, allowance=100)
-    after = world.after(spent, [*late, today], slot=105)
+    after = world.after(spent, [*late, today], slot=105, opening=world.opening(1))
     assert [made.reason for made in after.outcomes] == ["credited", "budget_spent", "credited"]
     assert (after.days[0].budget_left_wei, after.days[1].budget_left_wei) == (0, 0)
 
@@ -178,9 +177,9 @@ def test_s37_a_late_session_is_paid_from_its_own_days_budget() -> None:
 def test_s23_what_may_still_be_paid_late_counts_as_paid() -> None:
     world = World(budget_wei=100 * PRICE)
     ledger = world.after(world.ledger(), [world.settlement(tokens=60, allowance=100)], slot=90)
-    assert market_credit(ledger, world.terms.params, 1) == 100 * PRICE
-    later = world.after(ledger, slot=150)
-    assert market_credit(later, world.terms.params, 2) == 60 * PRICE + 100 * PRICE
+    assert market_credit(ledger, world.terms, 1) == 100 * PRICE
+    later = world.after(ledger, slot=150, opening=world.opening(1))
+    assert market_credit(later, world.terms, 2) == 60 * PRICE + 100 * PRICE
     assert later.bootstrap_credited > 0, "which is left out"
 
 
@@ -202,58 +201,6 @@ def test_s23_s35_whatever_share_of_each_budget_is_spent(percents: list[int], pol
 def test_a_day_before_the_first_has_no_budget() -> None:
     with pytest.raises(ContractsError, match="-1"):
         compute_budget(-1, 0, terms_of())
-
-
-# What explains them.
-
-
-def test_a_day_is_explained_with_every_number() -> None:
-    world = World()
-    ledger = world.after(world.ledger(), [world.settlement(tokens=200, price_wei=PRICE * 105 // 100)], slot=10)
-    text = "\n".join(explain_day(ledger, ledger.account, world.terms))
-    assert "day 0, opened by the genesis; slots 0 to 99" in text
-    assert "reference_price_wei of the network file" in text
-    assert f"MaxT = budget / reference price = {3_456 * WEI} / {PRICE} = {3_456 * 10**7} T (S38)" in text
-    assert f"AccessRate = MaxT / supply = {3_456 * 10**7} x 10^18 / {world.supply_wei} = 3456 T per 1 MOR" in text
-    after = world.after(ledger, slot=103, opening=world.opening(1))
-    text = "\n".join(explain_day(after, after.account, world.terms))
-    assert "day 1, opened by batch 2; slots 100 to 199" in text
-    assert f"{200 * PRICE * 105 // 100} / 200 = {PRICE * 105 // 100} wei per T" in text
-    assert "snapshot block 101" in text
-    assert "verdict: the reference price holds" in text
-    assert "does NOT hold" in text, "the builders open each day with the first day's emission, endowed or not"
-    assert f"paid since genesis {daily_budget(0) // 10} wei" in text
-
-
-def test_a_wrong_reference_price_is_told() -> None:
-    world = World()
-    ledger = world.after(world.after(world.ledger(), [world.settlement()]), slot=100)
-    forged = type(ledger.account)(
-        **{name: getattr(ledger.account, name) for name in ledger.account.__struct_fields__}
-        | {"reference_price_wei": PRICE * 2}
-    )
-    assert f"it should be {PRICE}" in "\n".join(explain_day(ledger, forged, world.terms))
-
-
-@pytest.mark.parametrize(
-    ("issued", "expected"), [(None, "UserMax"), (16_384, "896 T are left"), (17_281, "OVER-ISSUED by 1 T")]
-)
-def test_an_allowance_is_explained(issued: int | None, expected: str) -> None:
-    world = World()
-    account = account_of(world.ledger(), world.terms.params, 0)
-    members = tuple(member.address for member in world.members)
-    text = "\n".join(explain_allowance(account, Holding(address("user"), 5 * WEI, members, issued)))
-    assert expected in text
-    assert f"{3_456 * 10**7} x {5 * WEI} / {10_000_000 * WEI} = 17280 T (S36, S38)" in text
-    assert "largest single pass 16384 T" in text
-    assert text.count("0x") == 4, "the user and its first three home routers"
-
-
-def test_who_holds_nothing_has_no_access() -> None:
-    world = World()
-    account = account_of(world.ledger(), world.terms.params, 0)
-    lines = explain_allowance(account, Holding(address("user"), 0, (), None))
-    assert lines[-1].startswith("verdict: no access today")
 
 
 def test_the_old_ledger_is_as_it_was_after_a_new_day() -> None:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from consensus.committee import Committee, Member
-from consensus.market import access
 from consensus.market import settlement as settlement_module
+from consensus.market.budget import compute_budget
 from consensus.market.errors import BatchInvalid, SettlementInvalid
 from consensus.market.ledger import Draft, charged_tokens, delivered_tokens, settle
 from consensus.market.ledger_state import (
@@ -29,7 +29,7 @@ from contracts.typed_data import Address, Uint256
 from gossip.errors import MalformedMessage, SignerMismatch
 from gossip.messages.base import Unit, sign
 from gossip.messages.session import Settlement
-from tests.consensus.builders import MODEL, OTHER_MODEL, PRICE, WEI, World, address, key, make_terms, named_digest
+from tests.consensus.builders import MODEL, OTHER_MODEL, PRICE, World, address, key, make_terms, named_digest
 
 
 @pytest.fixture
@@ -92,28 +92,6 @@ def test_s44_a_fail_pays_nothing_and_costs_the_quota(world: World) -> None:
     assert charged_tokens(vouchers_only) == 64
     assert charged_tokens(world.settlement(user_tokens=0, passed=False, with_receipt=False)) == 1
     assert charged_tokens(world.settlement(user_tokens=10**6, passed=False)) == 256
-
-
-@pytest.mark.parametrize(("provider_mor", "expected"), [(0, "failed"), (255, "failed"), (256, "credited")])
-def test_s44_the_variant_withholds_only_from_who_holds_less(provider_mor: int, expected: str) -> None:
-    """The user's pass has rank 9: 128 to 255 MOR. A provider of the same rank or above is paid despite the Fail."""
-    world = World(make_terms(withhold_only_if_user_richer=True))
-    fail = world.settlement(passed=False, priority=access.rank(256 * WEI))
-    made = outcome(world, fail, balances={address("provider"): provider_mor * WEI})
-    assert made.reason == expected
-    assert outcome(world, fail).reason == "failed"
-
-
-def test_s44_without_the_variant_balances_do_not_matter(world: World) -> None:
-    rich = {address("provider"): 10**9 * WEI}
-    assert outcome(world, world.settlement(passed=False), balances=rich).reason == "failed"
-
-
-def test_s44_in_the_variant_an_unknown_provider_holds_nothing() -> None:
-    world = World(make_terms(withhold_only_if_user_richer=True))
-    assert outcome(world, world.settlement(passed=False, priority=1)).reason == "failed"
-    balances = {address("provider"): 1}
-    assert outcome(world, world.settlement(passed=False, priority=1), balances=balances).reason == "credited"
 
 
 def test_s44_a_days_fails_are_remembered_until_it_ends(world: World) -> None:
@@ -454,7 +432,8 @@ def test_a_day_opens_with_its_opening_or_carries_over(world: World) -> None:
     assert (opened.account.supply_wei, opened.account.budget_wei, opened.account.snapshot_block) == (5, 7, 101)
     carried = world.after(opened, slot=205)
     assert (carried.day, carried.account.day) == (2, 2)
-    assert (carried.account.supply_wei, carried.account.budget_wei) == (5, 7)
+    assert (carried.account.supply_wei, carried.account.snapshot_block) == (5, 101)
+    assert carried.account.budget_wei == compute_budget(2, world.budget_wei + 7, world.terms)
     assert carried.account.credited_wei == 0
 
 
@@ -474,12 +453,11 @@ def test_a_leap_over_a_million_days_is_cheap(world: World) -> None:
 
 def test_a_router_can_look_ahead_to_the_next_days_numbers(world: World) -> None:
     ledger = world.after(world.ledger(), [world.settlement(price_wei=PRICE * 2)])
-    params = world.terms.params
-    assert account_of(ledger, params, 0) == ledger.account
-    preview = account_of(ledger, params, 1, world.opening(1))
+    assert account_of(ledger, world.terms, 0) == ledger.account
+    preview = account_of(ledger, world.terms, 1, world.opening(1))
     assert preview == world.after(ledger, slot=100, opening=world.opening(1)).account
     with pytest.raises(BatchInvalid):
-        account_of(world.after(ledger, slot=500), params, 0)
+        account_of(world.after(ledger, slot=500), world.terms, 0)
 
 
 def test_what_is_too_old_to_matter_is_forgotten(world: World) -> None:
@@ -530,10 +508,11 @@ def test_the_state_root_covers_everything_but_the_parent(world: World) -> None:
     changes |= {"penalised": empty, "commitments": empty, "outcomes": (), "beacon": named_digest("x")}
     changes |= {"height": 9, "slot": 9, "day": 9, "total_credited": Uint256(9), "since": 9, "is_rescued": True}
     changes |= {"bootstrap_credited": Uint256(9), "day_credits": empty, "pairs": {0: {b"pair": 9}}}
+    changes |= {"ranks": {0: {address("provider"): 1}}}
     term = replace(ledger.running, epoch=9)
     changes |= {"committees": (term,), "drawn": Draw(9, term)}
     assert set(changes) == set(ledger.__struct_fields__) - {"parent"}
-    assert len({state_root(replace(ledger, **{name: value})) for name, value in changes.items()} | {root}) == 22
+    assert len({state_root(replace(ledger, **{name: value})) for name, value in changes.items()} | {root}) == 23
 
 
 def test_genesis_is_deterministic_and_checked(world: World) -> None:

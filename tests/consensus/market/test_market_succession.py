@@ -16,7 +16,7 @@ from gossip.messages.market import AccessPass, PassEnd, PassIssued
 from tests.consensus.builders import GENESIS_MS, SALT, WEI, World, address, key
 
 WORLD = World()
-ACCOUNT = account_of(WORLD.ledger(), WORLD.terms.params, 0)
+ACCOUNT = account_of(WORLD.ledger(), WORLD.terms, 0)
 RANKED = access.home_routers(address("user"), 0, [member.address for member in WORLD.members])
 HOME, NEXT, LAST = (next(m for m in WORLD.members if m.address == RANKED[place]) for place in (0, 1, 2))
 

@@ -20,7 +20,6 @@ from gossip.messages.session import Settlement
 from tests.consensus.builders import (
     OTHER_MODEL,
     PRICE,
-    WEI,
     World,
     address,
     key,
@@ -187,12 +186,13 @@ def test_no_pair_is_ever_over_its_cap(sessions: list[tuple[int, int, int]], perc
 
 
 def test_earnings_may_be_bound_by_what_a_provider_holds() -> None:
-    world = World(make_terms(earnings_percent=10))
-    balances = {address("provider"): 1_000 * PRICE}
-    pending = [world.settlement(tokens=60), world.settlement(tokens=60), world.settlement(tokens=40)]
-    header, body, _ = world.propose(world.ledger(), pending, slot=10, balances=balances)
-    ledger = world.apply(world.ledger(), header, body, balances=balances)
+    """As coarsely as the day's opening tells it: a rank of 2 stands for 1 MOR at least, of which 1 % buy 100,000 T."""
+    world = World(make_terms(earnings_percent=1), ranks={"provider": 2})
+    pending = [world.settlement(tokens=tokens, token_max=tokens) for tokens in (60_000, 60_000, 40_000)]
+    ledger = world.after(world.ledger(), pending, slot=10)
     assert [made.reason for made in ledger.outcomes] == ["credited", "over_balance", "credited"]
-    assert ledger.credits == {address("provider"): 100 * PRICE}
-    assert outcome(world, world.settlement(tokens=1)).reason == "over_balance", "who holds nothing earns nothing"
-    assert outcome(World(), World().settlement(), balances={address("provider"): WEI}).reason == "credited"
+    assert ledger.credits == {address("provider"): 100_000 * PRICE}
+    assert outcome(world, world.settlement(provider="other", tokens=1)).reason == "over_balance", (
+        "who holds nothing earns nothing"
+    )
+    assert outcome(World(), World().settlement()).reason == "credited"

@@ -16,7 +16,7 @@ from contracts.typed_data import Address, Digest, Uint256
 from gossip.messages import Unit
 from node.api.control import build_control, create_token, jsonable
 from node.api.control_client import READY_FILE, TOKEN_FILE, ask
-from node.errors import KeystoreExposed, NodeUnreachable
+from node.errors import KeystoreExposed, NodeUnreachable, Unanswerable
 from node.files import write_atomic
 from node.store import Outcome
 from tests.node.api.scripted import serving
@@ -40,6 +40,9 @@ class ScriptedSource:
 
     async def batch(self, height: int) -> Any:
         return batch(height).header if height == 3 else None
+
+    async def certified(self, height: int) -> Any:
+        return {"height": height, "encoded": b"\x01"} if height == 3 else None
 
     async def ticket(self, ticket_id: Digest) -> Any:
         return Outcome(ticket_id, 3, PROVIDER.address, 5, 2**70, "") if ticket_id == TICKET else None
@@ -75,7 +78,9 @@ class ScriptedSource:
         return {"proof": [TICKET]} if (height, provider) == (3, PROVIDER.address) else None
 
     async def explain_day(self, day: int | None) -> Any:
-        return {"explanation": ("today",) if day is None else (f"day {day}",)} if day != 9 else None
+        if day == 9:
+            raise Unanswerable("day 9 has not begun: today is day 4")
+        return {"explanation": ("today",) if day is None else (f"day {day}",)}
 
     async def explain_allowance(self, user: Address) -> Any:
         return {"explanation": (user.hex(),)}
@@ -105,6 +110,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         ("/sessions", [{"rfc_id": "0x" + TICKET.hex()}]),
         (f"/sessions/0x{TICKET.hex()}", {"rfc_id": "0x" + TICKET.hex()}),
         (f"/sessions/{TICKET.hex()}", {"rfc_id": "0x" + TICKET.hex()}),
+        ("/batches/3/certified", {"height": 3, "encoded": "0x01"}),
         ("/explain/day", {"explanation": ["today"]}),
         ("/explain/day/4", {"explanation": ["day 4"]}),
         (f"/explain/allowance/0x{PROVIDER.address.hex()}", {"explanation": [PROVIDER.address.hex()]}),
@@ -115,6 +121,11 @@ async def test_routes(client: httpx.AsyncClient, path: str, expected: Any) -> No
     response = await client.get(path)
     assert response.status_code == 200
     assert response.json() == expected
+
+
+async def test_why_there_is_no_answer_is_told(client: httpx.AsyncClient) -> None:
+    response = await client.get("/explain/day/9")
+    assert (response.status_code, response.json()) == (404, {"error": "day 9 has not begun: today is day 4"})
 
 
 async def test_structs_become_objects(client: httpx.AsyncClient) -> None:
@@ -132,7 +143,15 @@ async def test_metrics(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/batches/4", f"/tickets/{'00' * 32}", f"/sessions/{'00' * 32}", "/explain/day/9", "/nothing"]
+    "path",
+    [
+        "/batches/4",
+        "/batches/4/certified",
+        f"/tickets/{'00' * 32}",
+        f"/sessions/{'00' * 32}",
+        "/explain/day/9",
+        "/nothing",
+    ],
 )
 async def test_unknown_is_404(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == 404
@@ -221,7 +240,7 @@ async def test_the_client_finds_a_node_by_its_folder(data_dir: Path) -> None:
 
 
 async def test_the_client_says_what_the_node_says(data_dir: Path) -> None:
-    with pytest.raises(NodeUnreachable, match=r"/batches/4.*404.*nothing is known"):
+    with pytest.raises(Unanswerable, match=r"/batches/4: nothing is known of it"):
         await trio.to_thread.run_sync(ask, data_dir, "/batches/4")
 
 

@@ -125,6 +125,11 @@ async def test_a_cheat_is_reported_with_evidence_that_both_signed(
         assert len({opinion["provider"] for opinion in opinions} | {"0x" + cheat.address.hex()}) == len(opinions) + 1
         settled = await outcome(user, entry)
         assert (settled.credited_wei, settled.provider) == (0, cheat.address)
+        batch = await user.node.store.get_batch(settled.height)
+        assert batch is not None
+        fails = [one for one in batch.body.settlements if one.report is not None and not one.report.payload.passed]
+        assert all(one.fail_mark is not None for one in fails), "the home router says whose Fail it is, to nobody else"
+        assert fails
 
         path = Path(entry["audit"]["evidence"])
         assert path.stat().st_mode & 0o077 == 0

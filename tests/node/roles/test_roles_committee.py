@@ -13,6 +13,7 @@ from gossip.errors import MessageError
 from gossip.messages.committee import CertifiedBatch, PrecommitFrame, PrevoteFrame, ProposalFrame, decode_link_frame
 from gossip.messages.session import Settlement
 from node.context import now_ms
+from node.errors import Unanswerable
 from node.roles.evidence import EvidencePool
 from node.roles.feed import Feed
 from node.roles.member import GUARD_FILE
@@ -163,6 +164,10 @@ def voter(data: bytes, lab: Lab) -> Address | None:
     return frame.proposal.signer(lab.terms.domain) if isinstance(frame, ProposalFrame) else None
 
 
+def opened_by(public: PublicState, day: int) -> int:
+    return public.history.days[day].account.opened_height
+
+
 async def test_days_open_and_secrets_are_committed_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = replace(SHORT, slot_ms=300, day_slots=6)
     async with open_lab(tmp_path, monkeypatch, params) as lab:
@@ -194,3 +199,16 @@ async def test_days_open_and_secrets_are_committed_ahead(tmp_path: Path, monkeyp
         verify_certificate(batch.certificate, batch.header, lab.committee, lab.terms.domain)
         assert lab.committee.weight(batch.header.proposer) > 0
         assert len(MEMBERS) == len(lab.members)
+
+        # Any past day is explained, also by a node that has just replayed its store.
+        again = PublicState(one.node, lab.genesis())
+        await again.replay()
+        shown = await one.parts.status.explain_day(1)
+        assert shown["explanation"][0].startswith("Day 1: slots 6 to 11")
+        assert f"MOR.totalSupply() at snapshot block 20, as batch {opened_by(again, 1)}" in "\n".join(
+            shown["explanation"]
+        )
+        with pytest.raises(Unanswerable, match="day 1000000 has not begun: today is day"):
+            await one.parts.status.explain_day(1_000_000)
+        with pytest.raises(Unanswerable, match=r"the balance of 0x.*is not known"):
+            await one.parts.status.explain_allowance(Address(bytes(20)))

@@ -46,7 +46,7 @@ def total(passes: list[Any]) -> int:
 
 
 def most_of(lab: Lab, running: Running) -> int:
-    account = account_of(running.parts.public.ledger, lab.terms.params, 0)
+    account = account_of(running.parts.public.ledger, lab.terms, 0)
     return user_max(account.max_t, account.supply_wei, BALANCE_WEI)
 
 

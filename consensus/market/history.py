@@ -1,0 +1,61 @@
+"""The days that a ledger has seen, the forgotten ones included: what explains a past day.
+
+The ledger itself forgets a day as soon as no ticket of it can be settled any more. Whoever follows the batches, as they
+come or from the store, keeps this beside it; no rule reads it.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from consensus.market.bootstrap import by_credit
+from consensus.market.ledger_state import DayAccount, Ledger
+from contracts.typed_data import Address
+
+LEADERS_KEPT = 3
+"""Leaders of a day that are remembered by name."""
+
+
+class DayRecord(msgspec.Struct, frozen=True):
+    """One day as far as batches have told of it. Amounts are wei."""
+
+    account: DayAccount
+    as_of: int
+    """The height up to which the account is told."""
+    first: int = 0
+    """The day's first batch, 0 where it had none; ``last`` is its last."""
+    last: int = 0
+    leaders: tuple[tuple[Address, int], ...] = ()
+    """Who was credited most in the day's batches, and how much."""
+    bootstrap_wei: int = 0
+    """What batch ``paid_by`` paid to the day's leaders (S24); 0 while that hasn't come."""
+    paid_by: int = 0
+
+
+class History:
+    """The days since genesis, from a ledger and those that followed it one by one."""
+
+    def __init__(self, genesis: Ledger) -> None:
+        self._days = {genesis.day: DayRecord(genesis.account, genesis.height)}
+
+    @property
+    def days(self) -> Mapping[int, DayRecord]:
+        """What is known, by day."""
+        return self._days
+
+    def note(self, before: Ledger, after: Ledger) -> None:
+        """``after`` came out of the batch that followed ``before``."""
+        height = after.height
+        for number, account in after.days.items():
+            held = self._days.get(number)
+            if held is None or held.account != account or number == after.day:
+                held = DayRecord(account, height) if held is None else held
+                self._days[number] = msgspec.structs.replace(held, account=account, as_of=height)
+        today = self._days[after.day]
+        leaders = tuple(by_credit(after.day_credits, LEADERS_KEPT))
+        first = today.first or height
+        self._days[after.day] = msgspec.structs.replace(today, first=first, last=height, leaders=leaders)
+        if after.day > before.day:
+            paid = int(after.bootstrap_credited) - int(before.bootstrap_credited)
+            over = self._days[before.day]
+            self._days[before.day] = msgspec.structs.replace(over, bootstrap_wei=paid, paid_by=height)

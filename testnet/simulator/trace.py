@@ -1,0 +1,50 @@
+"""What happened in a run, for people."""
+
+from consensus.member import events
+from gossip.messages.committee import DecidedFrame, LinkFrame, StatusFrame
+from testnet.simulator.happenings import (
+    Answers,
+    Arrives,
+    Happening,
+    IsLost,
+    LearnsOfRescue,
+    Restarts,
+    SessionsEnd,
+    SlotBegins,
+    StatusDue,
+)
+
+
+def describe(happening: Happening) -> str:
+    """A happening for people, in one line."""
+    match happening:
+        case Arrives(node, sender, frame):
+            return f"{sender} -> {node}  {show(frame)}"
+        case Answers(node, _, event):
+            return f"{node}  {show(event)}"
+        case SlotBegins(node, slot):
+            return f"{node}  slot {slot} begins"
+        case StatusDue(node):
+            return f"{node}  tells its status"
+        case SessionsEnd(slot):
+            return f"the sessions of slot {slot} are filed"
+        case Restarts(node):
+            return f"{node}  restarts"
+        case IsLost(node):
+            return f"{node}  is lost for good"
+        case LearnsOfRescue(node):
+            return f"{node}  reads who was put in charge"
+
+
+def show(thing: LinkFrame | events.Input) -> str:
+    """A frame or an input by its name and its place."""
+    name = type(thing).__name__
+    match thing:
+        case StatusFrame(height, round_) | events.TimerElapsed(_, height, round_):
+            return f"{name} {height}/{round_}"
+        case DecidedFrame(batch) | events.BatchAdopted(batch):
+            return f"{name} {batch.header.height}/{batch.certificate.round}"
+    payload = getattr(getattr(thing, "vote", None) or getattr(thing, "proposal", None), "payload", None)
+    if payload is None:
+        return name
+    return f"{name} {payload.height}/{payload.round} 0x{payload.batch_hash[:4].hex()}"

@@ -1,0 +1,160 @@
+"""`yellowstone contracts` on a real chain: deploy, go on after a failure, stake, open, verify, and mistakes told."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from typer.testing import CliRunner
+
+from contracts.anvil import AnvilChain, anvil
+from contracts.bindings import Mor
+from contracts.client import ChainClient
+from contracts.deployment import Deployer, Placement
+from contracts.errors import ChainUnavailable, CodeDiffers
+from contracts.signing import Key
+from node import keys
+from node.cli_contracts import app
+from node.config import load_network
+from node.deploy_file import load_deploy_file, read_placement
+from node.errors import ChainMismatch, ConfigInvalid
+
+CACHE_DIR = Path(__file__).parents[2] / ".cache" / "anvil"
+MEMBERS = 4
+PARAMS = "[params]\nslot_ms = 4000\nday_slots = 15\nendowment_mor = 1000\n"
+
+
+@pytest.fixture
+async def chain(tmp_path: Path) -> AsyncIterator[AnvilChain]:
+    async with anvil(CACHE_DIR, tmp_path / "chain") as running:
+        yield running
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(app, [*arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def prepare(chain: AnvilChain, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("node.keys.ROUNDS", 1_000)
+    (folder / "password").write_text("a password")
+    (folder / "password").chmod(0o600)
+    keys.store_secret(folder / "deployer.json", chain.funded_keys[0].reveal(), "a password", "mor")
+    file = folder / "deploy.toml"
+    head = 'name = "net"\nkey = "deployer.json"\npassword_file = "password"\nreference_price_wei = 90000000000\n'
+    file.write_text(f'{head}rpc_url = "{chain.url}"\n{PARAMS}')
+    return file
+
+
+def deploy_stake_and_verify(chain: AnvilChain, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, addresses = prepare(chain, folder, monkeypatch), folder / "contracts.json"
+    at = ("--file", str(file))
+    for command in ("verify", "genesis"):
+        with pytest.raises(ConfigInvalid, match="contracts deploy"):
+            run(command, *at)
+    interrupt(chain, file)
+    begun = read_placement(addresses)
+    assert begun is None
+    said = run("deploy", *at)
+    placed = read_placement(addresses)
+    assert placed is not None
+    assert placed.contracts.keys() == {"mor", "registry", "compute", "emission_source"}
+    assert all(one.address.hex() in said for one in placed.contracts.values())
+    assert "deploying" not in run("deploy", *at), "a second run finds everything done"
+    assert read_placement(addresses) == placed
+
+    assert placed.mor is not None
+    client, deployer = ChainClient(chain.url), chain.funded_keys[0]
+    mor = Mor(client, placed.mor)
+    for number in range(MEMBERS):
+        key = Key(bytes([9, number + 1]) * 16)
+        client.pay(deployer, key.address, 10**18)
+        mor.mint(deployer, key.address, 10 * 10**18)
+        keys.store_secret(folder / f"{number}.json", key.reveal(), "a password", "mor")
+        options = ("--key", str(folder / f"{number}.json"), "--password-file", str(folder / "password"))
+        assert "staked" in run("stake", "5", *options, *at)
+    target = folder / "network.toml"
+    assert "epoch 1" in run("genesis", "--network", str(target), *at)
+    network = load_network(target)
+    assert (network.chain_id, len(network.members), network.genesis_ms) == (
+        placed.chain_id,
+        MEMBERS,
+        placed.genesis_s * 1_000,
+    )
+    assert network.budget_wei == network.terms().economics.budget(0, 0)
+    assert "epoch 1" not in run("genesis", "--network", str(target), *at)
+
+    said = run("verify", *at)
+    assert said.count("compiled just now") == len(placed.contracts)
+    tamper(file, addresses)
+
+
+def interrupt(chain: AnvilChain, file: Path) -> None:
+    """A deployment whose chain goes away after the registry: the next one pays for neither again."""
+    plan, saved = load_deploy_file(file).plan(), list[Placement]()
+    client = ChainClient(chain.url)
+
+    def save(placement: Placement) -> None:
+        saved.append(placement)
+        if "registry" in placement.contracts:
+            raise ChainUnavailable(chain.url, "the power failed")
+
+    key = chain.funded_keys[1]
+    with pytest.raises(ChainUnavailable):
+        Deployer(client, key, plan, Placement(client.chain_id(), key.address), save).run()
+    done = Deployer(client, key, plan, saved[-1]).run()
+    first = {name: done.contracts[name] for name in ("mor", "registry")}
+    assert first == saved[-1].contracts
+
+
+def tamper(file: Path, addresses: Path) -> None:
+    """Every lie of the address file is found."""
+    honest = addresses.read_text()
+
+    def lie(change: str, *path: str) -> None:
+        document = json.loads(honest)
+        place = document
+        for step in path[:-1]:
+            place = place[step]
+        place[path[-1]] = change
+        addresses.write_text(json.dumps(document))
+
+    contracts = json.loads(honest)["contracts"]
+    registry, compute = contracts["registry"], contracts["compute"]
+    for change, path, reason in (
+        (registry["address"], ("contracts", "compute", "address"), "bytes of code"),
+        ("0x" + "99" * 20, ("contracts", "compute", "address"), "there is no contract"),
+        (registry["arguments"][:-1] + "9", ("contracts", "registry", "arguments"), "fixed at deployment"),
+        ("0x" + "77" * 20, ("deployer",), "fixed at deployment"),
+    ):
+        lie(change, *path)
+        with pytest.raises(CodeDiffers, match=reason):
+            run("verify", "--file", str(file))
+    for change, path, error in (
+        (5, ("chain_id",), ChainMismatch),
+        ("zz", ("contracts", "compute", "arguments"), ConfigInvalid),
+    ):
+        lie(change, *path)  # type: ignore[arg-type]  # whatever JSON can hold
+        with pytest.raises(error):
+            run("verify", "--file", str(file))
+    lie("0x" + "77" * 20, "deployer")
+    with pytest.raises(ConfigInvalid, match="began this"):
+        run("deploy", "--file", str(file))
+    addresses.write_text(honest)
+    assert compute["address"] in run("verify", "--file", str(file))
+
+
+async def test_from_nothing_to_a_network_file(
+    chain: AnvilChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await trio.to_thread.run_sync(deploy_stake_and_verify, chain, tmp_path, monkeypatch)
+
+
+def test_the_future_is_a_table_and_a_picture(tmp_path: Path) -> None:
+    picture = tmp_path / "out.png"
+    said = run("simulate", "--days", "90", "--every", "30", "--plot", str(picture))
+    assert [line.split()[0] for line in said.splitlines()[1:5]] == ["0", "30", "60", "89"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert str(picture) not in run("simulate", "--days", "2", "--plot", str(picture), "--no-plot")
