@@ -36,6 +36,7 @@ CHEAT = "provider-1"
 PAUSE_S = (3.0, 8.0)
 PARTITION_S = 25.0
 SETTLE_S = 180.0
+COLLECT_S = 90.0
 EXPLAIN_S = 40.0
 SPAM_AT_ONCE = 8
 
@@ -134,7 +135,10 @@ async def run_trials(
             await wait_for_bids(network, progress)
             network.vigil.is_lenient = True
             trials = Trials(network, places, random.Random(seed), progress)  # noqa: S311  # a seeded choice of victims
-            await trials.run(seconds)
+            try:
+                await trials.run(seconds)
+            except ChaosFailed as failed:
+                raise ChaosFailed("\n".join([str(failed), *trials.report.lines()])) from failed
             return trials.report
 
 
@@ -220,9 +224,13 @@ class Trials:
             await trio.sleep(0.5)
 
     async def _collect(self, name: str) -> None:
-        """The sessions that a user's node remembers: it forgets them when it is killed."""
-        found = await self._nodes[name].control.get("/sessions", tuple[Session, ...])
-        for session in found or ():
+        """The sessions that a user's node remembers, once none is open any more: it forgets them when it is killed."""
+
+        async def look() -> tuple[Session, ...] | None:
+            found = await self._nodes[name].control.get("/sessions", tuple[Session, ...])
+            return None if found is None or any(session.state == "open" for session in found) else found
+
+        for session in await poll(f"the end of {name}'s sessions", look, COLLECT_S):
             self.report.sessions[session.ticket_id] = session
 
     def _gateway(self, name: str) -> str:

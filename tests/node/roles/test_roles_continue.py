@@ -1,15 +1,17 @@
 """A provider that vanishes within an answer: another goes on, the client sees one answer, and nothing is paid twice."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from inference.engine import Feature
 from inference.errors import EngineError
+from inference.session.serving import Serving
 from inference.synthetic import SyntheticEngine
 from node.api.backend import BackendError
-from tests.node.roles.harness import MODEL, PRICE, WEI, GatedEngine, Lab, Running, chat, open_lab, until
+from tests.node.roles.harness import MODEL, PRICE, WEI, GatedEngine, Lab, Running, ask, chat, open_lab, until
 
 
 class Textual(GatedEngine):
@@ -118,3 +120,35 @@ async def test_an_answer_has_three_sessions_at_most(tmp_path: Path, monkeypatch:
         assert answer.text.split() == [f"t{number}" for number in range(24)]
         assert (engine.begun, len(answer.legs)) == (3, 3)
         await until(lambda: user.parts.public.ledger.total_credited == 24 * PRICE, "all that was delivered")
+
+
+async def test_a_lying_receipt_is_a_fail_and_the_client_has_its_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not true is never paid, however much was delivered; it costs a point, and the user its quota (S44)."""
+    honest = Serving._send_receipt
+
+    async def claim_more(self: Any, *args: Any, **options: Any) -> None:
+        self._sent += 7
+        await honest(self, *args, **options)
+
+    monkeypatch.setattr(Serving, "_send_receipt", claim_more)
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        user, (liar,) = await sellers(lab, SyntheticEngine(MODEL))
+        answer, text = await ask(user, chat(max_tokens=24))
+        assert text.split() == [f"t{number}" for number in range(24)]
+        assert (answer.finish, answer.outcome.interrupted) == ("length", "protocol_error")
+        public = user.parts.public
+        await until(lambda: public.ledger.penalties, "the penalty")
+        assert dict(public.ledger.penalties) == {liar.address: 1}
+        assert public.ledger.total_credited == 0
+        (outcome,) = public.ledger.outcomes
+        assert (outcome.reason, outcome.charged) == ("failed", 24)
+        # The batch holds the user's signed Fail beside the provider's own claim, for whoever wants to judge.
+        batch = await user.node.store.get_batch(public.ledger.height)
+        assert batch is not None
+        (settlement,) = batch.body.settlements
+        assert settlement.report is not None
+        assert not settlement.report.payload.passed
+        assert settlement.voucher is not None
+        assert settlement.voucher.payload.tokens == 24
