@@ -29,10 +29,18 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pair_percent: int = 50
     """At most so many percent of a pass's allowance are credited to one provider (S8); 100: no cap."""
     earnings_percent: int = 0
-    """At most so many percent of the MOR that its coarse rank stands for at least are credited to a provider on one day
-    (S8); 0: no bound."""
-    audit_slots: int = 0
+    """At most so many percent of the MOR that its coarse rank stands for are credited to a provider on one day (S8); 0:
+    no bound."""
+    audit_slots: int = 600
     """Credits mature after so many slots, in which a second opinion may be asked for (S8); 0: at once, and none is."""
+    scores_required: bool = True
+    """Where credits mature: only providers that can score count among the others of ``min_providers``."""
+    audit_bps: int = 200
+    """The beacon picks so many of 10,000 credited sessions for a second opinion (S8)."""
+    canary_slots: int = 0
+    """A member that holds MOR asks as a user about once in so many slots, and has every answer audited; 0: never."""
+    forfeits: Literal["pair", "provider"] = "pair"
+    """Whose immature credits are forfeited when a pick fails: the session key's with the provider, or all of its."""
     tie_percent: int = 5
     """Bids so close to the lowest take part in the draw (S27, S34)."""
     ceiling_percent: int = 200
@@ -106,6 +114,15 @@ class Terms(msgspec.Struct, frozen=True):
         return economics_of(self.params, self.genesis_ms // 1_000)
 
 
+def _late_days(params: NetworkParams) -> int:
+    """Days that a credit may come after its ticket's: it is settled within one window, and matures within another.
+
+    A day more where credits mature: no batch is decided while the committee stands still.
+    """
+    waits = params.audit_slots + params.audit_slots // 64 + 1 if params.audit_slots else 0
+    return -(-(params.settle_window_slots + waits) // params.day_slots) + (1 if waits else 0)
+
+
 def economics_of(params: NetworkParams, genesis_s: int) -> Economics:
     """What a Compute Contract is deployed with, for a network whose slot 0 begins at ``genesis_s`` (Unix seconds)."""
     interval_s = params.emission_interval_s or max(1, params.slot_ms * params.day_slots // 1_000)
@@ -117,5 +134,5 @@ def economics_of(params: NetworkParams, genesis_s: int) -> Economics:
         day_slots=params.day_slots,
         policy=BudgetPolicy.EMISSION if params.budget_policy == "emission" else BudgetPolicy.POOL_PERCENT,
         endowment_wei=params.endowment_mor * 10**18,
-        late_days=min(MAX_LATE_DAYS, -(-params.settle_window_slots // params.day_slots)),
+        late_days=min(MAX_LATE_DAYS, _late_days(params)),
     )

@@ -129,6 +129,9 @@ POOL_SHARE: constant(uint256) = 100
 POLICY_EMISSION: constant(uint256) = 0
 POLICY_POOL_PERCENT: constant(uint256) = 1
 
+# Whoever governs can be seen coming for a day at the least.
+SHORTEST_DELAY_S: constant(uint256) = 86400
+
 # One MOR in wei.
 MOR: constant(uint256) = 10**18
 
@@ -228,7 +231,8 @@ def __init__(token: address, registry: address, schedule: emission.Schedule, ter
     @param registry The staking registry.
     @param schedule The compute pool's emission: wei per interval, Unix seconds, seconds.
     @param terms Clock, budget policy and the pool at genesis; the same as in the network's genesis file.
-    @param governance Who may change the emission source after what delay; a zero governor for nobody ever.
+    @param governance Who may change the emission source after what delay, a day at the least; a zero governor for
+                      nobody ever.
     """
     assert token != empty(address), "compute: zero token"
     assert registry != empty(address), "compute: zero registry"
@@ -241,6 +245,8 @@ def __init__(token: address, registry: address, schedule: emission.Schedule, ter
     assert terms.slot_ms * terms.day_slots % 1000 == 0, "compute: bad day"
     assert terms.policy <= POLICY_POOL_PERCENT, "compute: bad policy"
     assert terms.late_days <= MAX_LATE, "compute: bad late days"
+    assert governance.governor == empty(address) or governance.delay_s >= SHORTEST_DELAY_S, "compute: bad delay"
+    assert governance.delay_s < 2**40, "compute: bad delay"
     TOKEN = token
     REGISTRY = registry
     SCHEDULE = schedule

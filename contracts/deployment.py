@@ -109,32 +109,29 @@ class Deployer:
 
     def registry(self) -> Registry:
         """The registry, once the token stands."""
-        if "registry" not in self.done.contracts:
-            self._place("registry", self._needed("mor", self.done.mor), *msgspec.structs.astuple(self.plan.registry))
-        return Registry(self.client, self.done.contracts["registry"].address)
+        arguments = (self._needed("mor", self.done.mor), *msgspec.structs.astuple(self.plan.registry))
+        return Registry(self.client, self._place("registry", *arguments))
 
     def compute(self) -> Compute:
         """The Compute Contract, whose clock begins with it."""
-        if "compute" not in self.done.contracts:
-            genesis_s = self.plan.genesis_s or self.client.block_timestamp()
-            arguments = compute_arguments(
-                self._needed("mor", self.done.mor),
-                self.registry().address,
-                self.plan.economics(genesis_s),
-                self.plan.governor,
-                self.plan.governance_delay_s,
-            )
-            self._place("compute", *arguments, genesis_s=genesis_s)
-        return Compute(self.client, self.done.contracts["compute"].address)
+        genesis_s = self.plan.genesis_s or self.done.genesis_s or self.client.block_timestamp()
+        arguments = compute_arguments(
+            self._needed("mor", self.done.mor),
+            self.registry().address,
+            self.plan.economics(genesis_s),
+            self.plan.governor,
+            self.plan.governance_delay_s,
+        )
+        return Compute(self.client, self._place("compute", *arguments, genesis_s=genesis_s))
 
     def source(self) -> EmissionSource | None:
         """An emission source that holds nothing yet, where the plan has one."""
         if not self.plan.has_source:
             return None
-        if "emission_source" not in self.done.contracts:
-            schedule = msgspec.structs.astuple(self.plan.economics(self.done.genesis_s).schedule)
-            self._place("emission_source", self._needed("mor", self.done.mor), self.compute().address, schedule)
-        return EmissionSource(self.client, self.done.contracts["emission_source"].address)
+        compute = self.compute().address
+        schedule = msgspec.structs.astuple(self.plan.economics(self.done.genesis_s).schedule)
+        arguments = (self._needed("mor", self.done.mor), compute, schedule)
+        return EmissionSource(self.client, self._place("emission_source", *arguments))
 
     def bind(self) -> None:
         """Tell the registry of the Compute Contract, and that of its source, where they don't know yet."""
@@ -147,9 +144,14 @@ class Deployer:
             registry.bind(self.key, compute.address)
 
     def _place(self, name: str, *arguments: object, genesis_s: int = 0) -> Address:
-        self.note(f"deploying {name}")
+        """The contract's address, once it stands. Raises :class:`CodeDiffers` where other parameters made it."""
         artifact = load_artifact(name)
         encoded = artifact.encode_deployment(*arguments)[len(bytes.fromhex(artifact.bytecode)) :]
+        if (held := self.done.contracts.get(name)) is not None:
+            if held.arguments != encoded:
+                raise CodeDiffers(name, held.address, "it was deployed with other parameters than are wanted now")
+            return held.address
+        self.note(f"deploying {name}")
         address = self.client.deploy(self.key, name, *arguments)
         contracts = {**self.done.contracts, name: Placed(address, encoded)}
         self._keep(contracts=contracts, genesis_s=genesis_s or self.done.genesis_s)

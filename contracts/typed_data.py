@@ -8,7 +8,7 @@ Source: EIP-712 (https://eips.ethereum.org/EIPS/eip-712); eth_account is the ref
 
 import enum
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, NewType, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -24,6 +24,9 @@ Digest = NewType("Digest", Annotated[bytes, msgspec.Meta(min_length=32, max_leng
 
 Signature = NewType("Signature", Annotated[bytes, msgspec.Meta(min_length=65, max_length=65)])
 """r ‖ s ‖ v with v in {27, 28} and low s (EIP-2)."""
+
+NESTED_REMEMBERED = 4_096
+"""Nested structs of a kind whose hash is remembered: one pass is part of many RFCs, one bid of many tickets."""
 
 ZERO_ADDRESS = Address(bytes(20))
 ZERO_DIGEST = Digest(bytes(32))
@@ -199,4 +202,9 @@ def _struct_encoder(cls: Any) -> Callable[[Any], bytes]:
     """A nested struct's hash; a parametrised generic keeps the parameters that its instances do not know."""
     type_hash = keccak(encode_type(cls).encode())
     encoders = [(name, _encoder(hint)) for name, hint in _fields(cls)]
-    return lambda value: keccak(type_hash + b"".join(encode(getattr(value, name)) for name, encode in encoders))
+
+    @lru_cache(maxsize=NESTED_REMEMBERED)
+    def encoder(value: Any) -> bytes:
+        return keccak(type_hash + b"".join([encode(getattr(value, name)) for name, encode in encoders]))
+
+    return encoder

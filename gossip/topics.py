@@ -19,6 +19,8 @@ VOCABULARY = f"{_ROOT}/vocabulary"
 """A user asks a provider for what a model's tokenizer is read from (S30)."""
 SESSION = f"{_ROOT}/session"
 """A query and its answer, between user and provider alone (S13, S29)."""
+OPINION = f"{_ROOT}/opinion"
+"""Whoever took part in a session that was picked opens its transcript to a drawn scorer (S8)."""
 SYNC = f"{_ROOT}/sync"
 """Certified batches and order books for nodes that missed them."""
 

@@ -53,6 +53,38 @@ class Verdict(msgspec.Struct, frozen=True):
     max_gap: float
 
 
+SAMPLED_GAP = 2.75
+"""Mean gap, in nats, that a long answer at a temperature up to 1 stays within. Measured on 240 T of a small model: 0.1
+to 0.7 at 0.7, 0.6 to 2.0 at 1, 3.7 to 4.4 at 1.5; T from nowhere 3.3 to 4.4, for a scorer sees the likeliest only."""
+
+SAMPLED_SPREAD = 6.0
+"""Nats that one T more may add to a sum: the fewer there are, the less their mean says."""
+
+
+def judge_answer(scores: Sequence[TokenScore], temperature: float, limits: AuditLimits) -> Verdict:
+    """As :func:`judge`, for answers of any length and temperature: what the network's second opinions go by (S8).
+
+    Few T are judged by their largest gap alone, and sampled ones within wider limits, so that neither is a way round
+    the opinion.
+    """
+    found = judge(scores, limits)
+    if not scores:
+        return found
+    if temperature > 0:
+        limit = (SAMPLED_GAP + SAMPLED_SPREAD / len(scores)) * max(1.0, temperature) ** 2
+        return msgspec.structs.replace(found, passed=found.mean_gap <= limit)
+    if len(scores) < SCORED_MIN:
+        return msgspec.structs.replace(found, passed=found.max_gap <= limits.max_gap)
+    return found
+
+
+def judge_scoring(claimed: Sequence[TokenScore], own: Sequence[TokenScore], limits: AuditLimits) -> Verdict:
+    """Whether another scorer's scores are what this one finds."""
+    gaps = [abs(theirs.logprob - mine.logprob) for theirs, mine in zip(claimed, own, strict=True)]
+    mean, largest = math.fsum(gaps) / max(1, len(gaps)), max(gaps, default=0.0)
+    return Verdict(mean <= limits.mean_gap and largest <= limits.max_gap, len(gaps), mean, largest)
+
+
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An engine's own answers scored by itself, kept beside the model's hashes; ``limits`` follow from it."""
 

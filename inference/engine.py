@@ -18,8 +18,9 @@ from inference.tools import TOOLS_MAX, ToolCall, ToolUse, call_texts, tool_texts
 Finish = Literal["stop", "length", "tool_calls"]
 """Why an answer ended; ``tool_calls``: the model waits for what its calls give."""
 
-Feature = Literal["tools", "logprobs", "continue"]
-"""What not every engine can do."""
+Feature = Literal["tools", "tool_choice", "logprobs", "continue"]
+"""What not every engine can do: ``tool_choice`` is to have a tool called for certain, ``continue`` to go on with an
+answer that another engine began."""
 
 TOP_LOGPROBS_MAX = 20
 """Alternatives of a T that may be asked for."""
@@ -82,6 +83,7 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         has_tools = self.tools is not None or any(turn.role == "tool" or turn.tool_calls for turn in self.messages)
         wanted: tuple[tuple[Feature, bool], ...] = (
             ("tools", has_tools),
+            ("tool_choice", self.tools is not None and self.tools.choice == "required"),
             ("logprobs", self.logprobs is not None),
             ("continue", bool(self.prefix)),
         )

@@ -25,9 +25,30 @@ class Transcript:
         """Take the next ids; each must lie in [0, ``TOKEN_ID_LIMIT``), which the caller has checked."""
         self._hash.update(b"".join(token.to_bytes(4, "big") for token in token_ids))
 
+    def copy(self) -> "Transcript":
+        """One that goes on by itself from here."""
+        made = Transcript.__new__(Transcript)
+        made._hash = self._hash.copy()
+        return made
+
     def digest(self) -> Digest:
         """The commitment to all that was added so far."""
         return Digest(self._hash.digest())
+
+
+def find_committed(body: bytes, token_ids: tuple[int, ...], commitment: Digest) -> tuple[int, ...] | None:
+    """The first of ``token_ids`` that ``commitment`` is about; None where it is about something else.
+
+    A session that broke off is paid by its last voucher, which commits to fewer T than may have been said.
+    """
+    transcript = Transcript(body)
+    if transcript.digest() == commitment:
+        return ()
+    for count, token in enumerate(token_ids, 1):
+        transcript.add((token,))
+        if transcript.digest() == commitment:
+            return token_ids[:count]
+    return None
 
 
 @dataclass(frozen=True, slots=True)

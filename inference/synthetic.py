@@ -75,7 +75,7 @@ class SyntheticEngine:
 
     async def features(self) -> frozenset[Feature]:
         """Everything, since nothing is computed."""
-        return frozenset(("tools", "logprobs", "continue"))
+        return frozenset(("tools", "tool_choice", "logprobs", "continue"))
 
     async def count_prompt(self, messages: tuple[ChatMessage, ...], tools: ToolUse | None = None) -> int:
         """Words, and four T for each message."""

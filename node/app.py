@@ -33,6 +33,7 @@ from node.context import Node, Topics
 from node.files import write_atomic
 from node.network_file import NetworkFile
 from node.roles.balances import Balances
+from node.roles.canary import Canary
 from node.roles.challenges import Challenger
 from node.roles.claims import Claims
 from node.roles.demand import Demand
@@ -76,6 +77,7 @@ class Parts:
     router: HomeRouter | None = None
     core: MemberCore | None = None
     demand: Demand | None = None
+    canary: Canary | None = None
     provider: Provider | None = None
     agent: UserAgent | None = None
 
@@ -169,6 +171,8 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
         await nursery.start(parts.demand.run)
     if "member" in node.config.roles:
         await _start_member(parts, nursery)
+        parts.canary = Canary(node, public, evidence, (*network.bootstrap, *node.config.bootstrap))
+        nursery.start_soon(parts.canary.run)
     if "provider" in node.config.roles:
         parts.provider = Provider(node, public, evidence)
         await nursery.start(parts.provider.run)
@@ -212,6 +216,7 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
         journal=journal,
         balances=balances,
         file_settlement=member.file,
+        file_opinion=member.file_opinion,
         link=link,
         evidence=parts.evidence,
         succession=succession,

@@ -108,11 +108,12 @@ def explain(
     config: Config = Path("node.toml"),
     overrides: Overrides = None,
 ) -> None:
-    """Print why an RFC went to its provider and, at a provider, why this one lost; or how a day's numbers or an
-    address's allowance come about."""
+    """Print why an RFC went to its provider, where its pay stands and, at a provider, why this one lost; or how a day's
+    numbers or an address's allowance come about."""
     from node.cli_explain import path_of  # noqa: PLC0415  # loads what only this command needs
 
-    for line in ask_control(config, overrides, path_of(what, subject)).get("explanation", []):
+    answer = ask_control(config, overrides, path_of(what, subject))
+    for line in (*answer.get("explanation", []), *answer.get("credit", [])):
         typer.echo(line)
 
 

@@ -31,6 +31,9 @@ from node.network_file import HexAddress, Wei, check_params, from_text
 
 _PERCENT = 100
 
+SHORTEST_DELAY_S = 86_400
+"""A day: the Compute Contract takes no governor that could be seen coming for less."""
+
 
 class _Governance(msgspec.Struct, forbid_unknown_fields=True):
     governor: HexAddress
@@ -122,8 +125,9 @@ def _check(path: Path, file: DeployFile) -> None:
     for key in ("genesis_s", "governance_delay_s"):
         if (value := getattr(file, key)) < 0:
             raise ConfigInvalid(path, key, f"{value} is negative")
-    if file.governor != ZERO_ADDRESS and file.governance_delay_s == 0:
-        raise ConfigInvalid(path, "governance.delay_s", "0 would let the governor act unseen")
+    if file.governor != ZERO_ADDRESS and file.governance_delay_s < SHORTEST_DELAY_S:
+        reason = f"{file.governance_delay_s} would let the governor act unseen; {SHORTEST_DELAY_S} is the least"
+        raise ConfigInvalid(path, "governance.delay_s", reason)
     try:
         economics_of(file.params, file.genesis_s or 1).budget(0, 0)
     except ContractsError as error:

@@ -251,6 +251,8 @@ def check_params(path: Path, params: NetworkParams) -> None:
         raise ConfigInvalid(path, "params.min_providers", f"{params.min_providers} is not 1 to {MAX_RIVALS + 1}")
     if not 1 <= params.pair_percent <= 100:
         raise ConfigInvalid(path, "params.pair_percent", f"{params.pair_percent} is not 1 to 100")
+    if params.audit_bps > 10_000:
+        raise ConfigInvalid(path, "params.audit_bps", f"{params.audit_bps} is above 10000")
     if params.bootstrap_days > BOOTSTRAP_INTERVALS:
         raise ConfigInvalid(path, "params.bootstrap_days", f"{params.bootstrap_days} is above {BOOTSTRAP_INTERVALS}")
     for field in msgspec.structs.fields(params):

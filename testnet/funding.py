@@ -45,15 +45,18 @@ def deploy_and_fund(
     identities: Sequence[Identity],
     params: NetworkParams,
     note: Callable[[str], None],
+    *,
+    genesis_s: int = 0,
 ) -> Deployment:
     """Deploy, mint, stake and open epoch 1; ``treasury`` pays and keeps what is left of the supply.
 
-    The Compute Contract comes last, because the network's clock starts with it.
+    The Compute Contract comes last, because the network's clock starts with it, or at ``genesis_s`` (Unix seconds).
 
     Raises :class:`contracts.errors.ContractsError` where the chain refuses or doesn't answer.
     """
     note("deploying MOR and registry")
-    plan = DeploymentPlan(partial(economics_of, params), registry=RegistryTerms(unbonding_s=UNBONDING_S))
+    terms = RegistryTerms(unbonding_s=UNBONDING_S)
+    plan = DeploymentPlan(partial(economics_of, params), registry=terms, genesis_s=genesis_s)
     deployer = Deployer(client, treasury, plan, Placement(client.chain_id(), treasury.address))
     mor, registry = deployer.token(), deployer.registry()
     pool_wei = params.endowment_mor * MOR

@@ -182,6 +182,7 @@ def compute_params(options: TestnetOptions) -> NetworkParams:
         # a network of one machine may have one provider and one user, who asks little
         min_providers=1,
         pair_percent=100,
+        audit_slots=0,
         # all nodes and models share a machine's cores: a liveness check waits behind somebody's prefill
         liveness_ms=2_000,
     )

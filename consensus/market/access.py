@@ -81,6 +81,21 @@ def home_routers(user: Address, day: int, members: Iterable[Address]) -> tuple[A
     return tuple(sorted(members, key=lambda member: (keccak(seed + member), member)))
 
 
+def followed_shards(member: Address, members: Iterable[Address], shards: int, followers: int) -> tuple[int, ...]:
+    """Which of ``shards`` RFC topics ``member`` follows, ascending: each is followed by ``followers`` of ``members``.
+
+    By rendezvous hashing, so that a change of one member moves few; all follow all where there are no more of them.
+    Home routers get their own RFCs directly: topics show everybody else what is asked for, and each needs some who are
+    always there to pass it on.
+    """
+    known = tuple(members)
+    return tuple(
+        shard
+        for shard in range(shards)
+        if member in sorted(known, key=lambda one: (keccak(shard.to_bytes(2, "big") + one), one))[:followers]
+    )
+
+
 def pass_commitment(user: Address, salt: Digest) -> Digest:
     """What a pass says of its user: keccak(user ‖ salt), which only the committee can open."""
     return Digest(keccak(user + salt))

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from consensus.committee import Committee
 from consensus.market.beacon import verify_reveal
-from consensus.market.errors import BatchInvalid, BeaconInvalid, SettlementInvalid
+from consensus.market.errors import BatchInvalid, BeaconInvalid, OpinionInvalid, SettlementInvalid
 from consensus.market.ledger import Draft
 from consensus.market.ledger_state import Ledger, Outcome, state_root
 from consensus.market.settlement import VerifiedSettlements
@@ -20,6 +20,7 @@ from contracts.merkle import merkle_root
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Uint256
 from gossip.messages.base import Signed
 from gossip.messages.committee import (
+    MAX_OPINIONS,
     BatchBody,
     BatchHeader,
     DayOpening,
@@ -27,6 +28,7 @@ from gossip.messages.committee import (
     Rescue,
     batch_hash,
 )
+from gossip.messages.opinions import Opinion
 from gossip.messages.records import BeaconCommitment
 from gossip.messages.session import Settlement
 
@@ -53,12 +55,14 @@ def propose_batch(
     commitments: Sequence[Signed[BeaconCommitment]],
     pending: Sequence[Settlement],
     hand_over: HandOverCertificate | None = None,
+    opinions: Sequence[Signed[Opinion]] = (),
     verified: VerifiedSettlements | None = None,
 ) -> tuple[BatchHeader, BatchBody, tuple[Rejected, ...]]:
     """The batch that closes ``slot``, from what can be settled of ``pending`` in the order given.
 
-    Settlements over the batch's limit are neither in it nor rejected: they stay pending. Commitments that can't be
-    taken are left out. Raises :class:`BatchInvalid` where proposer, slot, reveal or opening would make none valid.
+    Settlements over the batch's limit are neither in it nor rejected: they stay pending. Commitments and opinions that
+    can't be taken are left out. Raises :class:`BatchInvalid` where proposer, slot, reveal or opening would make none
+    valid.
     """
     chosen = Selection(
         ledger,
@@ -70,7 +74,9 @@ def propose_batch(
         verified=verified,
     )
     chosen.fill(terms.params.batch_settlements)
-    header, body, _ = propose_selection(chosen, proposer=proposer, reveal=reveal, commitments=commitments)
+    header, body, _ = propose_selection(
+        chosen, proposer=proposer, reveal=reveal, commitments=commitments, opinions=opinions
+    )
     return header, body, chosen.rejected
 
 
@@ -125,7 +131,12 @@ class Selection:
 
 
 def propose_selection(
-    chosen: Selection, *, proposer: Address, reveal: Digest, commitments: Sequence[Signed[BeaconCommitment]]
+    chosen: Selection,
+    *,
+    proposer: Address,
+    reveal: Digest,
+    commitments: Sequence[Signed[BeaconCommitment]],
+    opinions: Sequence[Signed[Opinion]] = (),
 ) -> tuple[BatchHeader, BatchBody, Ledger]:
     """The batch of what was chosen, and the ledger after it; the selection is used up by that.
 
@@ -134,7 +145,12 @@ def propose_selection(
     _check_proposer(chosen.ledger, chosen.terms, (proposer, chosen.slot, reveal))
     taken = [signed for signed in commitments if _takes(chosen.draft, signed)][:MAX_COMMITMENTS]
     ledger = chosen.ledger
-    body = BatchBody(chosen.opening, tuple(taken), tuple(chosen.settled), chosen.hand_over, _rescue(ledger))
+    heard: list[Signed[Opinion]] = []
+    for opinion in opinions:
+        if len(heard) < MAX_OPINIONS and _hears(chosen.draft, opinion):
+            heard.append(opinion)
+    settled = tuple(chosen.settled)
+    body = BatchBody(chosen.opening, tuple(taken), settled, chosen.hand_over, _rescue(ledger), tuple(heard))
     header, after = _finish(chosen.draft, body, ledger.committee, proposer, reveal)
     return header, body, after
 
@@ -160,6 +176,11 @@ def apply_batch(
         draft.hand_over(body.hand_over)
     for signed in body.commitments:
         draft.commit(signed)
+    for number, opinion in enumerate(body.opinions):
+        try:
+            draft.opine(opinion)
+        except OpinionInvalid as error:
+            raise BatchInvalid("opinion", f"number {number}: {error}") from error
     for number, settlement in enumerate(body.settlements):
         try:
             draft.settle(settlement, check(settlement))
@@ -230,6 +251,14 @@ def _takes(draft: Draft, signed: Signed[BeaconCommitment]) -> bool:
     try:
         draft.commit(signed)
     except BatchInvalid:
+        return False
+    return True
+
+
+def _hears(draft: Draft, opinion: Signed[Opinion]) -> bool:
+    try:
+        draft.opine(opinion)
+    except OpinionInvalid:
         return False
     return True
 

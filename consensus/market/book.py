@@ -4,6 +4,8 @@ Signatures are checked before a message gets here. A bid counts from the slot af
 the one that it replaces counts until then, so that nobody undercuts with an RFC in view.
 """
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Container
 
 import msgspec
@@ -18,6 +20,12 @@ MAX_BIDS = 20_000
 MAX_PROOFS = 20_000
 MAX_MODELS_PER_PROVIDER = 64
 """Bids, and model proofs, that one provider may have standing."""
+
+
+MAX_FOUND = 64
+"""Answers that are remembered for one model and slot."""
+
+_FAR_MS = 2**63
 
 
 class StandingBid(msgspec.Struct, frozen=True):
@@ -64,6 +72,35 @@ class _Standing(msgspec.Struct, frozen=True):
 _Key = tuple[Address, Digest]
 
 
+class _Shelf:
+    """A model's live bids in one slot, until a bid, proof or record changes or expires; those for one size of prompt
+    and one ceiling are put together once."""
+
+    __slots__ = ("_found", "_sizes", "_standing", "slot", "until_ms")
+
+    def __init__(self, slot: int, until_ms: int, standing: list[StandingBid]) -> None:
+        self.slot = slot
+        self.until_ms = until_ms
+        self._standing = sorted(standing, key=lambda one: one.bid_id)
+        self._sizes = sorted({one.bid.prompt_max for one in standing})
+        self._found: dict[tuple[int, int], tuple[StandingBid, ...]] = {}
+
+    def find(self, prompt_bound: int, ceiling_wei: int) -> tuple[StandingBid, ...]:
+        """The same tuple each time for the same answer."""
+        key = bisect_left(self._sizes, prompt_bound), ceiling_wei
+        found = self._found.get(key)
+        if found is None:
+            if len(self._found) >= MAX_FOUND:
+                self._found.clear()
+            found = tuple(
+                one
+                for one in self._standing
+                if (bid := one.bid).price_wei <= ceiling_wei and bid.prompt_max >= prompt_bound
+            )
+            self._found[key] = found
+        return found
+
+
 class Book:
     """Records, bids and model proofs that are live, bounded in number."""
 
@@ -73,6 +110,11 @@ class Book:
         self._bidders: dict[Digest, set[Address]] = {}
         """Who bids for a model: the index that keeps :meth:`live` from walking the whole book."""
         self._proofs: dict[_Key, Signed[ModelProof]] = {}
+        self._offered: dict[Address, set[Digest]] = {}
+        """The models that a provider bids for."""
+        self._proof_counts: Counter[Address] = Counter()
+        self._shelves: dict[Digest, _Shelf] = {}
+        """What :meth:`live` has put together; dropped with every change to it."""
 
     def add_record(self, signed: Signed[NodeRecord], now_ms: int) -> bool:
         """Take a node record; False where one with the same or a higher sequence is held.
@@ -87,6 +129,8 @@ class Book:
         if held is None:
             self._make_room(len(self._records), MAX_RECORDS, now_ms)
         self._records[record.address] = signed
+        for model_id in self._offered.get(record.address, ()):
+            self._shelves.pop(model_id, None)
         return True
 
     def add_bid(self, signed: Signed[Bid], bid_id: Digest, slot: int, now_ms: int) -> bool:
@@ -104,7 +148,7 @@ class Book:
         key = (bid.provider, bid.model_id)
         held = self._bids.get(key)
         if held is None:
-            self._check_share(bid.provider, self._bids)
+            _check_share(bid.provider, len(self._offered.get(bid.provider, ())))
             self._make_room(len(self._bids), MAX_BIDS, now_ms)
             replaced = None
         elif held.newest.bid.sequence >= bid.sequence:
@@ -113,6 +157,8 @@ class Book:
             replaced = held.at(slot)
         self._bids[key] = _Standing(StandingBid(bid_id, signed, slot), replaced)
         self._bidders.setdefault(bid.model_id, set()).add(bid.provider)
+        self._offered.setdefault(bid.provider, set()).add(bid.model_id)
+        self._shelves.pop(bid.model_id, None)
         return True
 
     def add_proof(self, signed: Signed[ModelProof], now_ms: int) -> bool:
@@ -124,9 +170,11 @@ class Book:
         if held is not None and held.payload.expires_ms >= proof.expires_ms:
             return False
         if held is None:
-            self._check_share(proof.provider, self._proofs)
+            _check_share(proof.provider, self._proof_counts[proof.provider])
             self._make_room(len(self._proofs), MAX_PROOFS, now_ms)
+            self._proof_counts[proof.provider] += 1
         self._proofs[key] = signed
+        self._shelves.pop(proof.model_id, None)
         return True
 
     def live(
@@ -145,15 +193,28 @@ class Book:
         ``prompt_bound`` T, from a provider with a record and a model proof (S42), and, where ``holders`` is given,
         among those that hold MOR (S43).
         """
-        found = [
-            standing
-            for provider in self._bidders.get(model_id, ())
-            if (standing := self._standing((provider, model_id), slot, now_ms)) is not None
-            and standing.bid.price_wei <= ceiling_wei
-            and standing.bid.prompt_max >= prompt_bound
-            and (holders is None or provider in holders)
-        ]
-        return tuple(sorted(found, key=lambda standing: standing.bid_id))
+        if model_id not in self._bidders:
+            return ()
+        shelf = self._shelves.get(model_id)
+        if shelf is None or shelf.slot != slot or now_ms >= shelf.until_ms:
+            shelf = self._shelves[model_id] = self._shelf(model_id, slot, now_ms)
+        found = shelf.find(prompt_bound, ceiling_wei)
+        return found if holders is None else tuple(one for one in found if one.bid.provider in holders)
+
+    def _shelf(self, model_id: Digest, slot: int, now_ms: int) -> _Shelf:
+        standing, until_ms = [], _FAR_MS
+        for provider in self._bidders.get(model_id, ()):
+            key = provider, model_id
+            if (found := self._standing(key, slot, now_ms)) is not None:
+                standing.append(found)
+                ends = (found.bid, self._proofs[key].payload, self._records[provider].payload)
+                until_ms = min(until_ms, *(one.expires_ms for one in ends))
+        return _Shelf(slot, until_ms, standing)
+
+    def is_offered(self, model_id: Digest, now_ms: int) -> bool:
+        """Whether :meth:`models` would list the model now."""
+        bidders = self._bidders.get(model_id, ())
+        return any(self._standing((provider, model_id), None, now_ms) is not None for provider in bidders)
 
     def record(self, address: Address, now_ms: int) -> Signed[NodeRecord] | None:
         """Where ``address`` can be reached, as it said itself."""
@@ -186,15 +247,23 @@ class Book:
         records = [key for key, record in self._records.items() if record.payload.expires_ms <= now_ms]
         bids = [key for key, held in self._bids.items() if held.newest.bid.expires_ms <= now_ms]
         proofs = [key for key, proof in self._proofs.items() if proof.payload.expires_ms <= now_ms]
+        if records or bids or proofs:
+            self._shelves.clear()
         for address in records:
             del self._records[address]
         for key in bids:
             del self._bids[key]
+            self._offered[key[0]].discard(key[1])
+            if not self._offered[key[0]]:
+                del self._offered[key[0]]
             self._bidders[key[1]].discard(key[0])
             if not self._bidders[key[1]]:
                 del self._bidders[key[1]]
         for key in proofs:
             del self._proofs[key]
+            self._proof_counts[key[0]] -= 1
+            if not self._proof_counts[key[0]]:
+                del self._proof_counts[key[0]]
         return len(records) + len(bids) + len(proofs)
 
     def _standing(self, key: _Key, slot: int | None, now_ms: int) -> StandingBid | None:
@@ -213,13 +282,14 @@ class Book:
         proof = self._proofs[(cheapest.provider, cheapest.model_id)].payload
         return ModelListing(cheapest.model_id, proof.name, proof.engine, len(bids), cheapest.price_wei)
 
-    def _check_share(self, provider: Address, held: "dict[_Key, _Standing] | dict[_Key, Signed[ModelProof]]") -> None:
-        if sum(owner == provider for owner, _ in held) >= MAX_MODELS_PER_PROVIDER:
-            raise BidRefused("too_many", provider)
-
     def _make_room(self, held: int, limit: int, now_ms: int) -> None:
         if held >= limit and self.prune(now_ms) == 0:
             raise BidRefused("book_full", limit)
+
+
+def _check_share(provider: Address, held: int) -> None:
+    if held >= MAX_MODELS_PER_PROVIDER:
+        raise BidRefused("too_many", provider)
 
 
 def _check_expiry(expires_ms: int, now_ms: int) -> None:

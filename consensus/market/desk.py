@@ -52,7 +52,8 @@ class _OpenTicket:
         return self.report is not None and self.receipt is not None
 
     def settlement(self) -> Settlement:
-        return Settlement(self.rfc, self.ticket, self.voucher, self.receipt, self.report)
+        voucher = self.voucher if self.receipt is None else None  # a receipt's count stands for it
+        return Settlement(self.rfc, self.ticket, voucher, self.receipt, self.report)
 
 
 class Desk:
@@ -258,7 +259,7 @@ class Desk:
             raise RfcRefused("expired", f"RFC 0x{ticket.rfc_id.hex()} isn't waiting")
         self._remember(ticket.rfc_id, matched)
         self._matched[ticket.rfc_id] = waiting.rfc
-        return self._book(waiting.rfc, matched.ticket)
+        return self._book(waiting.rfc, matched.ticket, matched.match.payload.ticket_id)
 
     def restore(self, rfc: Signed[Rfc], ticket: Signed[Ticket], *, is_settled: bool, credited_wei: int = 0) -> None:
         """After a restart: take up a ticket that was placed, or remember one that has been settled since.
@@ -271,7 +272,12 @@ class Desk:
             self._done[ticket.id(self._terms.domain)] = None
             self._promises.credit(self._terms.params.day_of(ticket.payload.slot), credited_wei)
         else:
-            self._book(rfc, ticket)
+            self._book(rfc, ticket, ticket.id(self._terms.domain))
+
+    def provider_of(self, ticket_id: Digest) -> Address | None:
+        """The provider of a ticket that waits for filings."""
+        held = self._open.get(ticket_id)
+        return None if held is None else held.ticket.payload.bid.payload.provider
 
     def session_of(self, ticket_id: Digest) -> Address | None:
         """Whose session key a ticket of this desk is for, until it is settled."""
@@ -284,11 +290,10 @@ class Desk:
         """Whether a ticket of this desk waits for filings."""
         return ticket_id in self._open
 
-    def _book(self, rfc: Signed[Rfc], ticket: Signed[Ticket]) -> Digest:
+    def _book(self, rfc: Signed[Rfc], ticket: Signed[Ticket], ticket_id: Digest) -> Digest:
         params = self._terms.params
         last_ms = ticket.payload.expires_ms + params.session_max_ms
         ends_slot = params.slot_at(last_ms, self._terms.genesis_ms) + 1 + params.report_deadline_slots
-        ticket_id = ticket.id(self._terms.domain)
         self._open[ticket_id] = _OpenTicket(rfc, ticket, ends_slot)
         self._promises.promise(ticket_id, ticket.payload, params.day_of(ticket.payload.slot))
         self._count_pair(ticket.payload, ticket.payload.token_max)

@@ -8,6 +8,7 @@
     ├── PassRefused         an access pass that is not granted; carries a stable code
     ├── RfcRefused          an RFC that is not served; carries a stable code
     ├── SettlementInvalid   a session that can't be settled, or a filing that belongs to none; carries a stable word
+    ├── OpinionInvalid      a second opinion that counts for nothing; carries a stable word
     ├── BatchInvalid        a batch that does not follow from the ledger
     ├── ProofInvalid        a credit that the certified header does not hold; carries a stable word
     ├── MatchInvalid        a match that the public data does not lead to
@@ -73,6 +74,20 @@ class SettlementInvalid(MarketError):
     """A session can't be settled: ``reason`` is a stable word, ``value`` what offends.
 
     ``retry`` says that the same settlement may be valid in a later batch.
+    """
+
+    def __init__(self, reason: str, value: object, *, retry: bool = False) -> None:
+        self.reason = reason
+        self.value = value
+        self.retry = retry
+        super().__init__(f"{reason}: {show(value)}")
+
+
+class OpinionInvalid(MarketError):
+    """A second opinion is not taken: ``reason`` is a stable word, ``value`` what offends.
+
+    ``reason`` is one of: signature, not_picked, not_drawn, another_transcript, tokens, said_already, decided,
+    not_its_turn. ``retry`` says that it may be taken in a later batch.
     """
 
     def __init__(self, reason: str, value: object, *, retry: bool = False) -> None:

@@ -61,11 +61,14 @@ def _day_lines(record: DayRecord, terms: Terms, today: int) -> Iterator[str]:
     )
     yield f"Use of the day's tickets, up to batch {record.as_of} (S37)"
     yield (
-        f"  budget left = budget - credited = {show_mor(account.budget_wei)} - {show_mor(account.credited_wei)} ="
+        f"  budget left = budget + forfeited - credited - second opinions = {show_mor(account.budget_wei)} +"
+        f" {show_mor(account.returned_wei)} - {show_mor(account.credited_wei)} - {show_mor(account.opinions_wei)} ="
         f" {show_exact(account.budget_left_wei)}"
     )
     yield f"  credited {account.credited_t:,} T of MaxT {account.max_t:,} T"
     yield f"  allowance of the passes seen in settlements {account.issued_t:,} T of MaxT {account.max_t:,} T"
+    if params.audit_slots:
+        yield from _audit_lines(record, params)
     yield from _bootstrap_lines(record, terms)
 
 
@@ -114,6 +117,11 @@ def _opened_by(account: DayAccount) -> str:
     return f"batch {account.opened_height}" if account.opened_height else "the genesis file"
 
 
+def _just_before(account: DayAccount) -> str:
+    """What the batch that opened the day built on."""
+    return f"batch {account.opened_height - 1}" if account.opened_height > 1 else "the genesis"
+
+
 def _budget_lines(account: DayAccount, terms: Terms, source: str) -> Iterator[str]:
     day, economics, paid = account.day, terms.economics, int(account.paid_before_wei)
     policy = terms.params.budget_policy
@@ -131,7 +139,7 @@ def _budget_lines(account: DayAccount, terms: Terms, source: str) -> Iterator[st
         f" {show_mor(income)} (params.endowment_mor = {terms.params.endowment_mor:,})"
     )
     yield f"  credited before = {show_mor(paid)}, what earlier days may still be paid late included"
-    yield f"    the ledger that {source} followed"
+    yield f"    the ledger as of {_just_before(account)}"
     yield f"  unused pool = income - credited = {show_mor(income)} - {show_mor(paid)} = {show_mor(unused)}"
     yield (
         f"  1 % rule = income of the day + unused / {POOL_SHARE} = {show_mor(gained)} + {show_mor(percent)} ="
@@ -152,7 +160,7 @@ def _price_lines(account: DayAccount, params: NetworkParams) -> Iterator[str]:
     if not account.opened_height:
         yield f"  reference price = {price:,} wei per T: reference_price_wei of the network file"
         return
-    source = f"the day before, as of batch {account.opened_height - 1}"
+    source = f"the day before, as of {_just_before(account)}"
     if not account.before_t:
         yield f"  reference price = {price:,} wei per T, unchanged: nothing was credited"
         yield f"    {source}"
@@ -179,6 +187,15 @@ def _access_lines(account: DayAccount) -> Iterator[str]:
     rate = access.access_rate(max_t, supply)
     yield f"  AccessRate = MaxT / supply = {max_t:,} T / {show_mor(supply)} = {rate:,} T per 1 MOR a day"
     yield f"    contract view access_rate({max_t}, {supply})"
+
+
+def _audit_lines(record: DayRecord, params: NetworkParams) -> Iterator[str]:
+    yield f"Second opinions (S8), all days', as of batch {record.last}"
+    due = f"due after params.audit_slots = {params.audit_slots:,} slots"
+    yield f"  immature credits = {show_mor(record.immature_wei)}, {due}"
+    yield f"  forfeited since genesis = {show_mor(record.forfeited_wei)}"
+    yield f"  paid for opinions since genesis = {show_mor(record.opinions_wei)}"
+    yield f"  sessions picked, until their window ends = {record.picked:,}"
 
 
 def _bootstrap_lines(record: DayRecord, terms: Terms) -> Iterator[str]:

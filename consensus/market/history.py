@@ -10,6 +10,7 @@ import msgspec
 
 from consensus.market.bootstrap import by_credit
 from consensus.market.ledger_state import DayAccount, Ledger
+from consensus.market.maturing import Audits
 from contracts.typed_data import Address
 
 LEADERS_KEPT = 3
@@ -30,13 +31,21 @@ class DayRecord(msgspec.Struct, frozen=True):
     bootstrap_wei: int = 0
     """What batch ``paid_by`` paid to the day's leaders (S24); 0 while that hasn't come."""
     paid_by: int = 0
+    immature_wei: int = 0
+    """Put by for second opinions after the day's last batch (S8), whichever day's; so are the next three."""
+    forfeited_wei: int = 0
+    """Since genesis."""
+    opinions_wei: int = 0
+    """What scorers had been paid since genesis."""
+    picked: int = 0
+    """Sessions that were picked for a second opinion and whose window has not ended."""
 
 
 class History:
     """The days since genesis, from a ledger and those that followed it one by one."""
 
     def __init__(self, genesis: Ledger) -> None:
-        self._days = {genesis.day: DayRecord(genesis.account, genesis.height)}
+        self._days = {genesis.day: _with_audits(DayRecord(genesis.account, genesis.height), genesis.audits)}
 
     @property
     def days(self) -> Mapping[int, DayRecord]:
@@ -54,8 +63,19 @@ class History:
         today = self._days[after.day]
         leaders = tuple(by_credit(after.day_credits, LEADERS_KEPT))
         first = today.first or height
-        self._days[after.day] = msgspec.structs.replace(today, first=first, last=height, leaders=leaders)
+        today = msgspec.structs.replace(today, first=first, last=height, leaders=leaders)
+        self._days[after.day] = _with_audits(today, after.audits)
         if after.day > before.day:
             paid = int(after.bootstrap_credited) - int(before.bootstrap_credited)
             over = self._days[before.day]
             self._days[before.day] = msgspec.structs.replace(over, bootstrap_wei=paid, paid_by=height)
+
+
+def _with_audits(record: DayRecord, audits: Audits) -> DayRecord:
+    return msgspec.structs.replace(
+        record,
+        immature_wei=int(audits.immature_wei),
+        forfeited_wei=int(audits.forfeited_wei),
+        opinions_wei=int(audits.opinions_wei),
+        picked=sum(len(some) for some in audits.picks.values()),
+    )

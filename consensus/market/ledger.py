@@ -5,16 +5,17 @@ it changes anything; so a batch costs what it settles, however many users and pr
 Proposer and checker use the same draft, so they can't differ.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from msgspec.structs import replace
 
+from consensus.committee import Committee
 from consensus.errors import HandOverInvalid
 from consensus.market import access, indexes, pairs
 from consensus.market.beacon import next_beacon
 from consensus.market.bootstrap import bootstrap_reserve, bootstrap_shares
-from consensus.market.errors import BatchInvalid, SettlementInvalid
+from consensus.market.errors import BatchInvalid, OpinionInvalid, SettlementInvalid
 from consensus.market.ledger_state import (
     DayAccount,
     Ledger,
@@ -26,17 +27,20 @@ from consensus.market.ledger_state import (
     day_ranks,
     oldest_day,
 )
+from consensus.market.maturing import AuditDraft, Audits, Credited, Matured
+from consensus.market.opinions import transcript_of
 from consensus.market.penalties import Penalties, counted_as
 from consensus.market.settlement import VerifiedIds
-from consensus.market.speed import SpeedSample, is_fast_enough, us_per_t, with_sample
+from consensus.market.speed import SpeedSample, SpeedWindow, us_per_t
 from consensus.market.trie import Trie
 from consensus.membership import Draw, Term, check_drawn, hand_over_to, verify_hand_over
 from consensus.params import Terms
 from contracts.merkle import CreditTree
-from contracts.typed_data import Address, Digest, Uint256
+from contracts.typed_data import ZERO_DIGEST, Address, Digest, Uint256
 from gossip.errors import SignerMismatch
 from gossip.messages.base import Signed
 from gossip.messages.committee import DayOpening, HandOverCertificate
+from gossip.messages.opinions import Opinion
 from gossip.messages.records import BeaconCommitment
 from gossip.messages.session import Settlement
 
@@ -81,19 +85,20 @@ class Draft:
         self._ranks = day_ranks(ledger, self._days, opening) if self._params.tells_ranks else {}
         is_new_day = self.day > ledger.day
         self._credits: dict[Address, int] = {}
-        self._total = int(ledger.total_credited)
         self._day_credits = Trie[Address, Uint256]() if is_new_day else Trie.of(ledger.day_credits)
         self._credited_today: dict[Address, Uint256] = {}
         self._sessions: dict[int, dict[Address, SessionUse]] = {}
         self._settled: dict[int, dict[Digest, int]] = {}
+        self._speed: dict[Digest, SpeedWindow] = {}
         self._pairs: dict[int, dict[bytes, int]] = {}
-        self._speed: dict[Digest, tuple[SpeedSample, ...]] = {}
+        self._routers: dict[int, Committee] = {}
         self._held_penalties = Penalties.of(ledger.penalties, ledger.day).on(self.day)
         self._penalties: dict[Address, int] = {}
         self._held_penalised = Trie[bytes, bool]() if is_new_day else Trie.of(ledger.penalised)
         self._penalised: dict[bytes, bool] = {}
         self._commitments = dict(ledger.commitments)
         self._outcomes: list[Outcome] = []
+        self._audits = AuditDraft(ledger.audits, self._params, slot)
         self._drawn = ledger.drawn
         if opening is not None and opening.drawn:
             self._drawn = Draw(self.day, Term(ledger.running.epoch + 1, opening.drawn))
@@ -150,6 +155,14 @@ class Draft:
         tips = {**self._commitments.get(commitment.day, NO_TIPS), commitment.member: commitment.tip}
         self._commitments[commitment.day] = dict(sorted(tips.items()))
 
+    def opine(self, signed: Signed[Opinion]) -> None:
+        """Take a scorer's verdict on what was picked (S8). Raises :class:`OpinionInvalid`, and then changes nothing."""
+        try:
+            signed.signer(self._terms.domain)
+        except SignerMismatch as error:
+            raise OpinionInvalid("signature", str(error)) from error
+        self._audits.opine(signed.payload)
+
     def settle(self, settlement: Settlement, ids: VerifiedIds) -> Outcome:
         """Settle a session whose signatures hold. Raises :class:`SettlementInvalid` and then changes nothing."""
         account, session = self._check(settlement, ids)
@@ -174,7 +187,7 @@ class Draft:
         account = self._days.get(day)
         if access_pass.day != day or account is None:
             raise SettlementInvalid("wrong_day", access_pass.day)
-        if self._ledger.routers(access_pass.day).weight(access_pass.issuer) == 0:
+        if self._routers_of(day).weight(access_pass.issuer) == 0:
             raise SettlementInvalid("issuer_not_a_member", access_pass.issuer)
         price, ceiling = ticket.bid.payload.price_wei, account.ceiling_wei(self._params)
         if price > ceiling:
@@ -192,6 +205,12 @@ class Draft:
         if settlement.report is None and self.slot < ticket.slot + self._params.report_deadline_slots:
             raise SettlementInvalid("report_awaited", ids.ticket_id, retry=True)
         return account, session
+
+    def _routers_of(self, day: int) -> Committee:
+        found = self._routers.get(day)
+        if found is None:
+            found = self._routers[day] = self._ledger.routers(day)
+        return found
 
     def _is_settled(self, day: int, ticket_id: Digest) -> bool:
         return ticket_id in self._settled.get(day, ()) or ticket_id in self._ledger.settled.get(day, ())
@@ -220,6 +239,8 @@ class Draft:
             price_wei=price,
             credited_wei=Uint256(paid * price),
             reason=reason,
+            day=settlement.rfc.payload.access_pass.payload.day,
+            transcript=transcript_of(settlement) if self._audits.is_on else ZERO_DIGEST,
         )
 
     def _verdict(self, settlement: Settlement, ids: VerifiedIds, tokens: int, price: int) -> str:
@@ -229,9 +250,11 @@ class Draft:
             return "failed"
         if tokens == 0:
             return "nothing_delivered"
+        if self._audits.is_on and transcript_of(settlement) == ZERO_DIGEST:
+            return "no_transcript"
         if report is not None and report.payload.passed:
-            samples = self._samples(settlement.rfc.payload.model_id)
-            if not is_fast_enough(samples, us_per_t(report.payload.last_ms, tokens), self._params):
+            window = self._window(settlement.rfc.payload.model_id)
+            if not window.is_fast_enough(us_per_t(report.payload.last_ms, tokens)):
                 return "slow"
         if tokens * price > self._days[settlement.rfc.payload.access_pass.payload.day].budget_left_wei:
             return "budget_spent"
@@ -246,8 +269,8 @@ class Draft:
             if tokens <= 0:
                 return 0, "pair_capped"
         if params.earnings_percent:
-            holds_at_least = access.least_balance(self._rank(ids.provider, access_pass.day))
-            bound = holds_at_least * params.earnings_percent // 100
+            held = access.least_balance(self._rank(ids.provider, access_pass.day))
+            bound = held * params.earnings_percent // 100
             earned = self._credited_today.get(ids.provider) or self._day_credits.get(ids.provider, 0)
             if earned + tokens * settlement.ticket.payload.bid.payload.price_wei > bound:
                 return 0, "over_balance"
@@ -282,7 +305,10 @@ class Draft:
                 credited_t=Uint256(account.credited_t + outcome.tokens),
                 credited_wei=Uint256(account.credited_wei + outcome.credited_wei),
             )
-            self._add_credit(outcome.provider, outcome.credited_wei)
+            if self._audits.is_on:
+                self._audits.settle(settlement, outcome.credited_wei)
+            else:
+                self._add_credit(outcome.provider, outcome.credited_wei)
             self._count_today(outcome.provider, outcome.credited_wei)
             if pairs.is_capped(self._params):
                 pair = pairs.pair_key(outcome.session_key, outcome.provider)
@@ -298,18 +324,19 @@ class Draft:
         tokens = delivered_tokens(settlement)
         if report.payload.passed and tokens:
             sample = SpeedSample(outcome.session_key, outcome.provider, us_per_t(report.payload.last_ms, tokens))
-            self._speed[rfc.model_id] = with_sample(self._samples(rfc.model_id), sample, self._params)
+            self._window(rfc.model_id).add(sample)
         elif not report.payload.passed:
             self._penalise(outcome.provider, counted_as(settlement))
 
-    def _samples(self, model_id: Digest) -> tuple[SpeedSample, ...]:
-        drafted = self._speed.get(model_id)
-        return self._ledger.speed.get(model_id, ()) if drafted is None else drafted
+    def _window(self, model_id: Digest) -> SpeedWindow:
+        window = self._speed.get(model_id)
+        if window is None:
+            window = self._speed[model_id] = SpeedWindow(self._ledger.speed.get(model_id, ()), self._params)
+        return window
 
     def _add_credit(self, provider: Address, wei: int) -> None:
         held = self._credits.get(provider)
         self._credits[provider] = wei + (self._ledger.credits.get(provider, 0) if held is None else held)
-        self._total += wei
 
     def _count_today(self, provider: Address, wei: int) -> None:
         held = self._credited_today.get(provider)
@@ -327,18 +354,21 @@ class Draft:
     def close(self, reveal: Digest) -> Ledger:
         """The new ledger, with what is too old to matter left out. Its ``parent`` is still the old batch's hash."""
         old, first_day = self._ledger, oldest_day(self.slot, self._params)
+        beacon = next_beacon(old.beacon, reveal, old.parent)
+        matured = self._audits.finish(beacon, _credited(old.outcomes))
+        credits, days, audits = self._mature(matured)
         return Ledger(
             height=old.height + 1,
             slot=self.slot,
             day=self.day,
             parent=old.parent,
-            beacon=next_beacon(old.beacon, reveal, old.parent),
-            total_credited=Uint256(self._total),
-            credits=CreditTree.of(old.credits).with_items(self._credits),
-            days=dict(sorted((day, account) for day, account in self._days.items() if day >= first_day)),
+            beacon=beacon,
+            total_credited=Uint256(old.total_credited + _gained(old.credits, credits)),
+            credits=CreditTree.of(old.credits).with_items(credits),
+            days=dict(sorted((day, account) for day, account in days.items() if day >= first_day)),
             sessions=_by_day(old.sessions, self._sessions, first_day),
             settled=_by_day(old.settled, self._settled, first_day),
-            speed=as_speed(old.speed).with_items(self._speed),
+            speed=as_speed(old.speed).with_items({model: made.samples for model, made in self._speed.items()}),
             penalties=self._held_penalties.with_points(self._penalties),
             penalised=self._held_penalised.with_items(self._penalised),
             commitments=dict(sorted((day, tips) for day, tips in self._commitments.items() if day >= first_day)),
@@ -351,7 +381,34 @@ class Draft:
             day_credits=self._day_credits.with_items(self._credited_today),
             ranks=dict(sorted((day, held) for day, held in self._ranks.items() if day >= first_day)),
             pairs=_by_day(old.pairs, self._pairs, first_day),
+            audits=audits,
         )
+
+    def _mature(self, matured: Matured) -> tuple[dict[Address, int], dict[int, DayAccount], Audits]:
+        """Cumulative credits that change, the days' accounts and the audits, with what came due in this batch."""
+        credits, days = dict(self._credits), dict(self._days)
+
+        def add(provider: Address, wei: int) -> None:
+            held = credits.get(provider)
+            credits[provider] = wei + (self._ledger.credits.get(provider, 0) if held is None else held)
+
+        for provider, wei in matured.credits.items():
+            add(provider, wei)
+        for day, wei in matured.returned.items():
+            if (account := days.get(day)) is not None:
+                days[day] = replace(account, returned_wei=Uint256(account.returned_wei + wei))
+        paid = 0
+        for scorer, wei in matured.fees:
+            fee = min(wei, days[self.day].budget_left_wei - paid)
+            paid += fee
+            add(scorer, fee)
+        if paid:
+            account = days[self.day]
+            days[self.day] = replace(account, opinions_wei=Uint256(account.opinions_wei + paid))
+        for provider, session_key in matured.penalised:
+            self._penalise(provider, session_key)
+        audits = matured.audits
+        return credits, days, replace(audits, opinions_wei=Uint256(audits.opinions_wei + paid)) if paid else audits
 
     def _committees(self, first_day: int) -> tuple[Term, ...]:
         """Those whose tickets may still be settled, and the one that decides the next height."""
@@ -359,6 +416,28 @@ class Draft:
         oldest = min(account.epoch for day, account in self._days.items() if day >= first_day)
         kept = tuple(term for term in old.committees if term.epoch >= oldest or term is old.running)
         return (*kept, old.drawn.term) if self._hands_over and old.drawn is not None else kept
+
+
+def _gained(before: Mapping[Address, int], after: Mapping[Address, int]) -> int:
+    return sum(wei - before.get(provider, 0) for provider, wei in after.items())
+
+
+def _credited(outcomes: Iterable[Outcome]) -> Iterator[Credited]:
+    """What the batch before settled and put by."""
+    return (
+        Credited(
+            made.ticket_id,
+            made.session_key,
+            made.provider,
+            made.model_id,
+            made.tokens,
+            made.credited_wei,
+            made.day,
+            made.transcript,
+        )
+        for made in outcomes
+        if made.credited_wei
+    )
 
 
 def _by_day(

@@ -14,6 +14,7 @@ from eth_hash.auto import keccak
 from consensus.committee import Committee
 from consensus.market import access
 from consensus.market.errors import BatchInvalid
+from consensus.market.maturing import Audits, audit_roots, plain, restored, without_tries
 from consensus.market.penalties import Penalties, Penalty
 from consensus.market.speed import SpeedSample
 from consensus.market.trie import Trie
@@ -61,6 +62,10 @@ class DayAccount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     paid_before_wei: Uint256
     """Wei that sessions had been credited when the day opened, and what the days before could still pay: what its
     budget follows from (S23)."""
+    returned_wei: Uint256 = Uint256(0)
+    """Of ``credited_wei``, what was forfeited before it matured (S8)."""
+    opinions_wei: Uint256 = Uint256(0)
+    """What scorers were paid on this day."""
 
     @property
     def max_t(self) -> int:
@@ -70,7 +75,7 @@ class DayAccount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     @property
     def budget_left_wei(self) -> int:
         """Wei that may still be credited on this day (S37)."""
-        return self.budget_wei - self.credited_wei
+        return self.budget_wei + self.returned_wei - self.credited_wei - self.opinions_wei
 
     def ceiling_wei(self, params: NetworkParams) -> int:
         """The highest price per T that is matched on this day."""
@@ -102,7 +107,12 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     credited_wei: Uint256
     """tokens × price, exactly as bid (S33)."""
     reason: str
-    """``credited``, or why nothing is: failed, slow, budget_spent, pair_capped, over_balance, nothing_delivered."""
+    """``credited``, or why nothing is: failed, slow, budget_spent, pair_capped, over_balance, no_transcript,
+    nothing_delivered."""
+    day: int = 0
+    """The ticket's."""
+    transcript: Digest = ZERO_DIGEST
+    """What both sides committed to (S8); zero where the network asks for no second opinions."""
 
 
 class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -143,10 +153,12 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """The height above which the running committee decides."""
     is_rescued: bool
     """Whether the running committee came by a rescue and hasn't decided anything yet."""
-    ranks: Mapping[int, Mapping[Address, int]]
+    ranks: Mapping[int, Mapping[Address, int]] = {}
     """Day to provider to its coarse rank by MOR at the day's snapshot block; empty without the variant of S44."""
     pairs: Mapping[int, Mapping[bytes, int]] = {}
     """Day to session key ‖ provider to the T credited (S8); empty where the network has no cap."""
+    audits: Audits = Audits()
+    """Credits that are not due yet, and what was picked for a second opinion (S8)."""
 
     @property
     def running(self) -> Term:
@@ -247,7 +259,7 @@ class _Snapshot(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 def encode_ledger(ledger: Ledger) -> bytes:
     """A snapshot's bytes."""
-    plain = msgspec.structs.replace(
+    copied = msgspec.structs.replace(
         ledger,
         credits=dict(ledger.credits),
         sessions={day: dict(uses) for day, uses in ledger.sessions.items()},
@@ -258,25 +270,27 @@ def encode_ledger(ledger: Ledger) -> bytes:
         day_credits=dict(ledger.day_credits),
         ranks={day: dict(held) for day, held in ledger.ranks.items()},
         pairs={day: dict(tokens) for day, tokens in ledger.pairs.items()},
+        audits=plain(ledger.audits),
     )
-    return encode(_Snapshot(plain, dict(Penalties.of(ledger.penalties, ledger.day).written)))
+    return encode(_Snapshot(copied, dict(Penalties.of(ledger.penalties, ledger.day).written)))
 
 
 def decode_ledger(data: bytes) -> Ledger:
     """A snapshot read back. Raises :class:`~gossip.errors.MessageError` for anything else."""
     snapshot = decode(_Snapshot, data, MAX_LEDGER_BYTES)
-    plain = snapshot.ledger
+    held = snapshot.ledger
     return msgspec.structs.replace(
-        plain,
-        credits=CreditTree.of(plain.credits),
-        sessions={day: Trie.of(uses) for day, uses in plain.sessions.items()},
-        settled={day: Trie.of(tickets) for day, tickets in plain.settled.items()},
-        speed=as_speed(plain.speed),
-        penalties=Penalties(snapshot.penalties, plain.day),
-        penalised=Trie.of(plain.penalised),
-        day_credits=Trie.of(plain.day_credits),
-        ranks={day: Trie.of(held) for day, held in plain.ranks.items()},
-        pairs={day: Trie.of(tokens) for day, tokens in plain.pairs.items()},
+        held,
+        credits=CreditTree.of(held.credits),
+        sessions={day: Trie.of(uses) for day, uses in held.sessions.items()},
+        settled={day: Trie.of(tickets) for day, tickets in held.settled.items()},
+        speed=as_speed(held.speed),
+        penalties=Penalties(snapshot.penalties, held.day),
+        penalised=Trie.of(held.penalised),
+        day_credits=Trie.of(held.day_credits),
+        pairs={day: Trie.of(tokens) for day, tokens in held.pairs.items()},
+        ranks={day: Trie.of(ranks) for day, ranks in held.ranks.items()},
+        audits=restored(held.audits),
     )
 
 
@@ -297,12 +311,14 @@ def state_root(ledger: Ledger) -> Digest:
         day_credits={},
         ranks={},
         pairs={},
+        audits=without_tries(ledger.audits),
     )
     roots = [
         CreditTree.of(ledger.credits).root,
         *_roots_by_day(ledger.sessions),
         *_roots_by_day(ledger.settled),
         *_roots_by_day(ledger.pairs),
+        *audit_roots(ledger.audits),
         as_speed(ledger.speed).root,
         Penalties.of(ledger.penalties, ledger.day).root,
         Trie.of(ledger.penalised).root,
@@ -400,7 +416,7 @@ def day_accounts(ledger: Ledger, terms: Terms, day: int, opening: DayOpening | N
     for coming in range(max(ledger.day + 1, oldest_day(day * params.day_slots, params)), day + 1):
         first = oldest_day(coming * params.day_slots, params)
         unpaid = sum(held.budget_left_wei for number, held in accounts.items() if first <= number < coming)
-        paid = int(ledger.total_credited) - int(ledger.bootstrap_credited) + unpaid
+        paid = int(ledger.total_credited) - int(ledger.bootstrap_credited) + unpaid + ledger.audits.immature_wei
         start = opening
         if start is None or coming < day:
             budget = Uint256(economics.budget(coming, paid))

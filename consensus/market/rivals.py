@@ -8,8 +8,6 @@ MOR and has shown the model is what the router looks at before it names them.
 
 from collections.abc import Sequence
 
-from eth_hash.auto import keccak
-
 from consensus.market.book import StandingBid
 from consensus.params import NetworkParams, Terms
 from contracts.typed_data import Address, Digest
@@ -23,8 +21,8 @@ def needed_rivals(params: NetworkParams) -> int:
 
 
 def counts_as_rival(bid: Bid, params: NetworkParams) -> bool:
-    """Where answers are checked by second opinions, only who can give one is a rival."""
-    return bid.scores or params.audit_slots == 0
+    """With second opinions only who can give one is a rival, unless the network asks for less."""
+    return bid.scores or params.audit_slots == 0 or not params.scores_required
 
 
 def payable(
@@ -39,13 +37,19 @@ def payable(
 def draw_rivals(
     provider: Address, field: Sequence[StandingBid], drawn: Digest, params: NetworkParams
 ) -> tuple[StandingBid, ...]:
-    """The rivals that a ticket for ``provider`` names: as many as are needed, in an order that ``drawn`` gives.
+    """The rivals that a ticket for ``provider`` names: as many as are needed, those that follow where ``drawn`` points.
 
     With second opinions at least one, where there is one: it is from tickets that the ledger learns who can score.
     """
-    found = [one for one in field if one.bid.provider != provider and counts_as_rival(one.bid, params)]
-    found.sort(key=lambda one: keccak(drawn + one.bid_id))
-    return tuple(found[: max(needed_rivals(params), 1 if params.audit_slots else 0)])
+    wanted = max(needed_rivals(params), 1 if params.audit_slots else 0)
+    start, found = int.from_bytes(drawn[:8], "big"), list[StandingBid]()
+    for step in range(len(field)):
+        if len(found) == wanted:
+            break
+        one = field[(start + step) % len(field)]
+        if one.bid.provider != provider and counts_as_rival(one.bid, params):
+            found.append(one)
+    return tuple(found)
 
 
 def find_fault(ticket: Ticket, terms: Terms) -> tuple[str, object] | None:

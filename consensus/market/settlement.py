@@ -1,23 +1,23 @@
 """What a settlement says of itself: every signature, and that its parts belong together.
 
-This is the dear half of settling (eight recoveries) and needs no ledger, so a settlement is checked once when it
-arrives and :class:`VerifiedSettlements` remembers it. What depends on the ledger is :mod:`consensus.market.ledger`'s.
+This is the dear half of settling (five recoveries and more) and needs no ledger, so a settlement is checked once when
+it arrives and :class:`VerifiedSettlements` remembers it. What depends on the ledger is
+:mod:`consensus.market.ledger`'s.
 """
 
 from collections import OrderedDict
 
 import msgspec
-from eth_hash.auto import keccak
 
 from consensus.market.errors import SettlementInvalid
 from consensus.market.rivals import find_fault
 from consensus.params import Terms
-from contracts.typed_data import Address, Digest, Domain, Signature
+from contracts.typed_data import Address, Digest, Domain
 from gossip.errors import SignerMismatch
-from gossip.messages.base import Signed, Unit, encode
+from gossip.messages.base import Signed, Unit
 from gossip.messages.market import AccessPass, Rfc, Ticket
 from gossip.messages.records import Bid
-from gossip.messages.session import Cosigned, FailMark, Settlement
+from gossip.messages.session import FailMark, Settlement
 
 MAX_REMEMBERED = 60_000
 """Settlements whose signatures are remembered as checked."""
@@ -41,11 +41,13 @@ def verify_settlement(settlement: Settlement, terms: Terms, standing: "Standing 
     issuer was a router of that day is the ledger's to say. ``standing`` remembers the passes and bids that were found
     good.
     """
-    ids = _ids(settlement, terms)
-    _check_signatures(settlement, ids, terms.domain, standing if standing is not None else Standing())
-    _check_parts(settlement, ids, terms)
-    if settlement.receipt is not None:
-        _check_receipt(settlement.receipt, settlement.ticket.payload, terms.domain)
+    try:
+        ids = _check_signatures(settlement, terms.domain, standing if standing is not None else Standing())
+        _check_parts(settlement, ids, terms)
+        if settlement.receipt is not None:
+            settlement.receipt.check(settlement.ticket.payload, terms.domain)
+    except SignerMismatch as error:
+        raise SettlementInvalid("signature", str(error)) from error
     return ids
 
 
@@ -54,26 +56,31 @@ def certified_ids(settlement: Settlement, terms: Terms) -> VerifiedIds:
 
     Only more than 2/3 of a committee's stake could have certified a bad one. Raises :class:`SettlementInvalid`.
     """
-    ids = _ids(settlement, terms)
+    ids = _ids(settlement, settlement.ticket.payload.bid.id(terms.domain), terms.domain)
     _check_parts(settlement, ids, terms)
     return ids
 
 
 class Standing:
-    """Passes and bids whose signature holds: they come again and again, each time with another settlement."""
+    """Passes and bids whose signature holds: they come again and again, each time with another settlement.
+
+    Of one domain: an instance is for one network.
+    """
 
     def __init__(self) -> None:
-        self._good: set[tuple[Digest, Signature]] = set()
+        self._good: dict[Signed[AccessPass] | Signed[Bid], Digest] = {}
 
-    def check(self, signed: Signed[AccessPass] | Signed[Bid], value: Digest) -> None:
-        """Raise :class:`~gossip.errors.SignerMismatch` unless who it names signed; ``value`` is the message's id."""
-        known = (value, signed.signature)
-        if known in self._good:
-            return
+    def check(self, signed: Signed[AccessPass] | Signed[Bid], domain: Domain) -> Digest:
+        """The message's id. Raises :class:`~gossip.errors.SignerMismatch` unless who it names signed."""
+        known = self._good.get(signed)
+        if known is not None:
+            return known
+        value = signed.id(domain)
         signed.signer_of(value)
         if len(self._good) >= MAX_REMEMBERED:
             self._good.clear()
-        self._good.add(known)
+        self._good[signed] = value
+        return value
 
 
 class VerifiedSettlements:
@@ -81,20 +88,20 @@ class VerifiedSettlements:
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
-        self._known: OrderedDict[Settlement, VerifiedIds] = OrderedDict()
-        self._by_digest: dict[Digest, Settlement] = {}
+        self._known: OrderedDict[Digest, tuple[Settlement, VerifiedIds]] = OrderedDict()
         self._standing = Standing()
 
     def __call__(self, settlement: Settlement) -> VerifiedIds:
         """The settlement's ids. Raises :class:`SettlementInvalid`."""
-        found = self._known.get(settlement)
-        if found is None:
-            found = self.check(settlement)
-            self.note(settlement, found)
-        return found
+        found = self._known.get(settlement.digest)
+        if found is not None:
+            return found[1]
+        ids = self.check(settlement)
+        self.note(settlement, ids)
+        return ids
 
     def __contains__(self, settlement: Settlement) -> bool:
-        return settlement in self._known
+        return settlement.digest in self._known
 
     def check(self, settlement: Settlement) -> VerifiedIds:
         """As a call, but nothing is remembered of the settlement: any thread may do it. Raises as a call does."""
@@ -102,58 +109,48 @@ class VerifiedSettlements:
 
     def find(self, digest: Digest) -> Settlement | None:
         """The settlement whose encoding hashes to ``digest``, where it was found good."""
-        return self._by_digest.get(digest)
+        found = self._known.get(digest)
+        return None if found is None else found[0]
 
     def ticket_id(self, settlement: Settlement) -> Digest:
         """The id of a settlement's ticket: what was found when it was checked, else worked out."""
-        found = self._known.get(settlement)
-        return settlement.ticket.id(self._terms.domain) if found is None else found.ticket_id
+        found = self._known.get(settlement.digest)
+        return settlement.ticket.id(self._terms.domain) if found is None else found[1].ticket_id
 
     def note(self, settlement: Settlement, ids: VerifiedIds) -> None:
         """Take the caller's word that ``settlement`` was verified elsewhere, under the same terms."""
         if len(self._known) >= MAX_REMEMBERED:
-            oldest, _ = self._known.popitem(last=False)
-            self._by_digest.pop(settlement_digest(oldest), None)
-        self._known[settlement] = ids
-        self._by_digest[settlement_digest(settlement)] = settlement
+            self._known.popitem(last=False)
+        self._known[settlement.digest] = settlement, ids
 
     def forget(self, settlement: Settlement) -> None:
         """Drop a settlement that a batch has settled."""
-        if self._known.pop(settlement, None) is not None:
-            self._by_digest.pop(settlement_digest(settlement), None)
+        self._known.pop(settlement.digest, None)
 
 
-def settlement_digest(settlement: Settlement) -> Digest:
-    """keccak of the canonical encoding: names these very bytes, where a ticket may be settled in several ways."""
-    return Digest(keccak(encode(settlement)))
-
-
-def _ids(settlement: Settlement, terms: Terms) -> VerifiedIds:
-    bid = settlement.ticket.payload.bid
+def _ids(settlement: Settlement, bid_id: Digest, domain: Domain) -> VerifiedIds:
+    ticket = settlement.ticket.payload
     return VerifiedIds(
-        ticket_id=settlement.ticket.id(terms.domain),
-        rfc_id=settlement.rfc.id(terms.domain),
-        bid_id=bid.id(terms.domain),
-        session_key=settlement.ticket.payload.session_key,
-        provider=bid.payload.provider,
+        ticket_id=settlement.ticket.id(domain),
+        rfc_id=settlement.rfc.id(domain),
+        bid_id=bid_id,
+        session_key=ticket.session_key,
+        provider=ticket.bid.payload.provider,
     )
 
 
-def _check_signatures(settlement: Settlement, ids: VerifiedIds, domain: Domain, standing: Standing) -> None:
-    """Every signature but the receipt's."""
-    access_pass = settlement.rfc.payload.access_pass
-    try:
-        standing.check(access_pass, access_pass.id(domain))
-        settlement.rfc.signer_of(ids.rfc_id)
-        settlement.ticket.signer_of(ids.ticket_id)
-        standing.check(settlement.ticket.payload.bid, ids.bid_id)
-        for rival in settlement.ticket.payload.rivals:
-            standing.check(rival, rival.id(domain))
-        for filing in (settlement.voucher, settlement.report, settlement.fail_mark):
-            if filing is not None:
-                filing.signer(domain)
-    except SignerMismatch as error:
-        raise SettlementInvalid("signature", str(error)) from error
+def _check_signatures(settlement: Settlement, domain: Domain, standing: Standing) -> VerifiedIds:
+    """Every signature but the receipt's. Raises :class:`~gossip.errors.SignerMismatch`."""
+    standing.check(settlement.rfc.payload.access_pass, domain)
+    ids = _ids(settlement, standing.check(settlement.ticket.payload.bid, domain), domain)
+    settlement.rfc.signer_of(ids.rfc_id)
+    settlement.ticket.signer_of(ids.ticket_id)
+    for rival in settlement.ticket.payload.rivals:
+        standing.check(rival, domain)
+    for filing in (settlement.voucher, settlement.report, settlement.fail_mark):
+        if filing is not None:
+            filing.signer(domain)
+    return ids
 
 
 def _check_parts(settlement: Settlement, ids: VerifiedIds, terms: Terms) -> None:
@@ -216,10 +213,3 @@ def _check_fail_mark(told: FailMark, settlement: Settlement, ids: VerifiedIds) -
         raise SettlementInvalid("mark_ticket", told.ticket_id)
     if told.router != settlement.ticket.payload.router:
         raise SettlementInvalid("mark_router", told.router)
-
-
-def _check_receipt(receipt: Cosigned, ticket: Ticket, domain: Domain) -> None:
-    try:
-        receipt.check(ticket, domain)
-    except SignerMismatch as error:
-        raise SettlementInvalid("signature", str(error)) from error

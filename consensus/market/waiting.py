@@ -1,5 +1,7 @@
 """The queue of RFCs at a home router: by MOR balance, and by patience (S26)."""
 
+from heapq import heappop, heappush
+
 import msgspec
 
 from contracts.typed_data import Digest
@@ -33,6 +35,12 @@ class WaitingRoom:
         self._queue: set[Digest] = set()
         self._floor = 0
         """While the room is full nobody in the queue stands below this."""
+        self._ages: dict[int, list[tuple[int, int, Digest]]] = {}
+        """By priority a heap of who has waited longest; those that have left the queue go when they come up."""
+        self._deadlines: list[tuple[int, Digest]] = []
+        """A heap; so here."""
+        self._dated: set[Digest] = set()
+        """What is in it."""
 
     def __len__(self) -> int:
         return len(self._admitted)
@@ -55,7 +63,16 @@ class WaitingRoom:
         if waiting.rfc_id not in self._admitted and not self.is_full:
             self._floor = 0
         self._admitted[waiting.rfc_id] = waiting
-        self._queue.add(waiting.rfc_id)
+        if waiting.rfc_id not in self._queue:
+            self._queue.add(waiting.rfc_id)
+            age = waiting.admitted_ms, -int.from_bytes(waiting.rfc_id, "big"), waiting.rfc_id
+            heappush(self._ages.setdefault(waiting.priority, []), age)
+            self._date(waiting)
+
+    def _date(self, waiting: Waiting) -> None:
+        if waiting.rfc_id not in self._dated:
+            self._dated.add(waiting.rfc_id)
+            heappush(self._deadlines, (waiting.rfc.payload.deadline_ms, waiting.rfc_id))
 
     def remove(self, rfc_id: Digest) -> Waiting | None:
         """Take an RFC out for good; None where it is not here."""
@@ -69,15 +86,27 @@ class WaitingRoom:
         holders don't starve: whoever comes (:data:`consensus.market.access.MAX_PRIORITY` + 1) × ``age_boost_ms`` later
         or more is served later, however rich. Among equals the oldest.
         """
-        queue = [self._admitted[rfc_id] for rfc_id in self._queue]
-        if not queue:
-            return None
-        chosen = max(
-            queue,
-            key=lambda waiting: (standing(waiting, now_ms, self._age_boost_ms), -waiting.admitted_ms, waiting.rfc_id),
-        )
-        self._queue.discard(chosen.rfc_id)
+        chosen: Waiting | None = None
+        best = 0, 0, Digest(b"")
+        for priority in tuple(self._ages):
+            if (oldest := self._oldest(priority)) is not None:
+                key = standing(oldest, now_ms, self._age_boost_ms), -oldest.admitted_ms, oldest.rfc_id
+                if chosen is None or key > best:
+                    chosen, best = oldest, key
+        if chosen is not None:
+            self._queue.discard(chosen.rfc_id)
+            heappop(self._ages[chosen.priority])
         return chosen
+
+    def _oldest(self, priority: int) -> Waiting | None:
+        """Of one priority; who waits longest stands highest at any time."""
+        ages = self._ages[priority]
+        while ages and ages[0][2] not in self._queue:
+            heappop(ages)
+        if not ages:
+            del self._ages[priority]
+            return None
+        return self._admitted[ages[0][2]]
 
     def last(self, now_ms: int, *, stands_below: int) -> Waiting | None:
         """Who would be served last, where it stands below a priority; None where everybody stands as high or higher.
@@ -97,5 +126,12 @@ class WaitingRoom:
 
     def expired(self, now_ms: int) -> tuple[Waiting, ...]:
         """Those in the queue whose deadline has passed."""
-        queue = [self._admitted[rfc_id] for rfc_id in self._queue]
-        return tuple(waiting for waiting in queue if waiting.rfc.payload.deadline_ms <= now_ms)
+        late: list[Waiting] = []
+        while self._deadlines and self._deadlines[0][0] <= now_ms:
+            _, rfc_id = heappop(self._deadlines)
+            self._dated.discard(rfc_id)
+            if rfc_id in self._queue:
+                late.append(self._admitted[rfc_id])
+        for waiting in late:  # they stay in the queue until somebody removes them
+            self._date(waiting)
+        return tuple(late)

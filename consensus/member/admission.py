@@ -10,6 +10,7 @@ from consensus.member.events import (
     CommitmentHeard,
     HandOverHeard,
     Input,
+    OpinionHeard,
     PolkaHeard,
     PrecommitHeard,
     PrevoteHeard,
@@ -26,6 +27,7 @@ from gossip.messages.committee import (
     CommitmentFrame,
     HandOverFrame,
     LinkFrame,
+    OpinionFrame,
     PolkaFrame,
     Precommit,
     PrecommitFrame,
@@ -72,6 +74,9 @@ def admit(
         case CommitmentFrame(commitment):
             commitment.signer(terms.domain)
             return CommitmentHeard(commitment)
+        case OpinionFrame(opinion):
+            opinion.signer(terms.domain)
+            return OpinionHeard(opinion, own=False)
         case HandOverFrame(vote):
             return HandOverHeard(vote, vote.signer(terms.domain))
         case _:

@@ -5,8 +5,6 @@ inputs, so that a whole committee runs in one thread of a simulator, and a crash
 inputs again.
 """
 
-from typing import Protocol
-
 from consensus.committee import Committee
 from consensus.errors import CertificateInvalid, EvidenceInvalid
 from consensus.market.batch import Selection, propose_selection
@@ -18,7 +16,9 @@ from consensus.member.following import Following
 from consensus.member.height import MAX_ROUNDS_AHEAD, Height
 from consensus.member.pool import SettlementPool
 from consensus.member.relief import Relief
-from consensus.member.votes import payload_of, proposal_of, proposal_payload, vote_of
+from consensus.member.secrets import Secrets
+from consensus.member.verdicts import Verdicts
+from consensus.member.votes import payload_of, proposal_of, proposal_payload, said_by, vote_of
 from consensus.membership import RESCUE_ROUNDS, Term
 from consensus.params import Terms
 from consensus.tendermint import events as core_events
@@ -53,16 +53,6 @@ COMMIT_AHEAD_DAYS = 2
 """A member commits to the secrets of so many days ahead, so that a missed batch costs no day its beacon."""
 
 
-class Secrets(Protocol):
-    """A member's slot secrets; a pure function of its key."""
-
-    def of_slot(self, slot: int) -> Digest:
-        """The secret of ``slot``."""
-
-    def commitment(self, day: int) -> Signed[BeaconCommitment]:
-        """The signed commitment to the secrets of ``day``."""
-
-
 class MemberCore:
     """One member's part in the committee."""
 
@@ -85,6 +75,7 @@ class MemberCore:
         self._driver = Driver.idle(address, ledger.height + 1)
         self._slot = 0
         self._commitments: dict[tuple[Address, int], Signed[BeaconCommitment]] = {}
+        self._verdicts = Verdicts(terms.params)
         self._relief = Relief(address)
         self._selection: tuple[object, Selection] | None = None
         """What was begun last, and for which slot, opening, ledger and pool."""
@@ -129,8 +120,8 @@ class MemberCore:
             case events.TimerElapsed(step_, height, round_):
                 if height == self.height.number:
                     self._drive(core_events.TimeoutElapsed(step_, height, round_))
-            case events.SettlementHeard():
-                self._hear_settlement(event)
+            case events.SettlementHeard() | events.SettlementsHeard() | events.OpinionHeard():
+                self._take_filing(event)
             case events.CommitmentHeard(commitment):
                 self._note_commitment(commitment)
             case events.StatusHeard(member, height, round_):
@@ -181,7 +172,7 @@ class MemberCore:
     def _begin_slot(self, slot: int) -> None:
         """A slot has ended: settle what came in, open the new day, commit to the days ahead."""
         self._slot = max(self._slot, slot)
-        for effect in self._relief.say(self.ledger):
+        for effect in (*self._relief.say(self.ledger), *self._verdicts.say()):
             self._do(effect)
         self._commit_ahead()
         if self._is_member and self._is_due():
@@ -209,7 +200,11 @@ class MemberCore:
         closing = self._slot - 1
         if closing <= self.ledger.slot:
             return False
-        if self._terms.params.day_of(closing) > self.ledger.day or self._is_new():
+        if (
+            self._terms.params.day_of(closing) > self.ledger.day
+            or self._is_new()
+            or self._verdicts.are_due(self.ledger, closing)
+        ):
             return True
         return self._relief.certificate(self.ledger) is not None or self._sift(closing)
 
@@ -253,17 +248,28 @@ class MemberCore:
     def _ticket_id(self, settlement: Settlement) -> Digest:
         return self._following.verified.ticket_id(settlement)
 
-    def _hear_settlement(self, heard: events.SettlementHeard) -> None:
-        ticket_id = self._ticket_id(heard.settlement)
+    def _take_filing(self, event: events.SettlementHeard | events.SettlementsHeard | events.OpinionHeard) -> None:
+        match event:
+            case events.SettlementHeard(settlement, own):
+                self._hear_settlement(settlement, own=own)
+            case events.SettlementsHeard(settlements):
+                for settlement in settlements:
+                    self._hear_settlement(settlement, own=False)
+            case events.OpinionHeard():
+                for effect in self._verdicts.take(event, self.ledger, self._slot):
+                    self._do(effect)
+
+    def _hear_settlement(self, settlement: Settlement, *, own: bool) -> None:
+        ticket_id = self._ticket_id(settlement)
         if self.ledger.is_settled(ticket_id):
             return
         try:
-            is_new = self.pool.add(ticket_id, heard.settlement, own=heard.own, slot=self._slot)
+            is_new = self.pool.add(ticket_id, settlement, own=own, slot=self._slot)
         except SettlementInvalid as error:
             self._do(events.Dropped(ticket_id, str(error)))
             return
-        if heard.own and is_new:
-            self._do(events.Tell(SettlementFrame(heard.settlement)))
+        if own and is_new:
+            self._do(events.Tell(SettlementFrame(settlement)))
 
     def _note_commitment(self, commitment: Signed[BeaconCommitment]) -> None:
         """Keep those of members for days that are near."""
@@ -428,11 +434,18 @@ class MemberCore:
         chosen.fill(self._terms.params.batch_settlements)
         self._drop_rejected(chosen)
         self._selection = None  # what is proposed now is used up
-        if not chosen.settled and opening is None and chosen.hand_over is None and not self._is_new():
+        is_empty = not chosen.settled and opening is None and chosen.hand_over is None
+        if is_empty and not self._is_new() and not self._verdicts.are_due(self.ledger, slot):
             return None
         has_committed = self._address in self.ledger.commitments.get(day, {})
         reveal = self._secrets.of_slot(slot) if has_committed else ZERO_DIGEST
-        header, body, after = propose_selection(chosen, proposer=self._address, reveal=reveal, commitments=commitments)
+        header, body, after = propose_selection(
+            chosen,
+            proposer=self._address,
+            reveal=reveal,
+            commitments=commitments,
+            opinions=self._verdicts.fit(self.ledger, slot),
+        )
         self._following.note(self.ledger, header, after)
         value = batch_hash(header)
         self.height.keep_value(value, header, body, self._address)
@@ -460,6 +473,7 @@ class MemberCore:
             return
         self.ledger = self._following(self.ledger, batch.header, batch.body)
         self.pool.forget(outcome.ticket_id for outcome in self.ledger.outcomes)
+        self._verdicts.prune(self.ledger, self._slot)
         self.height = self._next_height()
         for effect in self._relief.say(self.ledger):
             self._do(effect)
@@ -473,7 +487,7 @@ class MemberCore:
         self._driver = Driver.idle(self._address, self.height.number)
 
     def _accuse(self, first: Vote | core_events.ProposalIn, second: Vote | core_events.ProposalIn) -> None:
-        messages = [self._heard(one) for one in (first, second)]
+        messages = [said_by(self.height, one) for one in (first, second)]
         if messages[0] is None or messages[1] is None:
             return
         try:
@@ -481,11 +495,3 @@ class MemberCore:
         except EvidenceInvalid:
             return
         self._do(events.Accused(evidence))
-
-    def _heard(
-        self, one: Vote | core_events.ProposalIn
-    ) -> Signed[Proposal] | Signed[Prevote] | Signed[Precommit] | None:
-        if isinstance(one, Vote):
-            kind = "Prevote" if one.kind is VoteType.PREVOTE else "Precommit"
-            return self.height.said(kind, one.round, one.member, Digest(one.value) if one.value else ZERO_DIGEST)
-        return self.height.said("Proposal", one.round, one.proposer, Digest(one.value))

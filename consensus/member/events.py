@@ -21,6 +21,7 @@ from gossip.messages.committee import (
     Proposal,
     ProposalFrame,
 )
+from gossip.messages.opinions import Opinion
 from gossip.messages.records import BeaconCommitment
 from gossip.messages.session import Settlement
 
@@ -85,6 +86,12 @@ class SettlementHeard(msgspec.Struct, frozen=True, array_like=True, tag=8):
     own: bool
 
 
+class SettlementsHeard(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """Finished sessions that other members told of: what came together goes in together."""
+
+    settlements: tuple[Settlement, ...]
+
+
 class CommitmentHeard(msgspec.Struct, frozen=True, array_like=True, tag=9):
     """A member's beacon commitment for a day to come."""
 
@@ -141,6 +148,13 @@ class HandOverSigned(msgspec.Struct, frozen=True, array_like=True, tag=17):
     vote: Signed[HandOver]
 
 
+class OpinionHeard(msgspec.Struct, frozen=True, array_like=True, tag=29):
+    """A scorer's verdict on what was picked; ``own`` where it was filed with this member."""
+
+    opinion: Signed[Opinion]
+    own: bool
+
+
 class Rescued(msgspec.Struct, frozen=True, array_like=True, tag=18):
     """The registry has put another committee in the place of the running one, as this node reads the chain."""
 
@@ -156,6 +170,7 @@ Input = (
     | PolkaHeard
     | StatusHeard
     | SettlementHeard
+    | SettlementsHeard
     | CommitmentHeard
     | ProposalSigned
     | PrevoteSigned
@@ -165,6 +180,7 @@ Input = (
     | BatchAdopted
     | HandOverHeard
     | HandOverSigned
+    | OpinionHeard
     | Rescued
 )
 
@@ -251,6 +267,13 @@ class Dropped(msgspec.Struct, frozen=True):
     reason: str
 
 
+class OpinionDropped(msgspec.Struct, frozen=True):
+    """A second opinion that no batch will take."""
+
+    ticket_id: Digest
+    reason: str
+
+
 class Refused(msgspec.Struct, frozen=True):
     """A proposal that this member votes nil on, and why."""
 
@@ -277,6 +300,7 @@ Effect = (
     | JudgeOpening
     | CatchUp
     | Dropped
+    | OpinionDropped
     | Refused
     | Accused
 )

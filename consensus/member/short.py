@@ -6,7 +6,6 @@ header commits to. Nothing here is trusted, so nothing here is logged: after a c
 
 from collections.abc import Callable, Iterable, Iterator
 
-from consensus.market.settlement import settlement_digest
 from contracts.typed_data import Address, Digest, Domain
 from gossip.errors import MalformedMessage
 from gossip.messages.committee import (
@@ -35,9 +34,16 @@ def shorten(frame: ProposalFrame, least: int = SHORT_FROM) -> ProposalFrame | Sh
     body = frame.body
     if len(body.settlements) < least:
         return frame
-    named = tuple(map(settlement_digest, body.settlements))
+    named = tuple(one.digest for one in body.settlements)
     return ShortProposalFrame(
-        frame.proposal, frame.header, body.opening, body.commitments, named, body.hand_over, body.rescue
+        frame.proposal,
+        frame.header,
+        body.opening,
+        body.commitments,
+        named,
+        body.hand_over,
+        body.rescue,
+        body.opinions,
     )
 
 
@@ -75,7 +81,7 @@ class _Assembly:
         """The proposal, once nothing is missing."""
         short = self.frame
         settlements = tuple(self._found[name] for name in short.settlements)
-        body = BatchBody(short.opening, short.commitments, settlements, short.hand_over, short.rescue)
+        body = BatchBody(short.opening, short.commitments, settlements, short.hand_over, short.rescue, short.opinions)
         return ProposalFrame(short.proposal, short.header, body)
 
 
@@ -104,13 +110,13 @@ class ShortProposals:
     def wants(self, settlements: Iterable[Settlement]) -> bool:
         """Whether some proposal waits for one of these."""
         missing = [assembly.missing for own in self._open.values() for assembly in own.values()]
-        return bool(missing) and any(settlement_digest(one) in names for one in settlements for names in missing)
+        return bool(missing) and any(one.digest in names for one in settlements for names in missing)
 
     def take(self, settlement: Settlement) -> Iterator[tuple[Address, ProposalFrame]]:
         """A settlement came: the proposals that are whole with it, and who made them."""
         if not any(self._open.values()):
             return
-        name = settlement_digest(settlement)
+        name = settlement.digest
         for member, own in self._open.items():
             for value, assembly in tuple(own.items()):
                 if assembly.add(name, settlement) and not assembly.missing:

@@ -1,8 +1,10 @@
 """Between signed messages and the core: the zero hash is nil, and rounds that may be -1 travel plus one."""
 
+from consensus.member.height import Height
 from consensus.tendermint.events import CastVote, ProposalIn, Propose
 from consensus.tendermint.types import Vote, VoteType
 from contracts.typed_data import ZERO_DIGEST, Address, Digest
+from gossip.messages.base import Signed
 from gossip.messages.committee import Precommit, Prevote, Proposal
 
 
@@ -31,3 +33,11 @@ def proposal_of(payload: Proposal, *, is_valid: bool) -> ProposalIn:
 def proposal_payload(propose: Propose, proposer: Address) -> Proposal:
     """The message to sign for a proposal."""
     return Proposal(propose.height, propose.round, propose.valid_round + 1, Digest(propose.value), proposer)
+
+
+def said_by(height: Height, one: Vote | ProposalIn) -> Signed[Proposal] | Signed[Prevote] | Signed[Precommit] | None:
+    """The message that ``one`` was made of, where it was kept."""
+    if isinstance(one, Vote):
+        kind = "Prevote" if one.kind is VoteType.PREVOTE else "Precommit"
+        return height.said(kind, one.round, one.member, Digest(one.value) if one.value else ZERO_DIGEST)
+    return height.said("Proposal", one.round, one.proposer, Digest(one.value))

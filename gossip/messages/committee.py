@@ -13,6 +13,7 @@ from eth_hash.auto import keccak
 from contracts.typed_data import Address, Digest, Signature, Uint256, struct_hash
 from gossip.messages.base import U64, Payload, Signed, decode_union, encode
 from gossip.messages.market import PassIssued
+from gossip.messages.opinions import Opinion
 from gossip.messages.records import BeaconCommitment, NodeRecord
 from gossip.messages.session import Settlement
 
@@ -21,6 +22,9 @@ MAX_BATCH_BYTES = 14 << 20
 
 MAX_TOLD = 64
 """Settlements in one frame at most."""
+
+MAX_OPINIONS = 256
+"""Second opinions in a batch at most."""
 
 MAX_MEMBERS = 64
 """The largest committee."""
@@ -128,6 +132,8 @@ class BatchBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     """Who was drawn takes over: the heights above this one are theirs."""
     rescue: Rescue | None = None
     """How the committee that decides this very batch came to be, where none has handed over to it."""
+    opinions: Annotated[tuple[Signed[Opinion], ...], msgspec.Meta(max_length=MAX_OPINIONS)] = ()
+    """Verdicts of scorers on what was picked (S8)."""
 
     @cached_property
     def root(self) -> Digest:
@@ -185,6 +191,26 @@ class CertifiedBatch(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     header: BatchHeader
     certificate: CommitCertificate
     body: BatchBody
+
+    @property
+    def body_root(self) -> Digest:
+        """What the header must commit to."""
+        return self.body.root
+
+
+class SealedBatch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A :class:`CertifiedBatch` whose body is left as it came: enough to say whether it was certified."""
+
+    MAX_BYTES: ClassVar[int] = MAX_BATCH_BYTES
+
+    header: BatchHeader
+    certificate: CommitCertificate
+    body: msgspec.Raw
+
+    @property
+    def body_root(self) -> Digest:
+        """keccak of the very bytes: the header's root is over the canonical ones, so no others have it."""
+        return Digest(keccak(bytes(self.body)))
 
 
 @lru_cache(maxsize=256)  # every vote, certificate and ledger asks for it
@@ -256,6 +282,7 @@ class ShortProposalFrame(msgspec.Struct, frozen=True, array_like=True, tag=40, f
     settlements: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=10_000)]
     hand_over: HandOverCertificate | None = None
     rescue: Rescue | None = None
+    opinions: Annotated[tuple[Signed[Opinion], ...], msgspec.Meta(max_length=MAX_OPINIONS)] = ()
 
 
 class WantFrame(msgspec.Struct, frozen=True, array_like=True, tag=41, forbid_unknown_fields=True):
@@ -295,6 +322,12 @@ class CommitmentFrame(msgspec.Struct, frozen=True, array_like=True, tag=37, forb
     commitment: Signed[BeaconCommitment]
 
 
+class OpinionFrame(msgspec.Struct, frozen=True, array_like=True, tag=49, forbid_unknown_fields=True):
+    """A scorer's verdict, for the next batch."""
+
+    opinion: Signed[Opinion]
+
+
 class HandOverFrame(msgspec.Struct, frozen=True, array_like=True, tag=39, forbid_unknown_fields=True):
     """A member's signature under the hand-over to the committee that was drawn."""
 
@@ -324,6 +357,7 @@ LinkFrame = (
     | CaughtUpFrame
     | CommitmentFrame
     | HandOverFrame
+    | OpinionFrame
     | StatusFrame
 )
 

@@ -5,6 +5,7 @@ import msgspec
 from contracts.typed_data import Digest
 from gossip.messages.base import U64, Signed, decode_union
 from gossip.messages.market import AccessPass, Match, PassRequest, Refusal, Rfc, Ticket
+from gossip.messages.opinions import Opinion
 from gossip.messages.records import NodeRecord
 from gossip.messages.session import Cosigned, Report, Voucher
 
@@ -95,7 +96,13 @@ class Account(msgspec.Struct, frozen=True, array_like=True, tag=11, forbid_unkno
     matched: Matched
 
 
-RouterAsk = PassAsk | RfcAsk | ReportFiling | DeliveryFiling | MatchAsk
+class OpinionFiling(msgspec.Struct, frozen=True, array_like=True, tag=19, forbid_unknown_fields=True):
+    """A scorer's verdict on its way into a batch, to any committee member (S8)."""
+
+    opinion: Signed[Opinion]
+
+
+RouterAsk = PassAsk | RfcAsk | ReportFiling | DeliveryFiling | OpinionFiling | MatchAsk
 RouterAnswer = Matched | Refused | Granted | Filed | Queued | Account
 
 

@@ -4,15 +4,17 @@ Token frames are not signed one by one: the stream is authenticated and encrypte
 sides, commits to the whole transcript.
 """
 
+from functools import cached_property
 from typing import Annotated, ClassVar
 
 import msgspec
+from eth_hash.auto import keccak
 
 from contracts.errors import SignatureInvalid
 from contracts.signing import recover
-from contracts.typed_data import Address, Digest, Domain, Signature, digest
+from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain, Signature, digest
 from gossip.errors import SignerMismatch
-from gossip.messages.base import U64, Payload, Signed, Text, Unit, decode_union
+from gossip.messages.base import U64, Payload, Signed, Text, Unit, decode_union, encode
 from gossip.messages.market import Rfc, Ticket
 
 MAX_QUERY_BYTES = 1 << 20
@@ -38,6 +40,8 @@ class Voucher(Payload, frozen=True):
     ticket_id: Digest
     session_key: Address
     tokens: U64
+    transcript: Digest = ZERO_DIGEST
+    """Commits to query body and the first ``tokens`` token ids, as a receipt does to all (S8)."""
 
 
 class Receipt(Payload, frozen=True):
@@ -52,7 +56,7 @@ class Receipt(Payload, frozen=True):
     """``stop``, ``length`` or ``tool_calls``."""
 
 
-class Cosigned(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Cosigned(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A receipt with both signatures."""
 
     receipt: Receipt
@@ -104,10 +108,10 @@ class FailMark(Payload, frozen=True):
     router: Address
 
 
-class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, cache_hash=True):
+class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, cache_hash=True, dict=True):
     """Everything about one finished session that the committee settles; each part carries its own signature.
 
-    At least one of voucher, receipt and report is present.
+    At least one of voucher, receipt and report is present; beside a receipt a voucher says nothing.
     """
 
     rfc: Signed[Rfc]
@@ -117,6 +121,11 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     report: Signed[Report] | None
     fail_mark: Signed[FailMark] | None = None
     """Only beside a report of Fail."""
+
+    @cached_property
+    def digest(self) -> Digest:
+        """keccak of the canonical encoding: names these very bytes, where a ticket may be settled in several ways."""
+        return Digest(keccak(encode(self)))
 
 
 class SessionOpen(msgspec.Struct, frozen=True, array_like=True, tag=20, forbid_unknown_fields=True):

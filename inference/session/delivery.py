@@ -78,7 +78,7 @@ class Delivery:
 
     def vouch(self) -> Signed[Voucher]:
         """Sign a voucher for all T received."""
-        payload = Voucher(self.ticket_id, self._key.address, self.meter.tokens)
+        payload = Voucher(self.ticket_id, self._key.address, self.meter.tokens, self._transcript.digest())
         self.voucher = sign(payload, self._key, self._domain)
         return self.voucher
 

@@ -47,6 +47,9 @@ OnReceipt = Callable[[Signed[Ticket], Cosigned], Awaitable[None]]
 AcceptTicket = Callable[[Signed[Ticket]], Awaitable[None]]
 """Marks a ticket used, durably and at once. Raises :class:`SessionError` where it was, or its router is no member."""
 
+OnServed = Callable[[Digest, bytes, tuple[int, ...]], None]
+"""Told of every session that has ended: ticket id, query body and the T sent, for whoever asks for a second opinion."""
+
 _OPEN_SECONDS = 10.0
 _FAIL_SECONDS = 2.0
 _log = structlog.get_logger(__name__)
@@ -65,6 +68,7 @@ class SessionServer:
         on_receipt: OnReceipt,
         now_ms: Callable[[], int],
         accept_ticket: AcceptTicket,
+        on_served: OnServed | None = None,
     ) -> None:
         self._engine_for = engine_for
         self._key = key
@@ -73,6 +77,7 @@ class SessionServer:
         self._on_receipt = on_receipt
         self._now_ms = now_ms
         self._accept_ticket = accept_ticket
+        self._on_served = on_served
         self._running: Counter[Digest] = Counter()
 
     def running(self, model_id: Digest) -> int:
@@ -140,7 +145,11 @@ class SessionServer:
                 on_voucher=self._on_voucher,
                 on_receipt=self._on_receipt,
             )
-            await serving.run()
+            try:
+                await serving.run()
+            finally:
+                if self._on_served is not None:
+                    self._on_served(order.ticket_id, order.body, serving.token_ids)
 
     @asynccontextmanager
     async def _slot(self, ticket: Signed[Ticket], engine: Engine) -> AsyncIterator[None]:
@@ -161,7 +170,8 @@ async def _check_features(engine: Engine, generation: Generation) -> None:
     if not generation.needs:
         return
     has = await engine.features() if isinstance(engine, Featured) else frozenset()
-    for feature in sorted(generation.needs - has):
+    missing = generation.needs - has
+    for feature in sorted(missing - {"tool_choice"} or missing):
         raise SessionError(Code.UNSUPPORTED, f"{feature}: engine {engine.family} has none for this model")
 
 

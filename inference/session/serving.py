@@ -81,12 +81,20 @@ class Serving:
         self._ticks = Ticks() if order.padded else None
         self._batch = max(1, self._window // (2 if order.padded else 4))
         self._transcript = Transcript(order.body)
+        self._token_ids: list[int] = []
         self._sent = 0
         self._vouched = 0
+        self._vouched_for = self._transcript.copy()
+        """The transcript of the T that have been vouched for."""
         self._heard = trio.Event()
         self._receipt: Receipt | None = None
         self._user_done = trio.Event()
         self._failure: InferenceError | MessageError | TransportError | None = None
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The T sent so far."""
+        return tuple(self._token_ids)
 
     async def run(self) -> None:
         """Serve. Raises what ended the session early: :class:`SessionError`, engine, message or transport errors."""
@@ -177,6 +185,7 @@ class Serving:
             ids, left = left[: self._batch], left[self._batch :]
             await self._wait_for_window(len(ids))
             self._sent += len(ids)
+            self._token_ids += ids
             self._transcript.add(ids)
             await self._send(TokenFrame(text, ids, self._sent))
             text = ""
@@ -225,10 +234,14 @@ class Serving:
         if not self._vouched < payload.tokens <= self._sent:
             detail = f"a voucher for {payload.tokens} T after one for {self._vouched}, of {self._sent} sent"
             raise SessionError(Code.PROTOCOL_ERROR, detail)
+        vouched_for = self._vouched_for.copy()
+        vouched_for.add(tuple(self._token_ids[self._vouched : payload.tokens]))
+        if payload.transcript != vouched_for.digest():
+            raise SessionError(Code.PROTOCOL_ERROR, f"a voucher for {payload.tokens} T of another transcript")
         voucher.signer(self._terms.domain)
         with trio.CancelScope(shield=True):  # what is owed is kept even if the session ends meanwhile
             await self._on_voucher(ticket, voucher)
-        self._vouched = payload.tokens
+        self._vouched, self._vouched_for = payload.tokens, vouched_for
         self._heard.set()
 
     async def _take_receipt(self, receipt: Cosigned) -> None:

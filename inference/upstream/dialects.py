@@ -246,7 +246,7 @@ class Vllm:
 
     async def features(self, call: Call) -> frozenset[Feature]:  # noqa: ARG002  # the Dialect's
         """All; a server that was started without a tool parser refuses tools itself."""
-        return frozenset(("tools", "logprobs"))
+        return frozenset(("tools", "tool_choice", "logprobs"))
 
     async def count_prompt(self, call: Call, model: str, prompt: Prompt) -> list[int]:
         """By the server's own template."""

@@ -1,9 +1,9 @@
 """Demand as it is gossiped: RFCs of the models that this node routes or serves (S22).
 
 A router is asked directly; what comes by gossip shows everybody what is in demand, and exposes a session key that uses
-one index twice, or a router that gave one session key two passes. A committee member has to hear all of it: it is in
-every shard from its start, since a user may ask for a model as soon as it hears the bid. Others follow the models in
-their book, and may miss a new model's first RFCs.
+one index twice, or a router that gave one session key two passes. Members share the topics out, so that none hears more
+than it must where the committee is large; each topic has its members from their start, since a user may ask for a model
+as soon as it hears the bid. Others follow the models in their book, and may miss a new model's first RFCs.
 """
 
 from collections import OrderedDict
@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from consensus.market.access import followed_shards
 from consensus.market.throttle import Throttle, rfc_rate
 from contracts.typed_data import Digest
 from gossip.errors import MalformedMessage, MessageError, MessageExpired
@@ -30,10 +31,12 @@ LOOK_EVERY_S = 1.0
 
 HEARD = 1_000
 """RFCs remembered for those who ask; the oldest go first."""
+FOLLOWERS = 8
+"""Members that follow each topic: a mesh's worth and two, so that it stands while a few are away."""
 
 
 class Demand:
-    """Subscribes to RFCs: a member to every shard, others to the shards of the models in the book."""
+    """Subscribes to RFCs: a member to its share of the shards, others to those of the models in the book."""
 
     def __init__(self, node: Node, public: PublicState, evidence: EvidencePool) -> None:
         self._node = node
@@ -46,23 +49,26 @@ class Demand:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Subscribe and consume for ever."""
+        wanted = self._shards if "member" in self._node.config.roles else self._offered
+        followed: set[str] = set()
         async with trio.open_nursery() as nursery:
-            if "member" in self._node.config.roles:
-                for topic in self._node.topics.rfc_shards():
+            while True:
+                for topic in sorted(wanted() - followed):
+                    followed.add(topic)
                     await nursery.start(self._consume, topic)
                 task_status.started()
-            else:
-                task_status.started()
-                await self._follow_book(nursery)
+                task_status = trio.TASK_STATUS_IGNORED
+                await trio.sleep(LOOK_EVERY_S)
 
-    async def _follow_book(self, nursery: trio.Nursery) -> None:
-        followed: set[str] = set()
-        while True:
-            topics = {self._node.topics.rfc(listing.model_id) for listing in self._public.book.models(now_ms())}
-            for topic in sorted(topics - followed):
-                followed.add(topic)
-                await nursery.start(self._consume, topic)
-            await trio.sleep(LOOK_EVERY_S)
+    def _shards(self) -> set[str]:
+        """A member's share of all topics; every one of them in a small committee."""
+        topics, members = self._node.topics.rfc_shards(), self._public.recent_members()
+        if self._node.address not in members:
+            return self._offered()
+        return {topics[shard] for shard in followed_shards(self._node.address, members, len(topics), FOLLOWERS)}
+
+    def _offered(self) -> set[str]:
+        return {self._node.topics.rfc(listing.model_id) for listing in self._public.book.models(now_ms())}
 
     async def _consume(self, topic: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         def judge(data: bytes, _: str) -> Verdict:

@@ -1,10 +1,8 @@
-"""Settlements between members: told in bundles, checked a few at a time, and asked for where a proposal names them.
+"""Settlements between members: told in bundles, checked a few at a time, and asked for where a proposal names them."""
 
-Checking ten thousand settlements takes seconds, so it goes on in turns of a few ms between which the event loop runs.
-Threads would be no faster: whoever checks gives the interpreter's lock away with each signature, and waits 5 ms for it.
-"""
-
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -14,10 +12,12 @@ from consensus.market.settlement import VerifiedSettlements
 from consensus.member.short import Answers, ShortProposals, check_short, shorten
 from contracts.typed_data import Address
 from gossip.errors import MessageError
+from gossip.messages.base import Signed
 from gossip.messages.committee import (
     MAX_TOLD,
     BatchBody,
     LinkFrame,
+    Proposal,
     ProposalFrame,
     SettlementFrame,
     SettlementsFrame,
@@ -26,18 +26,25 @@ from gossip.messages.committee import (
 )
 from gossip.messages.session import Settlement
 from node.context import Node
+from node.roles.turns import check_in_turns
 
 GATHER_S = 0.1
 """How long a settlement may wait for others to travel with."""
+
+MANY, GATHER_MORE_S = 8, 0.2
+"""Where so many came meanwhile, they wait so much longer: a frame to each member costs more than what is in it."""
 
 BACKLOG = 512
 """Frames with settlements that wait to be checked. Past that they are dropped: they will be told again, and the votes
 behind them must not wait."""
 
-TURN_S = 0.005
-"""How long signatures are checked before everything else has its turn."""
+MAX_PASSED_ON = 1_024
+"""Proposals of one height that are remembered as put together."""
 
-Heard = Callable[[Settlement], Awaitable[None]]
+PASS_ON_AGAIN_S = 10.0
+"""A proposal that is told again is put together again after so long, for a core that could not use it before."""
+
+Heard = Callable[[tuple[Settlement, ...]], Awaitable[None]]
 Whole = Callable[[Address, ProposalFrame], Awaitable[None]]
 Tell = Callable[[LinkFrame, Address | None], None]
 
@@ -59,9 +66,12 @@ class SettlementExchange:
         self._node = node
         self._verified = verified
         self._tell, self._heard, self._whole, self._failed = tell, heard, whole, failed
-        self._in, self._out = trio.open_memory_channel[tuple[Address, SettlementsFrame]](BACKLOG)
-        self._wanted_in, self._wanted_out = trio.open_memory_channel[tuple[Address, SettlementsFrame]](BACKLOG)
+        self._told: deque[tuple[Address, SettlementsFrame]] = deque()
+        self._wanted: deque[tuple[Address, SettlementsFrame]] = deque()
+        self._has_told = trio.Event()
         self._proposals = ShortProposals(verified.find)
+        self._passed_on: dict[Signed[Proposal], float] = {}
+        """When proposals of this height were put together last: a busy core is told of them again each second."""
         self._answers = Answers()
         self.dropped = 0
         """Frames that found too many others waiting."""
@@ -73,8 +83,7 @@ class SettlementExchange:
         """Tell and check, for ever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_bundles)
-            nursery.start_soon(self._take_all, self._wanted_out)
-            nursery.start_soon(self._take_all, self._out)
+            nursery.start_soon(self._take_all)
 
     def tell(self, settlement: Settlement) -> None:
         """Tell all other members of a settlement, together with others that come soon."""
@@ -90,84 +99,85 @@ class SettlementExchange:
     def hear(self, member: Address, frame: SettlementsFrame) -> None:
         """Take settlements, to be checked when it is their turn; dropped where too many wait.
 
-        What a proposal waits for has a queue of its own.
+        What a proposal waits for has a queue of its own, and goes first.
         """
-        channel = self._wanted_in if self._proposals.wants(frame.settlements) else self._in
-        try:
-            channel.send_nowait((member, frame))
-        except trio.WouldBlock:
+        queue = self._wanted if self._proposals.wants(frame.settlements) else self._told
+        if len(queue) >= BACKLOG:
             self.dropped += 1
+            return
+        queue.append((member, frame))
+        self._has_told.set()
 
     async def learn(self, settlements: Sequence[Settlement]) -> None:
         """Check those that are new; what does not hold is not remembered."""
-        async for _ in self._check(settlements):
+        async for _ in check_in_turns(self._verified, settlements):
             pass
 
     async def begin(self, member: Address, frame: ShortProposalFrame) -> None:
         """A proposal that names its settlements. Raises :class:`~gossip.errors.MessageError`."""
         check_short(member, frame, self._node.terms.domain)
+        if trio.current_time() < self._passed_on.get(frame.proposal, -math.inf) + PASS_ON_AGAIN_S:
+            return
         found = self._proposals.begin(member, frame)
         if isinstance(found, WantFrame):
             self._tell(found, member)
         else:
-            await self._whole(member, found)
+            await self._pass_on(member, found)
 
     def answer(self, member: Address, want: WantFrame, body: BatchBody) -> None:
         """Send what ``member`` lacks of a batch."""
         for frame in self._answers.answer(member, want, body):
             self._tell(frame, member)
 
-    async def note(self, settlement: Settlement) -> None:
-        """A settlement was found good: proposals may be whole with it."""
-        for member, frame in tuple(self._proposals.take(settlement)):
-            await self._whole(member, frame)
+    async def note(self, settlements: Sequence[Settlement]) -> None:
+        """Settlements were found good: proposals may be whole with them."""
+        for settlement in settlements:
+            for member, frame in tuple(self._proposals.take(settlement)):
+                await self._pass_on(member, frame)
+
+    async def _pass_on(self, member: Address, frame: ProposalFrame) -> None:
+        if len(self._passed_on) < MAX_PASSED_ON:
+            self._passed_on[frame.proposal] = trio.current_time()
+        await self._whole(member, frame)
 
     def clear(self) -> None:
         """The height was decided."""
         self._proposals.clear()
         self._answers.clear()
+        self._passed_on.clear()
         self._last_short = None
 
-    async def _take_all(self, frames: trio.MemoryReceiveChannel[tuple[Address, SettlementsFrame]]) -> None:
-        async for member, frame in frames:
-            try:
-                await self._take(frame)
-            except (MessageError, MarketError, ConsensusError) as error:
-                self._failed(member, frame, error)
+    async def _take_all(self) -> None:
+        while True:
+            await self._has_told.wait()
+            while queue := self._wanted or self._told:
+                member, frame = queue.popleft()
+                try:
+                    await self._take(frame)
+                except (MessageError, MarketError, ConsensusError) as error:
+                    self._failed(member, frame, error)
+            self._has_told = trio.Event()
 
     async def _take(self, frame: SettlementsFrame) -> None:
+        good: list[Settlement] = []
         wrong: SettlementInvalid | None = None
-        async for settlement, error in self._check(frame.settlements):
-            if error is not None:
+        async for settlement, error in check_in_turns(self._verified, frame.settlements):
+            if error is None:
+                good.append(settlement)
+            else:
                 wrong = wrong or error
-                continue
-            await self._heard(settlement)
-            await self.note(settlement)
+        if good:
+            await self._heard(tuple(good))
+            await self.note(good)
         if wrong is not None:
             raise wrong
-
-    async def _check(
-        self, settlements: Sequence[Settlement]
-    ) -> AsyncIterator[tuple[Settlement, SettlementInvalid | None]]:
-        """Those that are new, checked and remembered, with what is wrong with them."""
-        began = trio.current_time()
-        for settlement in settlements:
-            if settlement in self._verified:
-                continue
-            if trio.current_time() > began + TURN_S:
-                await trio.lowlevel.checkpoint()
-                began = trio.current_time()
-            try:
-                self._verified(settlement)
-            except SettlementInvalid as error:
-                yield settlement, error
-            else:
-                yield settlement, None
 
     async def _tell_bundles(self) -> None:
         while True:
             await self._has_untold.wait()
             await trio.sleep(GATHER_S)
+            if MANY <= len(self._untold) < MAX_TOLD:
+                await trio.sleep(GATHER_MORE_S)
             untold, self._untold, self._has_untold = self._untold, [], trio.Event()
             for some in _parts(untold, MAX_TOLD):
                 self._tell(SettlementFrame(some[0]) if len(some) == 1 else SettlementsFrame(some), None)

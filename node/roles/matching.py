@@ -314,7 +314,7 @@ class Matcher:
             raise RfcRefused("wrong_day", f"day {rfc.access_pass.payload.day} ended before a provider was free")
         account = account_of(self._public.ledger, self._node.terms, params.day_of(slot))
         book, now = self._public.book, now_ms()
-        if all(listing.model_id != rfc.model_id for listing in book.models(now)):
+        if not book.is_offered(rfc.model_id, now):
             raise RfcRefused("unknown_model", f"nobody serves model 0x{rfc.model_id.hex()} now")
         ceiling = account.ceiling_wei(params)
         roomy = book.live(rfc.model_id, slot, now, prompt_bound=0, ceiling_wei=ceiling)

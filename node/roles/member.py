@@ -39,14 +39,17 @@ from gossip.messages.committee import (
     UsageFrame,
     WantFrame,
 )
+from gossip.messages.opinions import Opinion
 from gossip.messages.session import Settlement
 from node.context import Node, now_ms
 from node.errors import SigningRefused
 from node.member_log import MemberLog
+from node.roles.decisions import LargeDecisions
 from node.roles.exchange import SettlementExchange
 from node.roles.link import CommitteeLink
 from node.roles.openings import Openings
 from node.roles.public import PublicState
+from node.roles.turns import MUCH, TURN_S
 from node.signing_guard import SigningGuard, open_guard
 from node.signing_history import SignedRecord
 from node.wal import open_wal
@@ -61,9 +64,6 @@ PUBLISH_TURN_S = 0.5
 
 FORGED_POINTS = 10
 """For a frame with a signature that does not hold; what the market refuses may have been right when it was sent."""
-
-MUCH = 200
-"""A batch of so many settlements, or one from a pool of so many, is the work of a thread of its own."""
 
 EVENTS = 8_192
 """Inputs waiting for the core; when full, the links that bring more wait."""
@@ -91,12 +91,13 @@ class CommitteeMember:
         self._tasks: trio.Nursery | None = None
         self._guard: SigningGuard | None = None
         self._log: MemberLog[Input] | None = None
+        self._large = LargeDecisions()
         public.on_batch.append(self._on_batch)
         self._exchange = SettlementExchange(
             node,
             public.verified,
             tell=self._send,
-            heard=lambda settlement: self._events_in.send(events.SettlementHeard(settlement, own=False)),
+            heard=lambda settlements: self._events_in.send(events.SettlementsHeard(settlements)),
             whole=self._hear,
             failed=self._failed,
         )
@@ -131,8 +132,8 @@ class CommitteeMember:
             nursery.start_soon(self._watch_slots)
             nursery.start_soon(self._watch_status)
             task_status.started()
-            async for event in self._events_out:
-                await self._process(event)
+            while True:
+                await self._take_inputs()
 
     async def on_frame(self, member: Address, frame: LinkFrame) -> None:
         """What the committee link brings; waits while the core is busy."""
@@ -170,7 +171,7 @@ class CommitteeMember:
         if event is not None:
             await self._events_in.send(event)
         if isinstance(event, events.SettlementHeard):
-            await self._exchange.note(event.settlement)
+            await self._exchange.note((event.settlement,))
 
     def _holds(self, proposal: Signed[Proposal], member: Address) -> bool:
         """Whether the core was given the whole of a proposal, or won't look at it."""
@@ -186,6 +187,8 @@ class CommitteeMember:
 
     def _on_batch(self, batch: CertifiedBatch) -> None:
         self._exchange.clear()
+        if len(batch.body.settlements) >= MUCH:
+            self._large.note(batch.header.height, trio.current_time())
         self._post(events.BatchAdopted(batch))
 
     def file(self, settlement: Settlement) -> None:
@@ -195,6 +198,10 @@ class CommitteeMember:
         """
         self._public.verified(settlement)
         self._post(events.SettlementHeard(settlement, own=True))
+
+    def file_opinion(self, opinion: Signed[Opinion]) -> None:
+        """Take a scorer's verdict that was filed here and whose signature holds, and tell the committee."""
+        self._post(events.OpinionHeard(opinion, own=True))
 
     def rescued(self, committee: Committee) -> None:
         """The registry has put ``committee`` in the place of the running one."""
@@ -237,6 +244,15 @@ class CommitteeMember:
         await self._events_in.send(events.TimerElapsed(timer.step, timer.height, timer.round))
 
     # The core and its effects.
+
+    async def _take_inputs(self) -> None:
+        """Wait for an input, then take those behind it too, for a turn: one for each round of the event loop would let
+        votes wait behind hundreds of settlements, each for as long as signatures are checked in a turn."""
+        event = await self._events_out.receive()
+        ends = trio.current_time() + TURN_S
+        await self._process(event)
+        while self._events_out.statistics().current_buffer_used and trio.current_time() < ends:
+            await self._process(self._events_out.receive_nowait())
 
     async def _restore(self, guard: SigningGuard, log: "MemberLog[Input]") -> None:
         """Bring the core to where it was when this member stopped: what it is locked on, it stays locked on."""
@@ -304,9 +320,10 @@ class CommitteeMember:
             case events.Tell(frame, to):
                 self._tell(frame, to)
             case events.SendDecision(to, height):
-                batch = await self._node.store.get_batch(height)
-                if batch is not None:
-                    self._tell(DecidedFrame(batch), to)
+                if self._large.is_due(to, height, trio.current_time()):
+                    batch = await self._node.store.get_batch(height)
+                    if batch is not None:
+                        self._tell(DecidedFrame(batch), to)
             case events.SetTimer():
                 self._start(self._run_timer, effect)
             case events.Certified(batch):
@@ -331,6 +348,8 @@ class CommitteeMember:
                 log.warning("settlement refused", ticket=ticket_id.hex(), reason=reason)
                 if self.on_drop is not None:
                     self.on_drop(ticket_id)
+            case events.OpinionDropped(ticket_id, reason):
+                log.info("opinion refused", ticket=ticket_id.hex(), reason=reason)
             case events.Refused(value, reason):
                 log.warning("proposal refused", batch=value.hex(), reason=reason)
             case events.Accused(evidence):

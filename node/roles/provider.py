@@ -32,7 +32,9 @@ from node.roles.librarian import MOST_STREAMS as MOST_READERS
 from node.roles.librarian import Librarian
 from node.roles.prover import MOST_STREAMS, Prover
 from node.roles.public import PublicState
+from node.roles.scoring import Filer, Scoring
 from node.roles.strangers import MAX_STREAMS, PER_PEER, Strangers
+from node.roles.transcripts import Opener, Transcript, Transcripts
 
 BID_LIFE_MS = 120_000
 """A bid is valid for so long and renewed at half of it: a dead provider leaves the book by itself."""
@@ -70,6 +72,12 @@ class Provider:
         self._active: set[Digest] = set()
         self._strangers = Strangers(public, lambda member: public.book.record(member, now_ms()))
         self._file_now = trio.Event()
+        self._transcripts = Transcripts()
+        self._filer = Filer(node, public)
+        self._engines: dict[Digest, Engine] = {}
+        self._scoring = Scoring(node, public, self._engines, self._filer)
+        patience = node.terms.params.audit_slots // 4
+        self._opener = Opener(node, public, self._transcripts, patience=patience, file=self._filer.file)
         self._prover = Prover(node, public, self._identity_of)
         self._librarian = Librarian(node, self._identity_of)
         self._server = SessionServer(
@@ -80,6 +88,7 @@ class Provider:
             on_receipt=self._keep_receipt,
             now_ms=now_ms,
             accept_ticket=self._accept,
+            on_served=self._keep_transcript if node.terms.params.audit_slots else None,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -89,13 +98,17 @@ class Provider:
                 with still_loading(outer, self._node.log, config.model):
                     engine = await stack.enter_async_context(open_engine(config, self._node.config.data_dir))
                 self._offers[engine.model_id] = Offer(config, engine)
+                self._engines[engine.model_id] = engine
             slots = sum(offer.config.slots for offer in self._offers.values())
             answer = self._answer_liveness
             self._node.network.serve(LIVENESS, answer, max_concurrent=MAX_STREAMS, max_per_peer=PER_PEER)
             self._node.network.serve(CHALLENGE, self._prover.serve, max_concurrent=MOST_STREAMS)
             self._node.network.serve(VOCABULARY, self._librarian.serve, max_concurrent=MOST_READERS)
             self._node.network.serve(SESSION, self._serve_session, max_concurrent=slots + 8)
+            self._scoring.serve()
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._filer.run)
+                nursery.start_soon(self._opener.run)
                 nursery.start_soon(self._announce)
                 nursery.start_soon(self._file_deliveries)
                 task_status.started()
@@ -231,6 +244,9 @@ class Provider:
         await self._node.store.accept_ticket(ticket_id, ticket)
         self._active.add(ticket_id)
         _ACCEPTED.get().append(ticket_id)
+
+    def _keep_transcript(self, ticket_id: Digest, body: bytes, token_ids: tuple[int, ...]) -> None:
+        self._transcripts.keep(ticket_id, Transcript(body, token_ids, self._node.slot()))
 
     async def _keep_voucher(self, ticket: Signed[Ticket], voucher: Signed[Voucher]) -> None:
         await self._node.store.put_voucher(ticket.id(self._node.terms.domain), voucher)

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from typing import TypeVar
 
 import trio
@@ -13,15 +14,23 @@ from consensus.market.history import History
 from consensus.market.ledger_state import Ledger, rescue
 from consensus.market.omissions import BidHistory
 from consensus.market.settlement import VerifiedSettlements
-from consensus.member.following import Following, check_body
+from consensus.member.following import Following
 from consensus.membership import Term
 from consensus.tendermint.certificate import verify_certificate
 from contracts.merkle import CreditTree
 from contracts.typed_data import Address, Digest
 from gossip.messages import Payload, Signed
-from gossip.messages.committee import BatchBody, BatchHeader, CertifiedBatch, HandOverCertificate, batch_hash
+from gossip.messages.committee import (
+    BatchBody,
+    BatchHeader,
+    CertifiedBatch,
+    HandOverCertificate,
+    SealedBatch,
+    batch_hash,
+)
 from gossip.messages.records import Bid, ModelProof, NodeRecord, SlotReveal
 from node.context import Node, now_ms
+from node.roles.turns import MUCH, check_in_turns
 from node.store.batches import Outcome
 
 P = TypeVar("P", bound=Payload)
@@ -124,14 +133,15 @@ class PublicState:
         """Settlements whose signatures were found good."""
         return self.following.verified
 
-    def check_certificate(self, batch: CertifiedBatch) -> Digest:
+    def check_certificate(self, batch: CertifiedBatch | SealedBatch) -> Digest:
         """The batch's hash. Raises :class:`~consensus.errors.CertificateInvalid`, and
         :class:`~consensus.market.errors.BatchInvalid` for another body than was certified."""
         verify_certificate(batch.certificate, batch.header, self._deciding(batch), self._node.terms.domain)
-        check_body(batch.header, batch.body)
+        if batch.body_root != batch.header.body_root:
+            raise BatchInvalid("body_root", batch.header.body_root)
         return batch_hash(batch.header)
 
-    def _deciding(self, batch: CertifiedBatch) -> Committee:
+    def _deciding(self, batch: CertifiedBatch | SealedBatch) -> Committee:
         """The known committee that ``batch`` names; where it names none, the one that would have to decide."""
         drawn = [] if self.ledger.drawn is None else [self.ledger.drawn.term.committee]
         known = [*drawn, *([] if self.rescued is None else [self.rescued])]
@@ -142,7 +152,7 @@ class PublicState:
         """The committee with ``root``, of any epoch up to now; None where there was none."""
         return next((term.committee for term in reversed(self.epochs.values()) if term.committee.root == root), None)
 
-    def is_beyond(self, batch: CertifiedBatch) -> bool:
+    def is_beyond(self, batch: CertifiedBatch | SealedBatch) -> bool:
         """Whether ``batch`` is by a committee that this node, being behind, may not have heard of yet."""
         return (
             batch.header.height > self.ledger.height + 1 and self._deciding(batch).root != batch.header.committee_root
@@ -164,13 +174,14 @@ class PublicState:
     async def adopt(self, batch: CertifiedBatch) -> bool:
         """Apply and store the next batch; False where it isn't the next one.
 
+        Of a large one that is new to this node, signatures are checked in turns and the ledger follows in a thread.
         Raises :class:`~consensus.errors.CertificateInvalid` or :class:`~consensus.market.errors.BatchInvalid`.
         """
         async with self._adopting:
             if batch.header.height != self.ledger.height + 1:
                 return False
             self.check_certificate(batch)
-            following = self.follow(batch.header, batch.body)
+            following = await self._follow(batch)
             if batch.header.committee_root != self._before(batch.body).committee.root:
                 raise BatchInvalid("committee_root", batch.header.committee_root)
             await self._node.store.put_batch(batch)
@@ -182,6 +193,15 @@ class PublicState:
             await self._node.store.put_credits(following.height, changed)
             self._advance(batch, following)
         return True
+
+    async def _follow(self, batch: CertifiedBatch) -> Ledger:
+        """:meth:`follow` without holding the event loop for long."""
+        if len(batch.body.settlements) < MUCH:
+            return self.follow(batch.header, batch.body)
+        async for _, error in check_in_turns(self.verified, batch.body.settlements):
+            if error is not None:
+                break  # what follows names it, and raises
+        return await trio.to_thread.run_sync(self.follow, batch.header, batch.body)
 
     def _advance(self, batch: CertifiedBatch, following: Ledger) -> None:
         self._note_hand_over(batch.body, following)
@@ -219,11 +239,12 @@ class PublicState:
 
     async def replay(self) -> None:
         """Rebuild the ledger from stored batches; each was verified before it was stored."""
-        async for batch in self._node.store.batches(self.ledger.height + 1):
-            if (rescue_ := batch.body.rescue) is not None:
-                self.rescued = Term(rescue_.epoch, rescue_.members).committee
-            following = self.follow(batch.header, batch.body)
-            self._note_hand_over(batch.body, following)
-            self.history.note(self.ledger, following)
-            self.ledger = following
-            self._note_beacon()
+        async with aclosing(self._node.store.batches(self.ledger.height + 1)) as batches:
+            async for batch in batches:
+                if (rescue_ := batch.body.rescue) is not None:
+                    self.rescued = Term(rescue_.epoch, rescue_.members).committee
+                following = self.follow(batch.header, batch.body)
+                self._note_hand_over(batch.body, following)
+                self.history.note(self.ledger, following)
+                self.ledger = following
+                self._note_beacon()

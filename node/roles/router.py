@@ -14,8 +14,9 @@ from consensus.cases import Case
 from consensus.evidence import OffenceKind
 from consensus.market.access import home_routers, pass_commitment, user_max
 from consensus.market.desk import Desk
-from consensus.market.errors import MarketError, PassRefused, RfcRefused, SettlementInvalid
+from consensus.market.errors import MarketError, OpinionInvalid, PassRefused, RfcRefused, SettlementInvalid
 from consensus.market.ledger_state import DayAccount, account_of
+from consensus.market.opinions import check_opinion
 from consensus.market.penalties import fail_mark
 from consensus.market.throttle import Throttle
 from contracts.errors import ChainUnavailable
@@ -23,6 +24,7 @@ from contracts.typed_data import Address, Digest
 from gossip.messages import Signed, encode, sign
 from gossip.messages.committee import CaughtUpFrame, CertifiedBatch, PassFrame, RouterFrame, UsageFrame
 from gossip.messages.market import PassEnd, PassIssued, PassRequest, Refusal, Rfc
+from gossip.messages.opinions import Opinion
 from gossip.messages.router import (
     Account,
     DeliveryFiling,
@@ -30,6 +32,7 @@ from gossip.messages.router import (
     Granted,
     MatchAsk,
     Matched,
+    OpinionFiling,
     PassAsk,
     Queued,
     Refused,
@@ -75,6 +78,7 @@ class HomeRouter:
         journal: DeskJournal,
         balances: Balances,
         file_settlement: Callable[[Settlement], None],
+        file_opinion: Callable[[Signed[Opinion]], None],
         link: CommitteeLink,
         evidence: EvidencePool,
         succession: Succession,
@@ -86,6 +90,7 @@ class HomeRouter:
         self._journal = journal
         self._balances = balances
         self._file_settlement = file_settlement
+        self._file_opinion = file_opinion
         self._link = link
         self._evidence = evidence
         self._mark_secret = hashlib.sha256(node.terms.domain.separator() + b"fail mark" + node.key.reveal()).digest()
@@ -127,7 +132,13 @@ class HomeRouter:
             case MatchAsk(rfc_id):
                 answer = self._account_of(rfc_id)
             case ReportFiling() | DeliveryFiling() as filing:
-                answer = await self._file(filing)
+                if isinstance(filing, DeliveryFiling) and not self._is_providers(filing, stream.remote_peer):
+                    why = "only its provider files what was delivered"
+                    answer = self._refuse(filing.ticket_id, "not_the_provider", why)
+                else:
+                    answer = await self._file(filing)
+            case OpinionFiling(opinion):
+                answer = self._file_opinion_of(opinion)
         await stream.send(encode(answer))
         await stream.end()
 
@@ -319,6 +330,25 @@ class HomeRouter:
         if settlement is not None:
             self._hand_over(settlement)
         return Filed(filing.ticket_id)
+
+    def _is_providers(self, filing: DeliveryFiling, peer: str) -> bool:
+        """A user that could file vouchers as its provider could commit it to a transcript that it never sent."""
+        provider = self._desk.provider_of(filing.ticket_id)
+        record = None if provider is None else self._public.book.record(provider, now_ms())
+        return record is None or record.payload.peer_id == peer
+
+    def _file_opinion_of(self, signed: Signed[Opinion]) -> RouterAnswer:
+        """A scorer's verdict (S8); one that is not its scorer's turn yet waits for its batch."""
+        opinion = signed.payload
+        signed.signer(self._node.terms.domain)
+        pick = self._public.ledger.audits.pick(opinion.ticket_id)
+        try:
+            check_opinion(pick, opinion, self._node.slot(), self._node.terms.params)
+        except OpinionInvalid as error:
+            if not error.retry:
+                return self._refuse(opinion.ticket_id, error.reason, str(error))
+        self._file_opinion(signed)
+        return Filed(opinion.ticket_id)
 
     def _hand_over(self, settlement: Settlement) -> None:
         """To this member's pool and everybody else's."""

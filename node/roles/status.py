@@ -8,14 +8,18 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from consensus.committee import Committee
 from consensus.market.errors import MarketError
 from consensus.market.explain_access import Holding, explain_allowance, explain_day
+from consensus.market.explain_opinions import explain_credit
 from consensus.market.ledger_state import account_of
 from consensus.market.proof import CreditProof
 from consensus.tendermint.certificate import signers_of
 from contracts.errors import ChainUnavailable
 from contracts.merkle import CreditTree
 from contracts.typed_data import Address, Digest, Uint256
+from gossip.messages import Signed
 from gossip.messages.base import encode
 from gossip.messages.committee import CertifiedBatch, HandOverCertificate, batch_hash
+from gossip.messages.market import Rfc, Ticket
+from gossip.messages.router import Matched
 from node.context import Node, now_ms
 from node.errors import Unanswerable
 from node.proof_file import CommitteeEntry, HandOverEntry, ProofFile
@@ -141,7 +145,7 @@ class NodeStatus:
 
     async def sessions(self) -> list[dict[str, Any]]:
         """The user's sessions."""
-        return self._sessions.all()
+        return [self._with_pick(entry) for entry in self._sessions.all()]
 
     async def session(self, rfc_id: Digest) -> dict[str, Any] | None:
         """One of the user's sessions, with the match explained from public data."""
@@ -149,16 +153,42 @@ class NodeStatus:
         messages = self._sessions.messages(rfc_id)
         if entry is None or messages is None:
             return entry
-        return entry | {"explanation": self._explainer.told(*messages)["explanation"]}
+        told = await self._told(*messages)
+        return self._with_pick(entry) | {"explanation": told["explanation"], "credit": told["credit"]}
 
     async def explain_rfc(self, rfc_id: Digest) -> dict[str, Any] | None:
         """Why an RFC went to its provider: this user's own, or any other that a router still answers for."""
         messages = self._sessions.messages(rfc_id)
-        return await self._explainer.explain(rfc_id) if messages is None else self._explainer.told(*messages)
+        return await self._explainer.explain(rfc_id) if messages is None else await self._told(*messages)
 
     async def rfcs(self) -> list[dict[str, Any]]:
         """The RFCs that this node heard last, oldest first: what it may ask about."""
         return [] if self.demand is None else self.demand.heard()
+
+    async def _told(self, rfc: Signed[Rfc], matched: Matched) -> dict[str, Any]:
+        credit = await self._explain_credit(matched.match.payload.ticket_id, matched.ticket.payload)
+        return self._explainer.told(rfc, matched) | {"credit": credit}
+
+    async def _explain_credit(self, ticket_id: Digest, ticket: Ticket) -> tuple[str, ...]:
+        """What became of a session's pay; nothing before it was settled."""
+        outcome = await self._node.store.outcome(ticket_id)
+        if outcome is None:
+            return ("credit: not settled yet",)
+        if outcome.credited_wei == 0:
+            return (f"credit: none, {outcome.reason}",)
+        following = await self._node.store.get_batch(outcome.height + 1)
+        slot = None if following is None else following.header.slot
+        pair = ticket.bid.payload.provider, ticket.session_key
+        return explain_credit(self._public.ledger, self._node.terms.params, ticket_id, pair, slot)
+
+    def _with_pick(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """A session with its second opinion, while the ledger has one of it."""
+        pick = self._public.ledger.audits.pick(Digest(bytes.fromhex(entry["ticket_id"][2:])))
+        if pick is None:
+            return entry
+        scorers = ["0x" + offer.provider.hex() for offer in pick.scorers]
+        given = {"0x" + one.scorer.hex(): "pass" if one.passed else "fail" for one in pick.given}
+        return entry | {"second_opinion": {"scorers": scorers, "given": given, "decision": pick.decision or "open"}}
 
     async def evidence(self) -> list[dict[str, Any]]:
         """Every offence that this node has evidence of."""

@@ -1,6 +1,7 @@
 """Range sync: a node that missed gossip gets certified batches and the live book from its peers."""
 
 import random
+from contextlib import aclosing
 from itertools import chain
 from typing import Any
 
@@ -11,7 +12,7 @@ from consensus.market.errors import MarketError
 from gossip.errors import GossipError, MessageError, TransportError
 from gossip.messages import encode
 from gossip.messages.base import decode
-from gossip.messages.committee import MAX_BATCH_BYTES, CertifiedBatch
+from gossip.messages.committee import MAX_BATCH_BYTES, CertifiedBatch, SealedBatch
 from gossip.messages.sync import (
     MAX_SYNC_BATCHES,
     BidItem,
@@ -62,13 +63,14 @@ class Sync:
         messages = await self._node.network.subscribe(self._node.topics.batches, self._judge, max_bytes=MAX_BATCH_BYTES)
         task_status.started()
         async for message in messages:
-            batch = decode(CertifiedBatch, message.data)
-            self._public.hear(batch.header.height)
-            await self._take(batch)
+            height = decode(SealedBatch, message.data).header.height
+            self._public.hear(height)
+            if height > self._public.ledger.height:
+                await self._take(height, message.data)
 
     def _judge(self, data: bytes, _: str) -> Verdict:
         try:
-            batch = decode(CertifiedBatch, data)
+            batch = decode(SealedBatch, data)  # megabytes of settlements are decoded by whoever needs them
             if self._public.is_beyond(batch):
                 self.hurry()
                 return Verdict.IGNORE
@@ -78,13 +80,13 @@ class Sync:
             return Verdict.REJECT
         return Verdict.ACCEPT
 
-    async def _take(self, batch: CertifiedBatch) -> None:
+    async def _take(self, height: int, data: bytes) -> None:
         try:
-            adopted = await self._public.adopt(batch)
-        except (ConsensusError, MarketError) as error:
-            self._node.log.error("certified batch does not apply", height=batch.header.height, reason=str(error))
+            adopted = await self._public.adopt(decode(CertifiedBatch, data))
+        except (MessageError, ConsensusError, MarketError) as error:
+            self._node.log.error("certified batch does not apply", height=height, reason=str(error))
             return
-        if not adopted and batch.header.height > self._public.ledger.height + 1:
+        if not adopted and height > self._public.ledger.height + 1:
             self.hurry()
 
     def hurry(self) -> None:
@@ -153,8 +155,9 @@ class Sync:
         data = await stream.receive(limit=64, timeout=5)
         match decode_sync_ask(data or b""):
             case SyncRequest(from_height, limit):
-                async for batch in self._node.store.batches(from_height, limit):
-                    await stream.send(encode(batch))
+                async with aclosing(self._node.store.batches(from_height, limit)) as batches:
+                    async for batch in batches:
+                        await stream.send(encode(batch))
             case BookRequest():
                 live = self._public.book.all_live(now_ms())
                 reveals = list(self._public.reveals.values())[-256:]

@@ -29,7 +29,9 @@ from node.roles.audit import Audited, Auditor
 from node.roles.evidence import EvidencePool
 from node.roles.public import PublicState
 from node.roles.reporting import Reporting
+from node.roles.scoring import Filer
 from node.roles.sessions import SessionLog
+from node.roles.transcripts import Opener, Transcript, Transcripts
 from node.roles.vocabularies import Vocabularies
 
 PROVIDER_FAULTS = frozenset(
@@ -91,6 +93,10 @@ class UserAgent:
         self._reporting = Reporting(node, public)
         self._vocabularies = Vocabularies(node, public)
         self._auditor = Auditor(node, self._asking.open, self._finish, self._settle_audit)
+        self._transcripts = Transcripts()
+        self._filer = Filer(node, public)
+        self.opener = Opener(node, public, self._transcripts, patience=0, file=self._filer.file)
+        """Opens what was picked of this user's sessions (S8)."""
         self.recount_of: Callable[[Digest], Recount | None] = lambda _: None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -99,6 +105,8 @@ class UserAgent:
             nursery.start_soon(self._access.follow_balance)
             await nursery.start(self._reporting.run)
             nursery.start_soon(self._auditor.run)
+            nursery.start_soon(self._filer.run)
+            nursery.start_soon(self.opener.run)
             nursery.start_soon(self._vocabularies.run)
             task_status.started()
 
@@ -262,6 +270,8 @@ class UserAgent:
         broken = failed or (outcome is not None and outcome.interrupted not in {None, Code.CANCELLED})
         self._sessions.finish(rfc_id, outcome, passed=passed, broken=broken)
         receipt = outcome.receipt if outcome is not None else None
+        if session is not None and self._node.terms.params.audit_slots:
+            self._transcripts.keep(ticket_id, Transcript(session.body, session.token_ids, self._node.slot()))
         if asked is not None and session is not None and receipt is not None:
             request, card = asked
             audited = Audited(
@@ -275,7 +285,8 @@ class UserAgent:
                 report=report,
                 session_key=opened.wallet.key,
             )
-            if self._auditor.take(audited, request.sampling):
+            # a scorer is shown the messages alone: with tools the prompt was another
+            if request.tools is None and self._auditor.take(audited, request.sampling):
                 return
         self._queue_report(ticket, report, opened.wallet.key, receipt)
 

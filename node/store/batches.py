@@ -1,7 +1,7 @@
 """Stored batches, what they did with each ticket, credits for proofs, and the ledger snapshot."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 
 import msgspec
 
@@ -52,7 +52,7 @@ class BatchRoom:
         )
         return None if row is None else decode(CertifiedBatch, row[0])
 
-    async def batches(self, from_height: int, limit: int | None = None) -> AsyncIterator[CertifiedBatch]:
+    async def batches(self, from_height: int, limit: int | None = None) -> AsyncGenerator[CertifiedBatch, None]:
         """Batches of consecutive heights from ``from_height`` on, at most ``limit``; ends at the first gap."""
         height = from_height
         end = None if limit is None else from_height + limit

@@ -1,4 +1,4 @@
-"""``python -m testnet.bench match|ttft|inference|streams|cancel|memory|replay|gossip|ledger|committee``."""
+"""``python -m testnet.bench NAME``: what the network costs and how fast it is, on the machine it runs on."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from testnet.bench.cancel import measure_cancel
 from testnet.bench.capacity import measure_capacity
 from testnet.bench.figures import Figures
 from testnet.bench.inference import measure_inference
+from testnet.bench.padding import measure_padding
 from testnet.bench.runs import measure_match, measure_memory, measure_ttft, rows
 from testnet.errors import TestnetError
 from testnet.files import CACHE
@@ -35,6 +36,7 @@ DISTANT_SLOTS = 3
 """Slots with work of the simulated committee; what it takes is the same in each."""
 
 FOLDER = CACHE / "bench-testnet"
+PLOT = CACHE / "bench-inference.png"
 
 
 @app.command()
@@ -61,7 +63,8 @@ def inference(  # noqa: PLR0917  # typer hands them over by name
     token_ms: Annotated[int, typer.Option(min=0, help="Engine synthetic: ms a token.")] = 10,
     members: Members = 4,
     folder: Folder = FOLDER,
-    plot: Annotated[Path | None, typer.Option(help="Also a PNG of the times to first token; needs matplotlib.")] = None,
+    plot: Annotated[Path, typer.Option(help="Where the plot goes, a PNG; needs matplotlib.")] = PLOT,
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="The table alone.")] = False,
 ) -> None:
     """The same engine directly and through the network, at 1 and 4 requests at once, side by side."""
     options = TestnetOptions(
@@ -69,8 +72,14 @@ def inference(  # noqa: PLR0917  # typer hands them over by name
     )
     measured = _run(measure_inference, options, rounds)
     _print_rows(("", "direct", "network", "compared", "target"), measured.rows())
-    if plot is not None:
+    if no_plot:
+        return
+    try:
         measured.plot(plot)
+    except TestnetError as error:
+        typer.secho(f"no plot: {error}", fg=typer.colors.YELLOW, err=True)
+    else:
+        print(f"plot: {plot}")
 
 
 @app.command()
@@ -88,6 +97,18 @@ def cancel(times: Annotated[int, typer.Option(min=1, help="Cancellations of each
     """How soon a real engine's slot is free once a user has left its session."""
     figures = _run_plain(measure_cancel, times, Progress(Console(stderr=True)))
     _print_figures(figures)
+
+
+@app.command()
+def padding(
+    times: Annotated[int, typer.Option(min=1, help="Answers of each kind.")] = 5,
+    rate: Annotated[float, typer.Option(min=1, help="T a second of the engine.")] = 50.0,
+    tokens: Annotated[int, typer.Option(min=8, max=1_000, help="T of an answer.")] = 100,
+) -> None:
+    """What frames of one size at even times cost, against plain ones: synthetic engine, real streams."""
+    ways = _run_plain(measure_padding, times, rate, tokens)
+    rows = [(name, *way.cells()) for name, way in ways.items()]
+    _print_rows(("", "first T (ms)", "T/s", "bytes a T", "sizes of frames"), rows)
 
 
 @app.command()
@@ -148,11 +169,27 @@ def gossip(
 
 @app.command()
 def ledger() -> None:
-    """What the ledger costs a report and a batch among 100 to 100,000 accounts, and the credit tree's figures."""
+    """CPU that the ledger takes for a report and a batch among 100 to 100,000 accounts, and for the credit tree."""
     from testnet.bench import ledger as measured  # noqa: PLC0415  # loads what only this command needs
 
     table = Table("", "n", "each", box=None)
     for row in measured.rows():
+        table.add_row(*row)
+    Console().print(table)
+
+
+@app.command()
+def matching(
+    rfcs: Annotated[int, typer.Option(min=1, help="RFCs that count.")] = 20_480,
+    providers: Annotated[int, typer.Option(min=2, max=4_000, help="Providers with bids.")] = 1_000,
+    models: Annotated[int, typer.Option(min=1, help="Models.")] = 100,
+    bids: Annotated[int, typer.Option(min=1, max=20, help="Models that each provider bids for.")] = 5,
+) -> None:
+    """RFCs a second on one core: the matching core alone, and with a router's signatures. CPU time, not wall time."""
+    from testnet.bench import matching as measured  # noqa: PLC0415  # loads what only this command needs
+
+    table = Table("", "RFCs", "µs of CPU", "a second", "target", box=None)
+    for row in measured.rows(measured.BookSize(providers, models, bids), rfcs):
         table.add_row(*row)
     Console().print(table)
 
@@ -172,7 +209,7 @@ def committee(  # noqa: PLR0917  # a command's options
 
     progress = Progress(Console(stderr=True))
     most = max(reports, NetworkParams().batch_settlements)
-    params = NetworkParams(slot_ms=slot_ms, batch_settlements=most, min_providers=1, pair_percent=100)
+    params = NetworkParams(slot_ms=slot_ms, batch_settlements=most, min_providers=1, pair_percent=100, audit_slots=0)
     table = Table("members", "what", "n", "p50", "p90", "p99", "worst", box=None)
     notes = []
     try:
@@ -181,9 +218,11 @@ def committee(  # noqa: PLR0917  # a command's options
             _add_figures(table, size, "proposal to decision (ms)", run.decided_ms)
             _add_figures(table, size, "end of slot to decision (ms)", run.within_ms)
             cpu_ms = run.cpu_s * 1_000 / max(1, run.heights) / size
+            session_us = run.cpu_s * 1_000_000 / max(1, run.settlements) / size
             notes.append(
                 f"{size} members, 1 process each: {run.heights} batches, {run.settlements} sessions, {run.rounds} in "
-                f"more than one round; {cpu_ms:.0f} ms of CPU a member and batch; longest stall {run.stall_ms:.0f} ms"
+                f"more than one round; {cpu_ms:.0f} ms of CPU a member and batch, {session_us:.0f} µs a session; "
+                f"longest stall {run.stall_ms:.0f} ms"
             )
         if distant:
             with progress.step(f"deciding among {distant} members, {delay_ms} ms apart"):

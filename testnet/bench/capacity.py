@@ -36,6 +36,8 @@ class Capacity:
     """T/s of the slowest stream."""
     gaps_ms: Figures
     core_percent: float
+    cpu_us: float
+    """µs of the provider's CPU for each T: this tells on a busy machine too, where T/s does not."""
 
     def rows(self) -> list[tuple[str, ...]]:
         """For a table: what, measured, target."""
@@ -46,6 +48,7 @@ class Capacity:
             ("gap between pieces p50 (ms)", f"{self.gaps_ms.p50:.1f}", ""),
             ("gap between pieces p99 (ms)", f"{self.gaps_ms.p99:.1f}", ""),
             ("provider's share of a core", f"{self.core_percent:.0f} %", "100 %"),
+            ("provider's CPU a T (µs)", f"{self.cpu_us:.0f}", f"{1_000_000 / self.streams / self.asked_rate:.0f}"),
         ]
 
 
@@ -62,7 +65,7 @@ async def measure_capacity(streams: int, rate: float, seconds: float) -> Capacit
     options = SellerOptions(streams, max(2, round(rate * seconds)), 1 / rate, cores[0] if len(cores) > 1 else None)
     heard: list[_Heard] = []
     cpu: list[float] = []
-    async with _seller(options, cpu) as multiaddr, open_network(NetworkConfig(), os.urandom(32)) as network:
+    async with open_seller(options, cpu) as multiaddr, open_network(NetworkConfig(), os.urandom(32)) as network:
         if len(cores) > 1:
             os.sched_setaffinity(0, set(cores[1:]))
         try:
@@ -78,7 +81,8 @@ async def measure_capacity(streams: int, rate: float, seconds: float) -> Capacit
         raise TestnetError(f"{len(heard)} of {streams} streams were answered, not all in full")
     rates = [one.tokens / one.seconds for one in heard]
     gaps = [gap for one in heard for gap in one.gaps_ms]
-    return Capacity(streams, rate, Figures.of(rates), min(rates), Figures.of(gaps), 100 * cpu[0] / took)
+    cpu_us = 1_000_000 * cpu[0] / sum(one.tokens for one in heard)
+    return Capacity(streams, rate, Figures.of(rates), min(rates), Figures.of(gaps), 100 * cpu[0] / took, cpu_us)
 
 
 async def _listen(network: Network, peer: str, options: SellerOptions, number: int, heard: list[_Heard]) -> None:
@@ -100,7 +104,7 @@ async def _listen(network: Network, peer: str, options: SellerOptions, number: i
 
 
 @asynccontextmanager
-async def _seller(options: SellerOptions, cpu: list[float]) -> AsyncIterator[str]:
+async def open_seller(options: SellerOptions, cpu: list[float]) -> AsyncIterator[str]:
     """The provider's address; once it has ended, the CPU seconds that it used are in ``cpu``."""
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", "testnet.bench.seller"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT

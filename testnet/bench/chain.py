@@ -15,7 +15,7 @@ from gossip.messages.base import Signed, Unit, encode, sign
 from gossip.messages.committee import BatchBody, BatchHeader, CertifiedBatch, DayOpening, Precommit, batch_hash
 from gossip.messages.market import AccessPass, Rfc, Ticket
 from gossip.messages.records import Bid
-from gossip.messages.session import Cosigned, Receipt, Report, Settlement, Voucher
+from gossip.messages.session import Cosigned, Receipt, Report, Settlement
 from node.network_file import ContractAddresses, NetworkFile
 from testnet.errors import TestnetError
 
@@ -30,7 +30,7 @@ MODEL = Digest(sha256(b"bench model").digest())
 
 
 class LogBuilder:
-    """Makes a log batch by batch. Every settlement has all its eight signatures."""
+    """Makes a log batch by batch. Every settlement has all seven signatures that a desk hands in after a receipt."""
 
     def __init__(self, params: NetworkParams | None = None, members: int = MEMBERS) -> None:
         self.members = sorted((_key(f"member {i}") for i in range(members)), key=lambda key: key.address)
@@ -42,7 +42,7 @@ class LogBuilder:
             contracts=ContractAddresses(*(Address(bytes([number]) * 20) for number in (1, 2, 3))),
             epoch=1,
             members=tuple(Member(member.address, 10**21) for member in self.members),
-            params=params or NetworkParams(min_providers=1, pair_percent=100),
+            params=params or NetworkParams(min_providers=1, pair_percent=100, audit_slots=0),
             snapshot_block=1,
             supply_wei=10**25,
             budget_wei=3_456 * 10**18,
@@ -130,7 +130,7 @@ class LogBuilder:
         return Settlement(
             rfc,
             ticket,
-            sign(Voucher(ticket_id, session.address, TOKENS), session, domain),
+            None,  # as a desk does it: the receipt counts
             Cosigned(receipt, session.sign_digest(value), provider.sign_digest(value)),
             sign(Report(ticket_id, session.address, TOKENS, 200, 2_000, True), session, domain),
         )

@@ -26,7 +26,7 @@ from testnet.errors import TestnetError
 from testnet.progress import Progress
 
 PATIENCE_S = 180.0
-"""How long the slowest process may take for any one step."""
+"""How long the slowest process may take for any one step, beside the slots that it is to work through."""
 
 T = TypeVar("T")
 
@@ -76,7 +76,8 @@ def measure_committee(
             first = (now_ms() - network.genesis_ms) // params.slot_ms + 2
             for end in ends:
                 end.send(first)
-            done = [_receive(end, Done) for end in ends]
+            patience_s = PATIENCE_S + (slots + 2) * params.slot_ms / 1_000
+            done = [_receive(end, Done, patience_s) for end in ends]
     return _summary(done, first, network.genesis_ms, params)
 
 
@@ -123,11 +124,11 @@ def _processes(count: int) -> Iterator[list[Connection]]:
             one.join()
 
 
-def _receive(end: Connection, kind: type[T]) -> T:
+def _receive(end: Connection, kind: type[T], patience_s: float = PATIENCE_S) -> T:
     """The next thing that a member process says."""
     try:
-        if not end.poll(PATIENCE_S):
-            raise TestnetError(f"a member said nothing for {PATIENCE_S:.0f} s")
+        if not end.poll(patience_s):
+            raise TestnetError(f"a member said nothing for {patience_s:.0f} s")
         told = end.recv()
     except (EOFError, OSError) as error:
         raise TestnetError("a member process ended early") from error

@@ -40,7 +40,7 @@ def measure_distance(members: int, delay_ms: int, slots: int) -> Distant:
 
     Raises :class:`~testnet.errors.TestnetError` where the simulator's oracle objects.
     """
-    setting = make_setting(members, DOMAIN, NetworkParams(min_providers=1, pair_percent=100))
+    setting = make_setting(members, DOMAIN, NetworkParams(min_providers=1, pair_percent=100, audit_slots=0))
     setting.workload.sign(slots)
     heal_ms = (slots + 1) * setting.terms.params.slot_ms  # every message of every slot meets the delay
     plan = FaultPlan("distance", heal_ms, Weather(delay_ms, delay_ms))

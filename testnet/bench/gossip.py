@@ -20,6 +20,7 @@ from contracts.typed_data import Address, Digest, Domain
 from gossip import topics
 from gossip.errors import MessageError
 from gossip.messages import Signed, Unit, decode, encode, sign
+from gossip.messages.market import AccessPass, Rfc
 from gossip.messages.records import Bid
 from gossip.network import GossipMessage, Network, NetworkConfig, Verdict, open_network
 from testnet.bench.figures import Figures
@@ -45,6 +46,8 @@ class Load:
     rate: int = 20
     seconds: int = 30
     processes: int = 2
+    rfcs: bool = False
+    """RFCs instead of bids: longer, with two signatures each."""
 
     @property
     def bids(self) -> int:
@@ -66,6 +69,8 @@ class Outcome:
     received: list[tuple[int, float]] = field(default_factory=list)
     """Bid and time of every delivery."""
     cpu_seconds: float = 0.0
+    bytes_in: int = 0
+    """Gossip bytes that all hosts read."""
     drops: dict[str, int] = field(default_factory=dict)
     """Dropped messages by reason, all hosts together; ``duplicate`` is the mesh's redundancy, no loss."""
 
@@ -74,6 +79,7 @@ class Outcome:
         self.published |= other.published
         self.received += other.received
         self.cpu_seconds += other.cpu_seconds
+        self.bytes_in += other.bytes_in
         for reason, count in other.drops.items():
             self.drops[reason] = self.drops.get(reason, 0) + count
 
@@ -153,7 +159,10 @@ async def _work(pipe: Connection, load: Load, mine: range) -> None:
             host: await stack.enter_async_context(open_network(NetworkConfig(), (host + 1).to_bytes(32, "big")))
             for host in mine
         }
-        readers = {host: await net.subscribe(TOPIC, _judge, max_bytes=4_224) for host, net in hosts.items()}
+        readers = {
+            host: await net.subscribe(TOPIC, _judge_rfc if load.rfcs else _judge, max_bytes=4_224)
+            for host, net in hosts.items()
+        }
         pipe.send({host: net.multiaddrs for host, net in hosts.items()})
         addresses = await trio.to_thread.run_sync(pipe.recv)
         async with trio.open_nursery() as nursery:
@@ -181,31 +190,36 @@ async def _run(
     outcome = Outcome()
     own = {host: len(range(host, load.bids, load.hosts)) for host in hosts}
     used = time.process_time()
-    before = [net.statistics().drops for net in hosts.values()]
+    before = [net.statistics() for net in hosts.values()]
     with trio.move_on_after(start - time.monotonic() + load.seconds + DRAIN_S):
         async with trio.open_nursery() as nursery:
             for host, net in hosts.items():
-                nursery.start_soon(_publish, net, range(host, load.bids, load.hosts), load.rate, start, outcome)
-                nursery.start_soon(_collect, readers[host], load.bids - own[host], outcome)
+                nursery.start_soon(_publish, net, range(host, load.bids, load.hosts), load, start, outcome)
+                nursery.start_soon(_collect, readers[host], load.bids - own[host], load, outcome)
     outcome.cpu_seconds = time.process_time() - used
     for net, earlier in zip(hosts.values(), before, strict=True):
-        for reason, count in net.statistics().drops.items():
-            outcome.drops[reason] = outcome.drops.get(reason, 0) + count - earlier.get(reason, 0)
+        now = net.statistics()
+        outcome.bytes_in += now.bytes_in - earlier.bytes_in
+        for reason, count in now.drops.items():
+            outcome.drops[reason] = outcome.drops.get(reason, 0) + count - earlier.drops.get(reason, 0)
     return outcome
 
 
-async def _publish(net: Network, bids: range, rate: int, start: float, outcome: Outcome) -> None:
+async def _publish(net: Network, bids: range, load: Load, start: float, outcome: Outcome) -> None:
     for number in bids:
-        await trio.sleep(max(0.0, start + number / rate - time.monotonic()))
-        data = _bid(number)
+        await trio.sleep(max(0.0, start + number / load.rate - time.monotonic()))
+        data = _rfc(number) if load.rfcs else _bid(number)
         outcome.published[number] = time.monotonic()
         await net.publish(TOPIC, data)
 
 
-async def _collect(reader: trio.MemoryReceiveChannel[GossipMessage], expected: int, outcome: Outcome) -> None:
+async def _collect(
+    reader: trio.MemoryReceiveChannel[GossipMessage], expected: int, load: Load, outcome: Outcome
+) -> None:
     for _ in range(expected):
-        message = await reader.receive()
-        outcome.received.append((decode(Signed[Bid], message.data).payload.sequence, time.monotonic()))
+        data = (await reader.receive()).data
+        number = decode(Signed[Rfc], data).payload.index if load.rfcs else decode(Signed[Bid], data).payload.sequence
+        outcome.received.append((number, time.monotonic()))
 
 
 def _judge(data: bytes, _: str) -> Verdict:
@@ -214,6 +228,25 @@ def _judge(data: bytes, _: str) -> Verdict:
     except MessageError:
         return Verdict.REJECT
     return Verdict.ACCEPT
+
+
+def _judge_rfc(data: bytes, _: str) -> Verdict:
+    try:
+        rfc = decode(Signed[Rfc], data)
+        rfc.signer(DOMAIN)
+        rfc.payload.access_pass.signer(DOMAIN)
+    except MessageError:
+        return Verdict.REJECT
+    return Verdict.ACCEPT
+
+
+def _rfc(number: int) -> bytes:
+    """As users send them: one in ten with a pass that nobody has seen before."""
+    router, session = Key(b"\x01" * 32), Key((number // 10 + 1).to_bytes(32, "big"))
+    granted = AccessPass(session.address, 0, 1_000_000, 9, router.address, Digest(bytes(32)))
+    access_pass = sign(granted, router, DOMAIN)
+    rfc = Rfc(access_pass, session.address, number, Digest(b"m" * 32), Unit.TEXT_TOKEN, 500, 512, 10**13)
+    return encode(sign(rfc, session, DOMAIN))
 
 
 def _bid(number: int) -> bytes:

@@ -94,18 +94,26 @@ class Comparison:
         return rows
 
     def plot(self, path: Path) -> None:
-        """A PNG of both sides' times to first token. Raises :class:`TestnetError` without matplotlib."""
+        """A PNG of both sides: times to first token round by round, and T/s. Raises :class:`TestnetError`."""
         try:
             from matplotlib.figure import Figure  # noqa: PLC0415  # an extra
         except ImportError as error:
-            raise TestnetError("a plot needs matplotlib: pip install matplotlib") from error
-        figure = Figure(figsize=(8, 4))
-        axes = figure.add_subplot()
+            raise TestnetError("a plot needs matplotlib: pip install 'yellowstone-router[plot]'") from error
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        first, rates = figure.subplots(1, 2)
         for name, side in (("direct", self.direct), ("network", self.network)):
-            axes.plot([1_000 * one.first_s for one in side.samples[1]], marker=".", label=name)
-        axes.set(xlabel="round", ylabel="time to first token (ms)", ylim=(0, None))
-        axes.legend()
-        figure.savefig(path)
+            first.plot([1_000 * one.first_s for one in side.samples[1]], marker=".", label=name)
+        first.set(xlabel="round, one at once", ylabel="time to first token (ms)", ylim=(0, None))
+        first.legend()
+        labels = [f"{name},\n{at_once} at once" for at_once in AT_ONCE for name in ("direct", "network")]
+        shown = [side.rates[at_once] for at_once in AT_ONCE for side in (self.direct, self.network)]
+        rates.boxplot(shown, tick_labels=labels)
+        rates.set(ylabel="T/s of all answers of a round", ylim=(0, None))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path)
+        except (OSError, ValueError) as error:
+            raise TestnetError(f"cannot write {path}: {error}") from error
 
 
 Ask = Callable[[str, list[Sample]], Awaitable[None]]

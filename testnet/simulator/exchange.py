@@ -5,7 +5,6 @@ The rules are consensus.member.short's; this stands for what carries them in a n
 
 from collections.abc import Iterator
 
-from consensus.market.settlement import settlement_digest
 from consensus.member.short import Answers, ShortProposals
 from contracts.typed_data import Address, Digest
 from gossip.messages.committee import (
@@ -33,7 +32,7 @@ class SimulatedExchange:
 
     def note(self, settlement: Settlement) -> Iterator[tuple[Address, ProposalFrame]]:
         """A settlement was found good: the proposals that are whole with it, and who made them."""
-        self._held[settlement_digest(settlement)] = settlement
+        self._held[settlement.digest] = settlement
         return self._proposals.take(settlement)
 
     def answer(self, member: Address, want: WantFrame, body: BatchBody) -> Iterator[LinkFrame]:

@@ -190,8 +190,11 @@ def check_conservation(before: Ledger, after: Ledger, terms: Terms) -> None:
     for outcome in after.outcomes:
         if outcome.credited_wei != outcome.tokens * outcome.price_wei:
             raise Violation("conservation", f"{outcome.credited_wei} wei for {outcome.tokens} T (S33)")
+        if terms.params.audit_slots:
+            continue
         gained[outcome.provider] = gained.get(outcome.provider, 0) + outcome.credited_wei
-    for provider in {*before.credits, *after.credits, *gained}:
+    _check_audits(before, after)
+    for provider in {*before.credits, *after.credits, *gained} if not terms.params.audit_slots else ():
         expected = before.credits.get(provider, 0) + gained.get(provider, 0)
         if after.credits.get(provider, 0) != expected:
             found = after.credits.get(provider, 0)
@@ -201,3 +204,17 @@ def check_conservation(before: Ledger, after: Ledger, terms: Terms) -> None:
     for account in after.days.values():
         if account.budget_left_wei < 0:
             raise Violation("conservation", f"day {account.day} is {-account.budget_left_wei} wei over budget (S37)")
+
+
+def _check_audits(before: Ledger, after: Ledger) -> None:
+    """Where credits mature (S8), what was settled is matured, immature or forfeited, and none of it twice."""
+    settled = sum(outcome.credited_wei for outcome in after.outcomes)
+    held = _accounted(after) - _accounted(before)
+    if held != settled:
+        raise Violation("conservation", f"{settled} wei were settled, {held} are accounted for")
+
+
+def _accounted(ledger: Ledger) -> int:
+    audits = ledger.audits
+    matured = ledger.total_credited - ledger.bootstrap_credited - audits.opinions_wei
+    return matured + audits.immature_wei + audits.forfeited_wei

@@ -38,6 +38,7 @@ PARAMS = NetworkParams(
     report_deadline_slots=3,
     min_providers=1,
     pair_percent=100,
+    audit_slots=0,
     speed_samples_min=4,
     propose_ms=300,
     prevote_ms=100,
@@ -61,7 +62,7 @@ def named_key(name: str) -> Key:
 
 
 class SimulatedSecrets:
-    """A member's slot secrets: what :class:`consensus.member.core.Secrets` asks for."""
+    """A member's slot secrets: what :class:`consensus.member.secrets.Secrets` asks for."""
 
     def __init__(self, key: Key, terms: Terms) -> None:
         self._key = key

@@ -20,6 +20,7 @@ from contracts.typed_data import ZERO_DIGEST, Address, Digest, Domain, Uint256, 
 from gossip.messages.base import Signed, Unit, sign
 from gossip.messages.committee import BatchBody, BatchHeader, DayOpening, ProviderRank
 from gossip.messages.market import AccessPass, PassIssued, PassRequest, Rfc, Ticket
+from gossip.messages.opinions import Opinion
 from gossip.messages.records import BeaconCommitment, Bid, ModelProof, NodeRecord
 from gossip.messages.session import Cosigned, Receipt, Report, Settlement, Voucher
 
@@ -50,7 +51,7 @@ def named_digest(name: str) -> Digest:
 def make_terms(**params: Any) -> Terms:
     """Terms of a test network; days are 100 slots unless told otherwise."""
     chosen: dict[str, Any] = {"day_slots": 100, "settle_window_slots": 100, "report_deadline_slots": 5}
-    chosen |= {"endowment_mor": 100_000, "min_providers": 1, "pair_percent": 100} | params
+    chosen |= {"endowment_mor": 100_000, "min_providers": 1, "pair_percent": 100, "audit_slots": 0} | params
     return Terms(Domain(77_101, Address(b"\x77" * 20)), GENESIS_MS, NetworkParams(**chosen))
 
 
@@ -180,12 +181,17 @@ class World:
     # What comes out of a session.
 
     def voucher(self, ticket_id: Digest, tokens: int, session: str = "session") -> Signed[Voucher]:
-        return sign(Voucher(ticket_id, address(session), tokens), key(session), self.domain)
+        return sign(Voucher(ticket_id, address(session), tokens, named_digest("transcript")), key(session), self.domain)
 
     def receipt(self, ticket_id: Digest, tokens: int, session: str = "session", provider: str = "provider") -> Cosigned:
         receipt = Receipt(ticket_id, tokens, 12, named_digest("transcript"), "stop")
         value = digest(self.domain, receipt)
         return Cosigned(receipt, key(session).sign_digest(value), key(provider).sign_digest(value))
+
+    def opinion(self, scorer: str, ticket_id: Digest, signer: str | None = None, **changes: Any) -> Signed[Opinion]:
+        """A verdict on a transcript as :meth:`receipt` commits to it: Pass unless told otherwise."""
+        made = Opinion(ticket_id, named_digest("transcript"), address(scorer), 100, 3, 210, True)
+        return sign(replace(made, **changes), key(signer or scorer), self.domain)
 
     def report(self, ticket_id: Digest, tokens: int, session: str = "session", **changes: Any) -> Signed[Report]:
         made = Report(ticket_id, address(session), tokens, 200, 20 * max(1, tokens), True)

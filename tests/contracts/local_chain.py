@@ -30,7 +30,7 @@ PAST_S = 100_000
 """How long before a network's contracts are deployed its slot 0 begins, so that tests may name any slot."""
 
 GOVERNOR = Address(b"\x60" * 20)
-DELAY_S = 1_000
+DELAY_S = 86_400
 
 AMPLE = Economics(
     Schedule(200_000 * MOR, 1_000 * MOR, payout_start_s=0, interval_s=10),

@@ -1,4 +1,7 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+from coincurve import PublicKey
 from eth_account import Account
 from eth_utils.crypto import keccak
 from hypothesis import given, settings
@@ -6,7 +9,7 @@ from hypothesis import strategies as st
 
 from contracts.errors import SignatureInvalid
 from contracts.signing import Key, recover
-from contracts.typed_data import Digest
+from contracts.typed_data import Address, Digest
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
@@ -71,6 +74,62 @@ def test_a_zero_r_or_s_is_refused(zeroed: slice) -> None:
     signature[zeroed] = bytes(32)
     with pytest.raises(SignatureInvalid, match="does not recover"):
         recover(value, bytes(signature))
+
+
+def by_coincurve(value: bytes, signature: bytes) -> Address | str:
+    """The rule in coincurve's own words: who signed, or what is wrong."""
+    if len(signature) != 65 or signature[64] not in (27, 28):
+        return "signature is not 65 bytes with v of 27 or 28"
+    if int.from_bytes(signature[32:64], "big") > ORDER // 2:
+        return "signature has a high s (EIP-2)"
+    try:
+        public = PublicKey.from_signature_and_message(signature[:64] + bytes([signature[64] - 27]), value, hasher=None)
+    except Exception:  # noqa: BLE001  # all that coincurve raises
+        return "signature does not recover"
+    return Address(keccak(public.format(compressed=False)[1:])[-20:])
+
+
+def by_ours(value: bytes, signature: bytes) -> Address | str:
+    try:
+        return recover(Digest(value), signature)
+    except SignatureInvalid as error:
+        return str(error)
+
+
+NUMBERS = st.one_of(
+    st.sampled_from([0, 1, 2, ORDER // 2, ORDER // 2 + 1, ORDER - 1, ORDER, ORDER + 1, 2**255, 2**256 - 1]),
+    st.integers(0, 2**256 - 1),
+    st.integers(1, ORDER // 2),
+)
+
+
+@st.composite
+def signatures(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """What was signed and a signature: a good one, one with a part put in its place, or one of no key at all."""
+    value = draw(DIGESTS)
+    good = Key(draw(SECRETS)).sign_digest(value)
+    r = draw(st.one_of(st.just(good[:32]), NUMBERS.map(lambda number: number.to_bytes(32, "big"))))
+    s = draw(st.one_of(st.just(good[32:64]), NUMBERS.map(lambda number: number.to_bytes(32, "big"))))
+    v = draw(st.sampled_from([good[64], 27, 28, 0, 1, 26, 29, 255]))
+    whole = r + s + bytes([v])
+    cut = draw(st.one_of(st.just(65), st.integers(0, 65)))
+    other = draw(st.one_of(st.just(value), DIGESTS, st.binary(max_size=40)))
+    return other, whole[:cut] + draw(st.sampled_from([b"", b"\x00"]))
+
+
+@given(signatures())
+@settings(max_examples=300, deadline=None)
+def test_it_is_coincurves_answer_whatever_is_asked(asked: tuple[bytes, bytes]) -> None:
+    assert by_ours(*asked) == by_coincurve(*asked)
+
+
+def test_threads_do_not_share_what_the_library_writes_into() -> None:
+    keys = [Key(bytes([number]) * 32) for number in range(1, 9)]
+    values = [Digest(keccak(b"%d" % number)) for number in range(40)]
+    asked = [(key, value, key.sign_digest(value)) for value in values for key in keys]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda one: recover.__wrapped__(*one[1:]), asked))
+    assert found == [key.address for key, *_ in asked]
 
 
 def test_a_changed_digest_recovers_to_somebody_else() -> None:

@@ -69,6 +69,18 @@ def test_an_equivocator_loses_everything_and_the_finder_gets_its_part(world: Wor
         world.registry("withdraw", sender=key.address)
 
 
+def test_a_token_that_does_not_pay_the_finder_leaves_the_member_unpunished(world: World) -> None:
+    key = stake_and_key(world, 400)
+    token = "0x" + world.mor.address.hex()
+    code = world.chain.env.get_code(token)
+    world.chain.env.set_code(token, bytes.fromhex("5f5f5260205ff3"))  # answers false to everything
+    with refused("registry: transfer failed"):
+        slash(world, key.address, prevotes(world, key))
+    world.chain.env.set_code(token, code)
+    assert world.registry("stake_of", key.address) == 400
+    assert slash(world, key.address, prevotes(world, key)) == 20
+
+
 @EVERY_KIND
 def test_what_the_core_calls_evidence_convicts_on_chain(world: World, offence: Offence) -> None:
     key = world.keys[1]

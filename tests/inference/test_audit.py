@@ -16,6 +16,8 @@ from inference.audit import (
     TokenScore,
     calibrate,
     judge,
+    judge_answer,
+    judge_scoring,
     pack_score,
     unpack_score,
     unpack_scores,
@@ -31,6 +33,38 @@ from inference.synthetic import SyntheticEngine
 from tests.inference.market import BODY, SESSION, TERMS, ProviderSide, make_ticket, ticking
 
 SURE = TokenScore(0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "gap", "temperature", "passed"),
+    [
+        (64, 0.01, 0.0, True),
+        (64, 0.05, 0.0, False),
+        (3, 0.37, 0.0, True),
+        (3, 12.0, 0.0, False),
+        (40, 1.96, 1.0, True),
+        (40, 0.73, 0.7, True),
+        (40, 3.31, 1.0, False),
+        (40, 4.41, 1.5, True),
+        (8, 3.16, 1.0, True),
+        (8, 4.19, 1.0, False),
+        (1, 7.14, 0.7, True),
+        (1, 9.3, 0.7, False),
+        (0, 0.0, 0.0, None),
+    ],
+)
+def test_no_answer_is_too_short_or_too_random_for_an_opinion(
+    tokens: int, gap: float, temperature: float, passed: bool | None
+) -> None:
+    scores = [TokenScore(-1.0 - gap, -1.0)] * tokens
+    assert judge_answer(scores, temperature, AuditLimits()).passed is passed
+
+
+def test_a_scoring_session_is_judged_by_its_scores() -> None:
+    own = [TokenScore(-0.5, -0.1)] * 20
+    assert judge_scoring(own, own, AuditLimits()).passed is True
+    lied = [*own[:-1], TokenScore(-3.0, -0.1)]
+    assert judge_scoring(lied, own, AuditLimits()).passed is False
 
 
 @given(best=st.floats(-200, 0), gap=st.floats(0, 200))

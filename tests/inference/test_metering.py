@@ -5,7 +5,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.metering import TokenMeter, Transcript, compute_delivered
+from inference.metering import TokenMeter, Transcript, compute_delivered, find_committed
 
 ids = st.lists(st.integers(0, 2**32 - 1), max_size=20)
 
@@ -26,6 +26,17 @@ def test_transcript_does_not_see_how_ids_were_framed(body: bytes, first: list[in
 def test_transcript_binds_body_and_ids(body: bytes, tokens: list[int], other: list[int]) -> None:
     assert commit(body + b"x", tokens) != commit(body, tokens)
     assert (commit(body, tokens) == commit(body, other)) == (tokens == other)
+
+
+@given(body=st.binary(max_size=50), tokens=ids, cut=st.integers(0, 20))
+def test_what_a_commitment_is_about_is_found_again(body: bytes, tokens: list[int], cut: int) -> None:
+    transcript, cut = Transcript(body), min(cut, len(tokens))
+    transcript.add(tuple(tokens[:cut]))
+    assert find_committed(body, tuple(tokens), transcript.digest()) == tuple(tokens[:cut])
+    assert find_committed(body + b"x", tuple(tokens), transcript.digest()) is None
+    going_on = transcript.copy()
+    going_on.add(tuple(tokens[cut:]))
+    assert (transcript.digest(), going_on.digest()) == (commit(body, tokens[:cut]), commit(body, tokens))
 
 
 def test_transcript_is_as_specified() -> None:

@@ -374,7 +374,7 @@ async def test_vouchers_on_the_way_are_kept_when_the_user_is_gone(autojump_clock
         await ask(stream, ticket)
         for tokens in (1, 2):
             assert await stream.receive(limit=65_536, timeout=5)
-            voucher = sign(Voucher(ticket.id(TERMS.domain), SESSION.address, tokens), SESSION, TERMS.domain)
+            voucher = sign(voucher_for(ticket, tokens), SESSION, TERMS.domain)
             await stream.send(encode(VoucherFrame(voucher)))
         stream.vanish()
     assert kept == [1, 2]
@@ -427,12 +427,12 @@ async def test_refuses_more_sessions_than_slots(autojump_clock: trio.testing.Moc
 
 async def test_refuses_untrue_vouchers(side: ProviderSide) -> None:
     ticket = make_ticket(side.engine)
-    ticket_id = ticket.id(TERMS.domain)
-    good = Voucher(ticket_id, SESSION.address, 1)
+    good = voucher_for(ticket, 1)
     for voucher in (
         sign(msgspec.structs.replace(good, tokens=9_999), SESSION, TERMS.domain),
         sign(msgspec.structs.replace(good, tokens=0), SESSION, TERMS.domain),
         sign(msgspec.structs.replace(good, ticket_id=bytes(32)), SESSION, TERMS.domain),
+        sign(msgspec.structs.replace(good, transcript=bytes(32)), SESSION, TERMS.domain),
         sign(good, Key.generate(), TERMS.domain),
     ):
         side.used.clear()
@@ -464,6 +464,13 @@ class Listed:
         if not self.pieces:
             raise StopAsyncIteration
         return self.pieces.pop(0)
+
+
+def voucher_for(ticket: Signed[Ticket], tokens: int) -> Voucher:
+    """For the first T of :func:`ask`'s answer: the synthetic engine says 0, 1, 2 …"""
+    transcript = Transcript(encode_body(BODY))
+    transcript.add(tuple(range(tokens)))
+    return Voucher(ticket.id(TERMS.domain), SESSION.address, tokens, transcript.digest())
 
 
 async def ask(stream: MemoryStream, ticket: Signed[Ticket]) -> None:

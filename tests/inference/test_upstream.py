@@ -136,7 +136,7 @@ TAGGED = 'Well. <tool_call> {"name": "get_weather", "arguments": {"city": "Paris
 async def test_vllms_calls_pass_through_and_its_prompt_counts_the_tools() -> None:
     upstream = Upstream("vllm")
     async with opened(upstream) as engine:
-        assert await engine.features() == {"tools", "logprobs"}
+        assert await engine.features() == {"tools", "tool_choice", "logprobs"}
         answer = await whole(engine, AGENT)
         bare = await engine.count_prompt(AGENT.messages)
         assert await engine.count_prompt(AGENT.messages, USE) > bare > await engine.count_prompt(ASK.messages)
@@ -188,6 +188,15 @@ async def test_llama_servers_calls_are_read_by_their_marks() -> None:
     assert (answer.text.strip(), answer.finish) == ("Well.", "tool_calls")
     assert answer.calls == (ToolDelta(0, "call_0", "get_weather", '{"city": "Paris"}'),)
     assert answer.token_ids == tuple(tokenize(TAGGED))
+
+
+async def test_a_server_that_cannot_be_made_to_call_says_so() -> None:
+    async with opened(Upstream("llama-server", text=TAGGED, props=HERMES)) as engine, trio.open_nursery() as nursery:
+        ticket = make_ticket(engine, prompt_bound=400)
+        streams = [ProviderSide(engine).connect(nursery) for _ in range(2)]
+        _, code = await talk(streams[0], ticket, QueryBody(ASK.messages, tools=USE))
+        outcome, free = await talk(streams[1], ticket, QueryBody(ASK.messages, tools=ToolUse(USE.tools)))
+    assert (code, free, outcome.finish) == ("unsupported", None, "tool_calls")
 
 
 @pytest.mark.parametrize(("kind", "props"), [("tabbyapi", {}), ("llama-server", {})])

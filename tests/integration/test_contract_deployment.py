@@ -1,5 +1,6 @@
 """`yellowstone contracts` on a real chain: deploy, go on after a failure, stake, open, verify, and mistakes told."""
 
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from contracts.anvil import AnvilChain, anvil
 from contracts.bindings import Mor
 from contracts.client import ChainClient
-from contracts.deployment import Deployer, Placement
+from contracts.deployment import Deployer, Placement, RegistryTerms
 from contracts.errors import ChainUnavailable, CodeDiffers
 from contracts.signing import Key
 from node import keys
@@ -107,6 +108,16 @@ def interrupt(chain: AnvilChain, file: Path) -> None:
     done = Deployer(client, key, plan, saved[-1]).run()
     first = {name: done.contracts[name] for name in ("mor", "registry")}
     assert first == saved[-1].contracts
+    sent = client.native_balance(key.address)
+    for changed in (
+        dataclasses.replace(plan, registry=RegistryTerms(unbonding_s=1)),
+        dataclasses.replace(plan, genesis_s=done.genesis_s + 1),
+        dataclasses.replace(plan, governor=key.address),
+    ):
+        with pytest.raises(CodeDiffers, match="deployed with other parameters than are wanted now"):
+            Deployer(client, key, changed, done).run()
+    assert Deployer(client, key, plan, done).run() == done
+    assert client.native_balance(key.address) == sent, "nothing was sent for any of it"
 
 
 def tamper(file: Path, addresses: Path) -> None:

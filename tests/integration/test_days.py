@@ -24,7 +24,6 @@ from contracts.typed_data import Digest, Domain, Uint256
 from gossip.messages.committee import BatchHeader, DayOpening
 from gossip.messages.session import Settlement
 from node.config import KeyFiles
-from testnet import funding
 from testnet.agreement import Contract, Disagreement, Views, check
 from testnet.forgery import ForgeryTaken, certify, credit_liar, refusal
 from testnet.funding import Deployment, deploy_and_fund
@@ -48,8 +47,9 @@ class Network:
         self.purse = chain.funded_keys[1]
         plan: Plan = compute_plan(TestnetOptions(day_s=60, pool_wei=1_000 * MOR, reference_price_wei=PRICE_WEI))
         identities = [self._identity(f"member {number}", plan, number) for number in range(4)]
+        long_ago_s = int(time.time()) - DAYS_AGO_S
         self.deployment: Deployment = deploy_and_fund(
-            self.client, chain.funded_keys[0], identities, plan.params, lambda _: None
+            self.client, chain.funded_keys[0], identities, plan.params, lambda _: None, genesis_s=long_ago_s
         )
         genesis_ms, compute = self.deployment.genesis_ms, self.deployment.compute
         self.world = World(Terms(Domain(CHAIN_ID, compute), genesis_ms, plan.params), committed_days=0)
@@ -88,19 +88,7 @@ class Network:
         return check(ledger or self.ledger, shown, self.terms, views, USER_WEI)
 
 
-@pytest.fixture
-def long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.time_ns()
-
-    class Earlier:
-        @staticmethod
-        def time_ns() -> int:
-            return now - DAYS_AGO_S * 10**9
-
-    monkeypatch.setattr(funding, "time", Earlier)
-
-
-async def test_s32_s35_days_on_a_real_contract(tmp_path: Path, long_ago: None) -> None:  # a fixture's effect
+async def test_s32_s35_days_on_a_real_contract(tmp_path: Path) -> None:
     async with anvil(CACHE_DIR, tmp_path / "anvil.log") as chain:
         with trio.fail_after(60):
             await trio.to_thread.run_sync(run_days, chain)

@@ -72,6 +72,13 @@ def test_a_match_is_explained_and_holds_once_its_secret_is_known(network: LocalN
 
     lines = wait_for("the slot's secret being revealed", verdict, 30)
     assert lines[-1] == "verdict: the match holds"
+    credit = wait_for("the credit", lambda: _credit_of(network, rfc_id), 30)
+    assert credit[0].startswith("credit: at once")
+
+
+def _credit_of(network: LocalNetwork, rfc_id: str) -> list[str] | None:
+    lines: list[str] = network.node("user").get(f"/sessions/{rfc_id}")["credit"]
+    return None if lines == ["credit: not settled yet"] else lines
 
 
 def test_an_unknown_model_is_openais_404(network: LocalNetwork) -> None:

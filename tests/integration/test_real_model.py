@@ -10,13 +10,19 @@ from pathlib import Path
 import pytest
 import trio
 
+from contracts.typed_data import Digest
 from inference.audit import AuditLimits, Verdict, judge
-from inference.engine import ChatMessage, Generation, Piece, Sampling
+from inference.engine import ChatMessage, Generation, Piece, Sampling, join_pieces
 from inference.errors import EngineError, EngineUnavailable, PromptRefused, PromptTooLong
 from inference.llamacpp.engine import LlamaCppEngine, open_llamacpp
 from inference.llamacpp.process import EngineOptions, open_worker
 from inference.model_store import DEFAULT_MODEL, open_cache, pull
 from inference.possession import check_blocks
+from inference.session.client import SessionOutcome
+from inference.session.query import QueryBody
+from inference.vocabulary import TextCheck
+from inference.vocabulary_files import read_gguf
+from tests.inference.market import ProviderSide, make_ticket, talk
 
 STORE = Path(__file__).parents[2] / ".cache" / "models"
 FRANCE = (ChatMessage("user", "What is the capital of France?"),)
@@ -62,7 +68,7 @@ async def answer(engine: LlamaCppEngine, request: Generation) -> Piece:
         async with engine.generate(request) as pieces:
             async for piece in pieces:
                 assert whole.finish is None, "the finish is on the last piece"
-                whole = Piece(whole.text + piece.text, whole.token_ids + piece.token_ids, piece.finish)
+                whole = join_pieces(whole, piece)
     return whole
 
 
@@ -209,6 +215,57 @@ async def test_scores_its_own_answer_and_sees_a_foreign_one(engine: LlamaCppEngi
     assert (await verdict((*said.token_ids[:20], *other[:8], *said.token_ids[28:]))).passed is False
     with pytest.raises(PromptTooLong):
         await verdict(said.token_ids * 20)
+
+
+async def test_a_user_counts_what_the_tokenizer_counts(engine: LlamaCppEngine, model_path: Path) -> None:
+    with model_path.open("rb") as file:
+        vocabulary = read_gguf(file.read(2 << 20))
+    cut = {piece: number for number, piece in enumerate(vocabulary.pieces) if piece and len(piece) == 1}
+    asks = [FRANCE, STORY, (ChatMessage("user", "Repeat exactly: 🦜 水豚 🚀 end"),)]
+    for messages, temperature in zip(asks, (0.0, 1.0, 0.0), strict=True):
+        check = TextCheck(vocabulary)
+        said = Piece("", ())
+        async with engine.generate(Generation(messages, 60, Sampling(temperature, seed=7))) as pieces:
+            async for piece in pieces:
+                assert check.take(piece.text, piece.token_ids) is None
+                said = join_pieces(said, piece)
+        assert check.count() == len(said.token_ids)
+        assert abs(vocabulary.count(said.token_ids) - await engine.count_text(said.text)) <= 1
+        letters = [cut[bytes((byte,))] for byte in said.text.encode()]
+        lie = TextCheck(vocabulary)
+        assert lie.take(said.text, tuple(letters)) is None
+        assert len(letters) > len(said.token_ids)
+        assert lie.count() <= len(said.token_ids) + 1
+
+
+async def test_says_how_likely_its_t_were(engine: LlamaCppEngine) -> None:
+    said = await answer(engine, Generation(FRANCE, 40, logprobs=2))
+    assert b"".join(detail.data for detail in said.details).decode() == said.text
+    assert [len(detail.top) for detail in said.details] == [2] * len(said.token_ids)
+    assert all(detail.cost == detail.top[0].cost <= detail.top[1].cost for detail in said.details), "it was greedy"
+    assert [detail.top for detail in (await answer(engine, Generation(FRANCE, 3, logprobs=0))).details] == [()] * 3
+    assert await engine.features() == {"logprobs"}, "this model's template knows no tools"
+
+
+async def test_a_killed_worker_ends_its_session_and_the_next_is_served(engine: LlamaCppEngine) -> None:
+    side, ticket = ProviderSide(engine), make_ticket(engine, token_max=400)
+    killed = engine.worker_pid
+
+    def kill(outcome: SessionOutcome) -> None:
+        if outcome.tokens >= 4 and engine.worker_pid == killed is not None:
+            os.kill(killed, signal.SIGKILL)
+
+    async with trio.open_nursery() as nursery:
+        outcome, code = await talk(side.connect(nursery), ticket, QueryBody(STORY), on_piece=kill)
+        assert (code, outcome.receipt) == ("engine_crashed", None)
+        assert 4 <= outcome.tokens < 400
+        with trio.fail_after(60):
+            while engine.worker_pid in (None, killed):
+                await trio.sleep(0.01)
+        other = make_ticket(engine, rfc_id=Digest(b"2" * 32))
+        outcome, code = await talk(side.connect(nursery), other, QueryBody(FRANCE))
+    assert (code, outcome.finish) == (None, "stop")
+    assert "Paris" in outcome.text
 
 
 async def test_proves_the_file_that_it_loaded(engine: LlamaCppEngine) -> None:

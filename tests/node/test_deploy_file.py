@@ -44,13 +44,13 @@ has_source = false
 unbonding_s = 60
 [governance]
 governor = "0x{TOKEN.hex()}"
-delay_s = 3600
+delay_s = 90000
 [params]
 slot_ms = 4000
 day_slots = 15
 """
     plan = load_deploy_file(written(tmp_path, text)).plan()
-    assert (plan.mor, plan.governor, plan.governance_delay_s, plan.genesis_s) == (TOKEN, TOKEN, 3_600, 1_000)
+    assert (plan.mor, plan.governor, plan.governance_delay_s, plan.genesis_s) == (TOKEN, TOKEN, 90_000, 1_000)
     assert (plan.registry.unbonding_s, plan.registry.slash_percent, plan.has_source) == (60, 100, False)
     assert plan.economics(1_000).day_s == 60
 
@@ -69,7 +69,7 @@ day_slots = 15
         (GOOD + "[registry]\nslash_percent = 101\n", "registry.slash_percent"),
         (GOOD + "[params]\nslot_ms = 333\nday_slots = 1\n", "params.day_slots"),
         (GOOD + "[params]\nslot_ms = 0\n", "params.slot_ms"),
-        (GOOD + f'[governance]\ngovernor = "0x{TOKEN.hex()}"\ndelay_s = 0\n', "governance.delay_s"),
+        (GOOD + f'[governance]\ngovernor = "0x{TOKEN.hex()}"\ndelay_s = 86399\n', "governance.delay_s"),
         (GOOD + "[governance]\ndelay_s = 5\n", "governance.governor"),
     ],
 )

@@ -132,10 +132,10 @@ class Liars(LogBuilder):
 
     def settlement(self, slot: int) -> Settlement:
         made = super().settlement(slot)
-        if slot != self.forged_at or made.voucher is None:
+        if slot != self.forged_at or made.report is None:
             return made
-        stranger = Key(b"\x09" * 32).sign(made.voucher.payload, self.network.terms().domain)
-        return replace(made, voucher=Signed(made.voucher.payload, Signature(stranger)))
+        stranger = Key(b"\x09" * 32).sign(made.report.payload, self.network.terms().domain)
+        return replace(made, report=Signed(made.report.payload, Signature(stranger)))
 
 
 WRONG: list[tuple[str, object]] = [

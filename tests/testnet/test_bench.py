@@ -18,8 +18,9 @@ from testnet.bench.figures import Figures, percentile
 from testnet.bench.gossip import Load, measure_gossip
 from testnet.bench.inference import Comparison, Sample, Side
 from testnet.bench.memory import read_groups, read_resident
+from testnet.bench.padding import measure_padding
 from testnet.bench.replay import measure_replay
-from testnet.errors import OptionInvalid
+from testnet.errors import OptionInvalid, TestnetError
 from testnet.progress import Progress
 
 
@@ -62,6 +63,25 @@ def test_both_ways_to_an_engine_are_compared_pair_by_pair() -> None:
     rows = {row[0]: row[1:] for row in sides.rows()}
     assert rows["T/s, 4 at once"][:3] == ("100.0", "97.0", "97.0 %")
     assert rows["ms a T"][2] == "+0.20"
+
+
+def test_the_comparison_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib comes with the plot extra")
+    sides = Comparison(Side(), Side())
+    for side in (sides.direct, sides.network):
+        side.samples[1].append(Sample(11, 0.1, 0.2))
+        for at_once in (1, 4):
+            side.rates[at_once] += [100.0, 90.0]
+    sides.plot(tmp_path / "new" / "plot.png")
+    assert (tmp_path / "new" / "plot.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(TestnetError, match="cannot write"):
+        sides.plot(tmp_path / "plot.words")
+
+
+async def test_padded_frames_have_one_size_and_cost_bytes() -> None:
+    ways = await measure_padding(1, 200.0, 20)
+    assert len(ways["padded"].sizes) == 1
+    assert ways["padded"].bytes_per_t[0] > ways["plain"].bytes_per_t[0]
 
 
 def make_process(proc: Path, pid: int, group: int, rss: str = "VmRSS:\t   2048 kB\n", name: str = "python") -> None:

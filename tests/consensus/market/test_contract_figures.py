@@ -28,6 +28,7 @@ def terms_of(network: Json) -> Terms:
         settle_window_slots=network["late_days"] * DAY_SLOTS,
         budget_policy="pool" if network["policy"] else "emission",
         endowment_mor=network["endowment_mor"],
+        audit_slots=0,
     )
     return Terms(Domain(1, Address(bytes(20))), 0, params)
 

@@ -109,3 +109,15 @@ def test_the_least_balance_of_a_rank_has_it_and_a_wei_less_has_not(rank: int) ->
     least = access.least_balance(rank)
     assert access.rank(least) == rank
     assert rank == 0 or access.rank(least - 1) == rank - 1
+
+
+def test_every_shard_has_its_followers_and_a_large_committee_shares_them_out() -> None:
+    small = [address(f"member {n}") for n in range(8)]
+    assert all(access.followed_shards(one, small, 16, 8) == tuple(range(16)) for one in small)
+    large = [address(f"member {n}") for n in range(64)]
+    followed = {one: access.followed_shards(one, large, 16, 8) for one in large}
+    assert all(sum(shard in of for of in followed.values()) == 8 for shard in range(16))
+    assert max(len(of) for of in followed.values()) <= 8, "nobody carries half of the topics"
+    without = {one: access.followed_shards(one, large[1:], 16, 8) for one in large[1:]}
+    assert sum(without[one] != followed[one] for one in large[1:]) <= len(followed[large[0]])
+    assert access.followed_shards(address("stranger"), large, 16, 8) == ()

@@ -21,6 +21,7 @@ from consensus.market.ledger_state import (
     next_reference_price,
     state_root,
 )
+from consensus.market.maturing import Audits
 from consensus.market.settlement import VerifiedSettlements, verify_settlement
 from consensus.market.speed import SpeedSample, is_fast_enough, us_per_t, with_sample
 from consensus.membership import Draw, Term
@@ -508,11 +509,11 @@ def test_the_state_root_covers_everything_but_the_parent(world: World) -> None:
     changes |= {"penalised": empty, "commitments": empty, "outcomes": (), "beacon": named_digest("x")}
     changes |= {"height": 9, "slot": 9, "day": 9, "total_credited": Uint256(9), "since": 9, "is_rescued": True}
     changes |= {"bootstrap_credited": Uint256(9), "day_credits": empty, "pairs": {0: {b"pair": 9}}}
-    changes |= {"ranks": {0: {address("provider"): 1}}}
+    changes |= {"audits": Audits(forfeited_wei=Uint256(9)), "ranks": {0: {address("provider"): 1}}}
     term = replace(ledger.running, epoch=9)
     changes |= {"committees": (term,), "drawn": Draw(9, term)}
     assert set(changes) == set(ledger.__struct_fields__) - {"parent"}
-    assert len({state_root(replace(ledger, **{name: value})) for name, value in changes.items()} | {root}) == 23
+    assert len({state_root(replace(ledger, **{name: value})) for name, value in changes.items()} | {root}) == 24
 
 
 def test_genesis_is_deterministic_and_checked(world: World) -> None:

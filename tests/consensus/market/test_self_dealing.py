@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consensus.market import access
 from consensus.market.errors import MatchInvalid, SettlementInvalid
 from consensus.market.explain import explain_match
 from consensus.market.ledger import settle
@@ -20,6 +21,7 @@ from gossip.messages.session import Settlement
 from tests.consensus.builders import (
     OTHER_MODEL,
     PRICE,
+    WEI,
     World,
     address,
     key,
@@ -76,6 +78,8 @@ def test_with_second_opinions_only_who_can_score_is_a_rival() -> None:
     world = World(make_terms(min_providers=2, audit_slots=10))
     assert invalid(world, world.settlement(rivals=[world.bid("second")])) == "rival_cannot_score"
     verify_settlement(world.settlement(rivals=[world.bid("second", scores=True)]), world.terms)
+    lax = World(make_terms(min_providers=2, audit_slots=10, scores_required=False))
+    verify_settlement(lax.settlement(rivals=[lax.bid("second")]), lax.terms)
     field = [world.standing("a"), world.standing("b", scores=True)]
     params = world.terms.params
     assert [one.bid.provider for one in payable(field, field, params)] == [address("a")]
@@ -186,13 +190,14 @@ def test_no_pair_is_ever_over_its_cap(sessions: list[tuple[int, int, int]], perc
 
 
 def test_earnings_may_be_bound_by_what_a_provider_holds() -> None:
-    """As coarsely as the day's opening tells it: a rank of 2 stands for 1 MOR at least, of which 1 % buy 100,000 T."""
-    world = World(make_terms(earnings_percent=1), ranks={"provider": 2})
-    pending = [world.settlement(tokens=tokens, token_max=tokens) for tokens in (60_000, 60_000, 40_000)]
-    ledger = world.after(world.ledger(), pending, slot=10)
+    """Its rank counts, as a day's opening tells it: at least 1 MOR, of which a tenth is what 100 T cost here."""
+    price = WEI // 1_000
+    world = World(make_terms(earnings_percent=10), ranks={"provider": access.rank(WEI)})
+    start = world.ledger(reference_price_wei=price)
+    pending = [world.settlement(tokens=tokens, price_wei=price) for tokens in (60, 60, 40)]
+    header, body, _ = world.propose(start, pending, slot=10)
+    ledger = world.apply(start, header, body)
     assert [made.reason for made in ledger.outcomes] == ["credited", "over_balance", "credited"]
-    assert ledger.credits == {address("provider"): 100_000 * PRICE}
-    assert outcome(world, world.settlement(provider="other", tokens=1)).reason == "over_balance", (
-        "who holds nothing earns nothing"
-    )
-    assert outcome(World(), World().settlement()).reason == "credited"
+    assert ledger.credits == {address("provider"): 100 * price}
+    unlisted = world.settlement(tokens=1, provider="unlisted")
+    assert outcome(world, unlisted).reason == "over_balance", "who holds nothing earns nothing"

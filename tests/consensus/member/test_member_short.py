@@ -2,7 +2,6 @@
 
 from random import Random
 
-from consensus.market.settlement import settlement_digest
 from consensus.member.short import MAX_ASKED, MAX_OPEN, SHORT_FROM, Answers, ShortProposals, shorten
 from contracts.typed_data import ZERO_ADDRESS, ZERO_DIGEST, Address, Digest, Signature, Uint256
 from gossip.messages.base import Signed, encode
@@ -51,7 +50,7 @@ def test_a_small_batch_travels_whole() -> None:
 
 def test_who_holds_all_needs_to_ask_nothing() -> None:
     frame = proposal(settlements(SHORT_FROM))
-    held = {settlement_digest(one): one for one in frame.body.settlements}
+    held = {one.digest: one for one in frame.body.settlements}
     whole = ShortProposals(held.get).begin(MAKER, shortened(frame))
     assert whole == frame
     assert isinstance(whole, ProposalFrame)
@@ -62,7 +61,7 @@ def test_what_is_missing_is_asked_for_and_comes_in_any_order() -> None:
     seed = 7
     frame = proposal(settlements(SHORT_FROM + 40))
     all_of = frame.body.settlements
-    held = {settlement_digest(one): one for one in all_of[::3]}
+    held = {one.digest: one for one in all_of[::3]}
     proposals = ShortProposals(held.get)
     want = proposals.begin(MAKER, shortened(frame))
     assert isinstance(want, WantFrame)

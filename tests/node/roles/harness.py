@@ -59,6 +59,7 @@ SHORT = NetworkParams(
     settle_window_slots=200,
     min_providers=1,
     pair_percent=100,
+    audit_slots=0,
     report_deadline_slots=2,
     ticket_ttl_ms=10_000,
     session_max_ms=60_000,

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from consensus.market.access import WEI, rank
 from consensus.market.ledger_state import state_root
 from consensus.tendermint.certificate import verify_certificate
 from contracts.emission import daily_budget
@@ -162,6 +163,20 @@ def voter(data: bytes, lab: Lab) -> Address | None:
     if isinstance(frame, PrevoteFrame | PrecommitFrame):
         return frame.vote.signer(lab.terms.domain)
     return frame.proposal.signer(lab.terms.domain) if isinstance(frame, ProposalFrame) else None
+
+
+async def test_s44_a_days_opening_tells_the_ranks_of_bidders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = replace(SHORT, slot_ms=300, day_slots=6, withhold_only_if_user_richer=True)
+    async with open_lab(tmp_path, monkeypatch, params) as lab:
+        provider = await lab.start_provider("provider")
+        lab.chain.balances[provider.address] = 5 * WEI
+        await lab.start_committee()
+        one, watcher = lab.members[0].parts.public, await lab.start("watcher", ("full",))
+        await until(lambda: provider.address in one.ledger.ranks.get(one.ledger.day, {}), "the provider's rank")
+        assert one.ledger.ranks[one.ledger.day] == {provider.address: rank(5 * WEI)}
+        reached = one.ledger.height
+        await until(lambda: watcher.parts.public.ledger.height >= reached, "the watcher's ledger")
+        assert provider.address in watcher.parts.public.ledger.ranks[watcher.parts.public.ledger.day]
 
 
 def opened_by(public: PublicState, day: int) -> int:

@@ -6,8 +6,11 @@ import pytest
 from msgspec.structs import replace
 
 from consensus.market.pairs import pair_key
+from gossip.messages.router import DeliveryFiling
 from node.api.backend import BackendError
-from tests.node.roles.harness import PRICE, SHORT, WEI, ask, chat, open_lab, until
+from node.roles.access import AccessRefused, ask_router
+from tests.consensus.builders import key
+from tests.node.roles.harness import PRICE, SHORT, WEI, ask, ask_match, ask_pass, chat, make_rfc, open_lab, until
 
 
 async def test_a_model_of_one_provider_is_refused_until_another_sells_it(
@@ -54,7 +57,9 @@ async def test_a_user_is_sent_to_another_provider_once_one_has_its_share_of_the_
         big = chat(max_tokens=allowance * 2 // 5)
         first, _ = await ask(user, big)
         assert first.provider == cheap.address
-        await until(lambda: user.parts.public.ledger.pairs, "the settlement")
+        home = lab.member(wallet.granted.payload.issuer)
+        await until(lambda: home.desk().promised_to(wallet.key.address, cheap.address) == 0, "the settlements")
+        await until(lambda: user.parts.public.ledger.pairs, "the user's view of them")
         pair = pair_key(wallet.key.address, cheap.address)
         assert user.parts.public.ledger.pairs[0][pair] <= allowance // 2
         with pytest.raises(BackendError) as refused:
@@ -62,3 +67,21 @@ async def test_a_user_is_sent_to_another_provider_once_one_has_its_share_of_the_
         assert refused.value.code == "pair_capped"
         second, _ = await ask(user, chat(max_tokens=allowance // 2))
         assert second.provider == dear.address, "what was said to the cheap one leaves it too little"
+
+
+async def test_a_user_files_no_voucher_in_its_providers_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could commit the provider to a transcript that was never sent."""
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        await lab.start_committee()
+        await lab.start_provider("one", slots=50)
+        asker, who, session = await lab.start("asker", ("full",)), key("user"), key("session")
+        lab.chain.balances[who.address] = 100 * WEI
+        await lab.market(providers=1)
+        await lab.knows(asker, providers=1)
+        home = lab.home_of(who.address)
+        matched = await ask_match(asker, home, make_rfc(session, await ask_pass(asker, home, who, session)))
+        ticket_id = matched.ticket.id(lab.terms.domain)
+        filing = DeliveryFiling(ticket_id, lab.world().voucher(ticket_id, 60), None)
+        with pytest.raises(AccessRefused) as refused:
+            await ask_router(asker.node, asker.parts.public, home.address, filing, timeout=20)
+        assert refused.value.code == "not_the_provider"

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from contracts.typed_data import Digest
 from gossip.errors import RemoteError
@@ -247,6 +248,23 @@ async def test_a_provider_serves_none_but_members(tmp_path: Path, monkeypatch: p
         with pytest.raises(SessionError, match="is not a router of day 0") as refused:
             await use(forged)
         assert refused.value.code == "bad_ticket"
+        bid = true_ticket.payload.bid.payload
+        others = other if seller is one else one
+        foreign = sign(replace(bid, provider=others.address), key("other" if seller is one else "one"), domain)
+        unknown = sign(replace(bid, model_id=Digest(b"\x07" * 32)), key("one" if seller is one else "other"), domain)
+        for change, code in (
+            ({"expires_ms": now_ms() - 1}, "ticket_expired"),
+            ({"bid": foreign}, "bad_ticket"),
+            ({"bid": unknown}, "engine_failed"),
+            ({"prompt_bound": 4}, "prompt_over_limit"),
+            ({"prompt_bound": bid.prompt_max + 1}, "bad_ticket"),
+            ({"token_max": 0}, "bad_ticket"),
+            ({"session_key": key("thief").address}, "bad_query"),
+        ):
+            # a member signs, so that only what is wrong with it is
+            with pytest.raises(SessionError) as refused:
+                await use(sign(replace(true_ticket.payload, router=MEMBERS[0].address, **change), MEMBERS[0], domain))
+            assert refused.value.code == code, change
         assert await use(true_ticket) == 32
         with pytest.raises(SessionError) as refused:
             await use(true_ticket)

@@ -27,7 +27,7 @@ def digest(number: int) -> Digest:
 
 
 async def collect(store: Store, from_height: int, limit: int | None = None) -> list[CertifiedBatch]:
-    async with aclosing(store.batches(from_height, limit)) as found:  # type: ignore[type-var]  # it is a generator
+    async with aclosing(store.batches(from_height, limit)) as found:
         return [item async for item in found]
 
 

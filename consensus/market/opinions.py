@@ -1,0 +1,182 @@
+"""Second opinions in the ledger (S8): what is picked, who scores it, whose word counts. Pure rules on single picks.
+
+A later batch's beacon picks a share of the credited sessions and, for each, up to three scorers among the providers of
+the model that tickets have shown. The first speaks first; the next one may once one has spoken or a third of the window
+has gone by without a word. One Pass settles it, unless somebody said Fail: then two of a kind do. At the end of the
+window a pick that nobody has passed has failed, whoever it was that did not open or did not answer: either side of the
+session can open the transcript, so a provider that has computed its answer never depends on its user.
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+from eth_hash.auto import keccak
+from msgspec.structs import replace
+
+from consensus.market.errors import OpinionInvalid
+from consensus.params import NetworkParams
+from contracts.typed_data import ZERO_DIGEST, Address, Digest
+from gossip.messages.opinions import Opinion
+from gossip.messages.records import Bid
+from gossip.messages.session import Settlement
+
+SCORERS = 3
+"""Scorers drawn for a pick at most."""
+
+MAX_OFFERS = 64
+"""Scorers of one model that the ledger remembers; those that were seen last."""
+
+BUCKETS = 64
+"""Parts that the window is cut into: credits mature, and picks end, a part at a time."""
+
+Decision = Literal["", "passed", "failed", "unheard"]
+
+
+class Offer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A provider that scores a model, as the last ticket with a bid of its own has shown it."""
+
+    provider: Address
+    price_wei: int
+    """Wei per T scored."""
+    slot: int
+    """Of that ticket, give or take an eighth of the time for which it counts."""
+
+
+class Given(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a scorer said."""
+
+    scorer: Address
+    passed: bool
+
+
+class Pick(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A credited session that is to be scored again."""
+
+    session_key: Address
+    provider: Address
+    model_id: Digest
+    transcript: Digest
+    tokens: int
+    """T that were credited: so many are scored, from the first on."""
+    slot: int
+    """The slot of the batch that picked it."""
+    scorers: tuple[Offer, ...]
+    """In the order in which they may speak."""
+    given: tuple[Given, ...] = ()
+    decision: Decision = ""
+
+
+def bucket_step(params: NetworkParams) -> int:
+    """Slots of one part of the window."""
+    return max(1, params.audit_slots // BUCKETS)
+
+
+def bucket_of(slot: int, params: NetworkParams) -> int:
+    """The part in which what a batch of ``slot`` picks and puts by comes due; it does at :func:`due_slot`."""
+    return (slot + params.audit_slots) // bucket_step(params) + 1
+
+
+def due_slot(bucket: int, params: NetworkParams) -> int:
+    """The first slot whose batch closes a part."""
+    return bucket * bucket_step(params)
+
+
+def transcript_of(settlement: Settlement) -> Digest:
+    """What both sides committed to, zero where neither receipt nor voucher does."""
+    if settlement.receipt is not None:
+        return settlement.receipt.receipt.transcript
+    return ZERO_DIGEST if settlement.voucher is None else settlement.voucher.payload.transcript
+
+
+def is_picked(beacon: Digest, ticket_id: Digest, params: NetworkParams) -> bool:
+    """Whether ``beacon`` picks a session for a second opinion."""
+    drawn = keccak(b"second opinion" + beacon + ticket_id)
+    return int.from_bytes(drawn[:8], "big") % 10_000 < params.audit_bps
+
+
+def draw_scorers(
+    beacon: Digest, ticket_id: Digest, provider: Address, offers: Iterable[Offer], oldest_slot: int
+) -> tuple[Offer, ...]:
+    """Who is to score, in order; only offers seen in ``oldest_slot`` or later count, and never the provider itself."""
+    found = [offer for offer in offers if offer.provider != provider and offer.slot >= oldest_slot]
+    found.sort(key=lambda offer: keccak(beacon + ticket_id + offer.provider))
+    return tuple(found[:SCORERS])
+
+
+def with_offer(offers: tuple[Offer, ...], bid: Bid, slot: int, params: NetworkParams) -> tuple[Offer, ...]:
+    """``offers`` with a bid that a ticket of ``slot`` shows; the same tuple where that is no news."""
+    held = next((offer for offer in offers if offer.provider == bid.provider), None)
+    if held is not None:
+        if slot < held.slot or (held.price_wei == bid.price_wei and slot < held.slot + params.settle_window_slots // 8):
+            return offers
+        offers = tuple(offer for offer in offers if offer is not held)
+    elif len(offers) >= MAX_OFFERS:
+        stalest = min(offers, key=lambda offer: (offer.slot, offer.provider))
+        offers = tuple(offer for offer in offers if offer is not stalest)
+    added = (*offers, Offer(bid.provider, bid.price_wei, slot))
+    return tuple(sorted(added, key=lambda offer: offer.provider))
+
+
+def turns(pick: Pick, slot: int, params: NetworkParams) -> int:
+    """How many of the scorers may speak in a batch of ``slot``."""
+    return 1 + len(pick.given) + 3 * (slot - pick.slot) // params.audit_slots
+
+
+def check_opinion(pick: Pick | None, opinion: Opinion, slot: int, params: NetworkParams) -> Pick:
+    """The pick that an opinion, whose signature holds, is about. Raises :class:`OpinionInvalid`."""
+    if pick is None:
+        raise OpinionInvalid("not_picked", opinion.ticket_id)
+    order = [offer.provider for offer in pick.scorers]
+    if opinion.scorer not in order:
+        raise OpinionInvalid("not_drawn", opinion.scorer)
+    if opinion.transcript != pick.transcript:
+        raise OpinionInvalid("another_transcript", opinion.transcript)
+    if opinion.tokens != pick.tokens:
+        raise OpinionInvalid("tokens", opinion.tokens)
+    if any(given.scorer == opinion.scorer for given in pick.given):
+        raise OpinionInvalid("said_already", opinion.scorer)
+    if pick.decision:
+        raise OpinionInvalid("decided", pick.decision)
+    if order.index(opinion.scorer) >= turns(pick, slot, params):
+        raise OpinionInvalid("not_its_turn", opinion.scorer, retry=True)
+    return pick
+
+
+def with_opinion(pick: Pick, opinion: Opinion) -> Pick:
+    """The pick once a checked opinion has been given."""
+    given = (*pick.given, Given(opinion.scorer, opinion.passed))
+    passes = sum(one.passed for one in given)
+    fails = len(given) - passes
+    decision: Decision = ""
+    if (passes and not fails) or passes > 1:
+        decision = "passed"
+    elif fails > 1:
+        decision = "failed"
+    return replace(pick, given=given, decision=decision)
+
+
+def decide(pick: Pick) -> Decision:
+    """What a pick comes to at the end of its window: in doubt, where one said Pass and one Fail, for the provider."""
+    if pick.decision:
+        return pick.decision
+    if any(given.passed for given in pick.given):
+        return "passed"
+    return "failed" if pick.given else "unheard"
+
+
+def fees(pick: Pick, decision: Decision) -> tuple[tuple[Address, int], ...]:
+    """Scorers whose word agrees with what it came to, and the wei for each: its own bid for each T."""
+    prices = {offer.provider: offer.price_wei for offer in pick.scorers}
+    return tuple(
+        (given.scorer, pick.tokens * prices[given.scorer])
+        for given in pick.given
+        if given.passed == (decision == "passed")
+    )
+
+
+def contradicted(pick: Pick, decision: Decision) -> tuple[Address, ...]:
+    """Scorers that two others have proven wrong."""
+    agreeing = sum(given.passed == (decision == "passed") for given in pick.given)
+    wrong = tuple(given.scorer for given in pick.given if given.passed != (decision == "passed"))
+    return wrong if agreeing > len(wrong) else ()

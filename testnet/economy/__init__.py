@@ -1,0 +1,1 @@
+"""An agent simulation of the market: honest users and providers, one attacker, months of days, and what each earns."""

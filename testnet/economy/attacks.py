@@ -1,0 +1,255 @@
+"""What an attacker does with its MOR on one day. Each strategy is one function from what it sees to its turn.
+
+An attacker's MOR gives it access to W T a day, and it has hardware for W T a day or none. Addresses are free.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from consensus.market.access import pass_commitment
+from consensus.market.allowances import MAX_PASSES_PER_USER, Allowances
+from consensus.market.errors import RfcRefused
+from consensus.market.ledger_state import DayAccount
+from consensus.market.matching import MAX_PENALTY
+from consensus.market.opinions import MAX_OFFERS
+from consensus.market.promises import Promises
+from consensus.market.speed import SpeedSample, is_fast_enough, with_sample
+from contracts.typed_data import ZERO_DIGEST, Address, Digest, Signature
+from gossip.messages.base import Signed, Unit
+from gossip.messages.market import AccessPass, PassIssued, PassRequest, Rfc
+from testnet.economy.market_day import Offer
+from testnet.economy.population import Provider, name, standing
+from testnet.economy.rules import SESSION_T, Flow, Rules, charged_worth, compute_found_out, compute_kept
+
+SYBIL_USERS = 1_000
+SYBIL_PROVIDERS = 5_000
+PAID_SHARE = 10
+"""Percent of what a model's providers have been paid that went to the attacker, for work it did: its part of scorers
+that are drawn by it."""
+OWN_SHARE = 80
+"""Percent of its own sessions on a public model that an attacker steers to itself, by price and by timing of slots."""
+HONEST_US = 20_000
+"""µs per T of a provider that does what it says."""
+NOBODY = Signature(bytes(65))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What an attacker sees of a day. ``access_t`` is W, ``lowest`` the lowest honest price by model (wei per T)."""
+
+    day: int
+    days: int
+    account: DayAccount
+    rules: Rules
+    access_t: int
+    cost_wei: int
+    lowest: tuple[int, ...]
+    honest: Mapping[int, tuple[Provider, ...]]
+    """By model."""
+    twin: Provider
+    """What the attacker would be if it were honest; its price follows what the attacker sells to others."""
+    idle_t: int
+    """T that honest providers could still compute yesterday."""
+    chance: random.Random
+
+    @property
+    def ceiling_wei(self) -> int:
+        """The day's price ceiling."""
+        return self.account.ceiling_wei(self.rules.params)
+
+
+@dataclass(slots=True)
+class Turn:
+    """An attacker's day."""
+
+    flows: list[Flow] = field(default_factory=list)
+    """Its own sessions with itself."""
+    offers: list[tuple[int, Offer]] = field(default_factory=list)
+    """Bids on public models, for anybody; whatever they sell is computed."""
+    computed_t: int = 0
+    """T computed for its own flows."""
+    kept: float = 1.0
+    """The share of the flows' credit that matures."""
+    fails: dict[Address, int] = field(default_factory=dict)
+    """Penalty points that it hands out."""
+    slowed: frozenset[int] = frozenset()
+    """Models whose honest providers fail the speed test today."""
+    offers_fast: bool = True
+    """Whether its own public sessions pass the speed test."""
+    stolen_t: int = 0
+    """T of answers that it got and no quota paid for."""
+    hardware_t: int = 0
+    """T a day that its hardware could compute."""
+
+
+Strategy = Callable[[View], Turn]
+
+TARGET = 0
+"""The public model that is attacked: the one most asked for."""
+
+
+def honest(view: View) -> Turn:
+    """Serve others as all honest providers do, with hardware for one's share."""
+    return Turn(offers=[_offer(view, view.twin.price_wei, "twin")], hardware_t=view.access_t)
+
+
+def wash_computing(view: View) -> Turn:
+    """Ask oneself and compute the answers."""
+    turn = _wash(view, users=1, providers=2, scorers=2)
+    turn.computed_t, turn.kept, turn.hardware_t = sum(f.sessions * f.tokens for f in turn.flows), 1.0, view.access_t
+    return turn
+
+
+def wash_idle(view: View) -> Turn:
+    """Ask oneself and compute nothing."""
+    return _wash(view, users=1, providers=2, scorers=2)
+
+
+def sybil_users(view: View) -> Turn:
+    """As wash_idle, over so many session keys that no pair has much to forfeit."""
+    return _wash(view, users=SYBIL_USERS, providers=2, scorers=2)
+
+
+def sybil_providers(view: View) -> Turn:
+    """As sybil_users, over so many providers that none has much to forfeit."""
+    return _wash(view, users=SYBIL_USERS, providers=SYBIL_PROVIDERS, scorers=2)
+
+
+def colluding_opinions(view: View) -> Turn:
+    """As sybil_providers, and the Sybils are drawn to score one another: they crowd the scorers that tickets show."""
+    return _wash(view, users=SYBIL_USERS, providers=SYBIL_PROVIDERS, scorers=SYBIL_PROVIDERS)
+
+
+def undercutting(view: View) -> Turn:
+    """Half of the time a tenth below everybody's cost, then as dear as the ceiling lets."""
+    price = view.cost_wei * 7 // 10 if view.day < view.days // 2 else view.ceiling_wei * 95 // 100
+    return Turn(offers=[_offer(view, price, "predator")], hardware_t=view.access_t)
+
+
+def false_fails(view: View) -> Turn:
+    """Say Fail to every rival from every address that one's MOR is spread over, and sell above them."""
+    rivals = view.honest.get(TARGET, ())
+    points = min(SYBIL_USERS, view.access_t // max(1, SESSION_T * len(rivals)))
+    if view.rules.proposals.fails_by_share:
+        points = 100 * view.access_t // max(1, view.access_t + sum(rival.sold_t for rival in rivals))
+    price = min(view.ceiling_wei, view.lowest[TARGET] * (100 + min(MAX_PENALTY, points)) // 100)
+    turn = Turn(offers=[_offer(view, price, "slanderer")], hardware_t=view.access_t)
+    turn.fails = {rival.address: points for rival in rivals}
+    return turn
+
+
+def withholding(view: View) -> Turn:
+    """Take what a provider sends ahead of the first voucher, send none, and ask again once the ticket has lapsed."""
+    params = view.rules.params
+    held_ms = params.ticket_ttl_ms + params.session_max_ms + params.slot_ms * (1 + params.report_deadline_slots)
+    rounds = 0 if view.rules.proposals.charge_unfiled else params.slot_ms * params.day_slots // held_ms
+    return Turn(stolen_t=min(view.access_t * rounds, view.idle_t))
+
+
+def quota_double_spend(view: View) -> Turn:
+    """Sign two RFCs with each index; what is admitted twice is stolen."""
+    key, router = name("double"), name("router")
+    desk = Allowances(router, lambda _: (router,), Promises())
+    most = min(view.access_t, 2**62)
+    granted = Signed(AccessPass(key, view.account.day, most, 1, router, pass_commitment(key, ZERO_DIGEST)), NOBODY)
+    request = Signed(PassRequest(key, key, view.account.day, 0, 0), NOBODY)
+    desk.note_issued(PassIssued(granted, request, ZERO_DIGEST, router))
+    rfc = Rfc(granted, key, 0, Digest(bytes(32)), Unit.TEXT_TOKEN, SESSION_T, 1, 2**50)
+    desk.reserve(rfc)
+    try:
+        desk.reserve(rfc)
+    except RfcRefused:
+        return Turn()
+    return Turn(stolen_t=view.access_t)
+
+
+def capacity_lies(view: View) -> Turn:
+    """Offer three times what one can compute, cheapest of all; everything then takes three times as long."""
+    samples = _samples(view, poisoned=0)
+    turn = Turn(offers=[_offer(view, view.lowest[TARGET] * 94 // 100, "liar")], hardware_t=view.access_t)
+    turn.offers_fast = is_fast_enough(samples, 3 * HONEST_US, view.rules.params)
+    return turn
+
+
+def latency_poisoning(view: View) -> Turn:
+    """Report answers in no time between oneself and oneself, until honest providers look slow; sell in their place."""
+    poisoned = 0 if view.rules.proposals.speed_from_canaries else view.rules.params.speed_share
+    is_fast = is_fast_enough(_samples(view, poisoned), HONEST_US, view.rules.params)
+    price = view.lowest[TARGET] if is_fast else view.ceiling_wei * 95 // 100
+    turn = Turn(offers=[_offer(view, price, "poisoner")], hardware_t=view.access_t)
+    turn.slowed = frozenset() if is_fast else frozenset({TARGET})
+    return turn
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "wash-computing": wash_computing,
+    "wash-idle": wash_idle,
+    "sybil-users": sybil_users,
+    "sybil-providers": sybil_providers,
+    "colluding-opinions": colluding_opinions,
+    "undercutting": undercutting,
+    "false-fails": false_fails,
+    "withholding": withholding,
+    "quota-double-spend": quota_double_spend,
+    "capacity-lies": capacity_lies,
+    "latency-poisoning": latency_poisoning,
+}
+
+IDLE = ("wash-idle", "sybil-users", "sybil-providers", "colluding-opinions")
+"""Wash trade that skips the computing."""
+
+
+def _offer(view: View, price_wei: int, who: str) -> tuple[int, Offer]:
+    return TARGET, Offer(standing(name(who), TARGET, max(1, price_wei)), view.access_t)
+
+
+def _scorers(view: View, crowd: int) -> tuple[int, int]:
+    """Of the scorers that the ledger remembers for a model, the attacker's ``crowd`` and the others, as they are drawn.
+
+    Nobody else for a model of its own. Of a public one the ledger remembers who was seen last on tickets, as the winner
+    or as its rival; rivals are drawn among addresses, so a crowd fills its part of them.
+    """
+    proposals = view.rules.proposals
+    if not proposals.listed_models:
+        return min(crowd, MAX_OFFERS), 0
+    if proposals.scorers_by_credit:
+        return PAID_SHARE, 100 - PAID_SHARE
+    known = len(view.honest.get(TARGET, ()))
+    if known + crowd <= MAX_OFFERS:
+        return crowd, known
+    seen = (1 + known / (known + crowd)) / 2
+    others = min(known, max(1, int(MAX_OFFERS * seen)))
+    return MAX_OFFERS - others, others
+
+
+def _wash(view: View, *, users: int, providers: int, scorers: int) -> Turn:
+    """Own sessions with own providers: on a model that nobody else has, at the ceiling; where only listed models are
+    payable, on a public one just below everybody's price, as far as the draw can be steered."""
+    rules, is_own = view.rules, not view.rules.proposals.listed_models
+    price = view.ceiling_wei if is_own else min(view.ceiling_wei, view.lowest[TARGET] * 94 // 100)
+    steered = view.access_t if is_own else view.access_t * OWN_SHARE // 100
+    worth = charged_worth(SESSION_T, price, view.account.reference_price_wei, rules.proposals)
+    sessions = steered // worth
+    found_out = compute_found_out(*_scorers(view, scorers))
+    kept = compute_kept(sessions, users * MAX_PASSES_PER_USER, providers, found_out, rules)
+    halves = (sessions - sessions // 2, sessions // 2)
+    flows = [
+        Flow(name("wash key"), name(f"wash provider {n}"), view.access_t, price, half, SESSION_T)
+        for n, half in enumerate(halves)
+        if half
+    ]
+    return Turn(flows=flows, kept=kept)
+
+
+def _samples(view: View, poisoned: int) -> tuple[SpeedSample, ...]:
+    """A model's last speed samples, where ``poisoned`` providers out of the attacker's hand in one in two of them."""
+    params, samples = view.rules.params, tuple[SpeedSample, ...]()
+    for n in range(4 * params.speed_samples):
+        if poisoned and n % 2:
+            sample = SpeedSample(name(f"poison key {n % 64}"), name(f"poisoner {n // 2 % poisoned}"), 1)
+        else:
+            value = int(HONEST_US * view.chance.uniform(0.8, 1.2))
+            sample = SpeedSample(name(f"key {n % 97}"), name(f"honest {n % 40}"), value)
+        samples = with_sample(samples, sample, params)
+    return samples

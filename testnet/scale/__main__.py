@@ -1,0 +1,114 @@
+"""``python -m testnet.scale``: constants measured here, a check on a real run, large networks by the model."""
+
+from dataclasses import fields
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from testnet.bench.gossip import Load, measure_gossip
+from testnet.errors import TestnetError
+from testnet.progress import Progress
+from testnet.scale.constants import Constants, frames_of, measure_constants
+from testnet.scale.model import Design, ceiling_rate, costs
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+NODES, RATES = (100, 1_000, 10_000), (1, 10, 700)
+DESIGNS = {
+    "as it was: every member follows every topic": Design(),
+    "as it is: eight members follow each topic": Design(followers=8),
+    "as it could be: own models' topics, certificates trusted, large batches and frames, no ids kept": Design(
+        followers=8,
+        node_shards=0,
+        provider_shards=1,
+        checks_batches=False,
+        batch_settlements=10_000,
+        frame_tokens=8,
+        keeps_tickets=False,
+    ),
+}
+CORE = 1.0
+
+
+@app.command()
+def main(
+    hosts: Annotated[int, typer.Option(min=11, help="Hosts of the real run.")] = 20,
+    rate: Annotated[int, typer.Option(min=1, help="RFCs a second in it.")] = 20,
+    seconds: Annotated[int, typer.Option(min=1, help="For so long.")] = 10,
+    tolerance: Annotated[
+        float, typer.Option(min=1.0, help="Measured CPU may be so many times the model's, or less.")
+    ] = 1.5,
+) -> None:
+    """Fails where the last design needs more than a core for a role at 700 RFC/s, or the model is off."""
+    console, progress = Console(), Progress(Console(stderr=True))
+    try:
+        of = measure_constants(progress)
+        is_right = _check(console, of, Load(hosts, rate, seconds, rfcs=True), tolerance, progress)
+    except TestnetError as error:
+        typer.secho(f"scale failed: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
+    _print_constants(console, of)
+    fits = [_print_design(console, title, of, design) for title, design in DESIGNS.items()]
+    if not (is_right and fits[-1]):
+        raise typer.Exit(1)
+
+
+def _check(console: Console, of: Constants, load: Load, tolerance: float, progress: Progress) -> bool:
+    """A real network with RFC traffic beside what the model says of it."""
+    seen = measure_gossip(load, progress)
+    frames, heard = frames_of(seen), len(seen.received)
+    said = load.hosts * load.seconds * of.host + heard * (of.rfc_check + (1 + of.repeats) * of.frame)
+    said_bytes = heard * (1 + of.repeats) * of.rfc_bytes * of.gossip_overhead
+    table = Table("", "measured", "model", "ratio", title=f"{load.hosts} hosts, {load.rate} RFC/s", box=None)
+    ratios = []
+    for what, measured, model in (
+        ("CPU (s)", seen.cpu_seconds, said),
+        ("MB read", seen.bytes_in / 1e6, said_bytes / 1e6),
+        ("frames read", float(frames), heard * (1 + of.repeats)),
+    ):
+        ratios.append(measured / model)
+        table.add_row(what, f"{measured:,.2f}", f"{model:,.2f}", f"{ratios[-1]:.2f}")
+    console.print(table)
+    console.print(f"delivered {heard} of {load.deliveries}")
+    return heard == load.deliveries and all(1 / tolerance <= ratio <= tolerance for ratio in ratios)
+
+
+def _print_constants(console: Console, of: Constants) -> None:
+    table = Table("constant", "", title="measured here", box=None)
+    for name in (field.name for field in fields(of)):
+        value = getattr(of, name)
+        is_count = name.endswith("bytes") or name in {"repeats", "gossip_overhead"}
+        table.add_row(name, f"{value:,.2f}" if is_count else f"{value * 1e6:,.1f} µs")
+    console.print(table)
+
+
+def _print_design(console: Console, title: str, of: Constants, design: Design) -> bool:
+    """The table of a design; whether no role needs more than a core, and batches settle what is asked for."""
+    table = Table(title=f"{title} (batches settle {ceiling_rate(design):.0f} RFC/s)", title_justify="left", box=None)
+    for head in ("nodes", "RFC/s", "role", "messages/s", "kB/s", "cores", "GB", "most of it"):
+        table.add_column(head, justify="left" if head in {"role", "most of it"} else "right")
+    fits = ceiling_rate(design) >= max(RATES)
+    for nodes in NODES:
+        for rate in RATES:
+            for cost in costs(nodes, rate, of, design):
+                over = cost.cpu > CORE
+                fits = fits and not over
+                name, most = max(cost.parts, key=lambda part: part[1])
+                table.add_row(
+                    f"{nodes:,}",
+                    f"{rate}",
+                    cost.role,
+                    f"{cost.messages:,.0f}",
+                    f"{cost.bytes / 1e3:,.0f}",
+                    f"[red]{cost.cpu:.2f}[/red]" if over else f"{cost.cpu:.2f}",
+                    f"{cost.memory / 1e9:.2f}",
+                    f"{name} {most:.2f}",
+                )
+    console.print(table)
+    return fits
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m testnet.scale")

@@ -1,0 +1,94 @@
+"""What is looked up quickly says the same as the rules that look at everything: the queue, the book, the draw."""
+
+import random
+
+from consensus.market.book import Book, StandingBid
+from consensus.market.matching import candidates
+from consensus.market.ranking import Ranking
+from consensus.market.rivals import payable
+from consensus.market.waiting import Waiting, WaitingRoom
+from contracts.typed_data import Digest
+from tests.consensus.builders import FAR_MS, GENESIS_MS, MODEL, PRICE, World, address, make_terms, named_digest
+
+BOOST_MS = 1_000
+
+
+def test_the_queue_is_served_as_its_rule_says() -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance, world = random.Random(seed), World()
+    rfcs = [world.rfc(deadline_ms=deadline) for deadline in (2_000, 5_000, 10**9)]
+    room, inside, now = WaitingRoom(BOOST_MS), dict[Digest, Waiting](), 0
+    out: dict[Digest, Waiting] = {}
+
+    def standing(one: Waiting) -> tuple[int, int, bytes]:
+        return one.priority + (now - one.admitted_ms) // BOOST_MS, -one.admitted_ms, one.rfc_id
+
+    for step in range(600):
+        now += chance.choice((0, 0, 7, 400))
+        match chance.randrange(6):
+            case 0 | 1 | 2:
+                made = Waiting(chance.choice(rfcs), named_digest(f"{step}"), chance.randrange(5), now)
+                room.add(made)
+                inside[made.rfc_id] = made
+            case 3:
+                wanted = max(inside.values(), key=standing, default=None)
+                assert room.next(now) == wanted
+                if wanted is not None:
+                    out[wanted.rfc_id] = inside.pop(wanted.rfc_id)
+            case 4 if out:
+                back = out.pop(chance.choice(list(out)))
+                room.add(back)
+                inside[back.rfc_id] = back
+            case 5 if inside:
+                gone = inside.pop(chance.choice(list(inside)))
+                assert room.remove(gone.rfc_id) == gone
+        late = {one.rfc_id for one in inside.values() if one.rfc.payload.deadline_ms <= now}
+        assert {one.rfc_id for one in room.expired(now)} == late
+    assert len(room) == len(inside) + len(out)
+
+
+def test_a_ranking_draws_from_the_band_of_the_rule() -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance, world, params = random.Random(seed), World(), make_terms(min_providers=3).params
+    for _ in range(30):
+        count = chance.randrange(1, 90)
+        bids = [
+            world.standing(f"provider {n}", price_wei=PRICE * chance.randrange(90, 140) // 100, scores=n % 3 > 0)
+            for n in range(count)
+        ]
+        penalties = {address(f"provider {n}"): chance.randrange(120) for n in range(0, count, 4)}
+        free = {one.bid_id for one in bids if chance.random() < 0.6}
+        ranking = Ranking(bids, params, penalties)
+        wanted = candidates([one for one in bids if one.bid_id in free], params.tie_percent, penalties)
+        assert ranking.band(lambda one, free=free: one.bid_id in free) == wanted  # type: ignore[misc]  # a default binds
+        assert [one for one in bids if ranking.is_payable(one)] == list(payable(bids, bids, params))
+
+
+def test_a_book_forgets_what_it_put_together_when_something_changes() -> None:
+    world, book = World(), Book()
+
+    def live(slot: int = 1, now_ms: int = GENESIS_MS, bound: int = 1) -> list[StandingBid]:
+        return list(book.live(MODEL, slot, now_ms, prompt_bound=bound, ceiling_wei=2 * PRICE))
+
+    def offer(price_wei: int, sequence: int, slot: int) -> None:
+        bid = world.bid(price_wei=price_wei, sequence=sequence)
+        assert book.add_bid(bid, bid.id(world.domain), slot, GENESIS_MS)
+
+    assert live() == []
+    offer(PRICE, 1, slot=0)
+    assert live() == []
+    book.add_record(world.record(expires_ms=GENESIS_MS + 50), GENESIS_MS)
+    assert live() == []
+    book.add_proof(world.proof(), GENESIS_MS)
+    assert [one.bid.price_wei for one in live()] == [PRICE]
+    assert live(now_ms=GENESIS_MS + 50) == []
+    book.add_record(world.record(sequence=2), GENESIS_MS)
+    offer(PRICE + 1, 2, slot=1)
+    assert [one.bid.price_wei for one in live()] == [PRICE]
+    assert [one.bid.price_wei for one in live(slot=2)] == [PRICE + 1]
+    assert live(slot=2, bound=2_049) == []
+    assert book.prune(FAR_MS) == 3
+    assert live(slot=2) == []
+    assert not book.is_offered(MODEL, GENESIS_MS)
