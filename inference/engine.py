@@ -173,7 +173,7 @@ class Scorer(Protocol):
     """An engine that can also give a second opinion; what it comes to is :mod:`inference.audit`'s matter."""
 
     def score(
-        self, messages: tuple[ChatMessage, ...], token_ids: tuple[int, ...]
+        self, messages: tuple[ChatMessage, ...], token_ids: tuple[int, ...], tools: ToolUse | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[TokenScore]]:
         """How likely each T of an answer is after the prompt and the T before it, in order, by teacher forcing.
 

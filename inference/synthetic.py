@@ -107,10 +107,10 @@ class SyntheticEngine:
 
     @asynccontextmanager
     async def score(
-        self, messages: tuple[ChatMessage, ...], token_ids: tuple[int, ...]
+        self, messages: tuple[ChatMessage, ...], token_ids: tuple[int, ...], tools: ToolUse | None = None
     ) -> AsyncIterator[AsyncIterator[TokenScore]]:
         """Exact: after i T this engine says T i and nothing else."""
-        room = self._health.context - await self.count_prompt(messages)
+        room = self._health.context - await self.count_prompt(messages, tools)
         if len(token_ids) > room:
             raise PromptTooLong(len(token_ids), room)
         self.running += 1

@@ -23,7 +23,7 @@ from consensus.params import NetworkParams, Terms
 from contracts.merkle import CreditTree
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Uint256
 from gossip.messages.base import Signed, decode, encode
-from gossip.messages.committee import DayOpening
+from gossip.messages.committee import BatchBody, DayOpening
 from gossip.messages.records import BeaconCommitment
 
 MAX_LEDGER_BYTES = 1 << 30
@@ -248,6 +248,15 @@ def rescue(ledger: Ledger, committee: Committee) -> Ledger:
         raise BatchInvalid("rescue_epoch", committee.epoch)
     committees = (*ledger.committees, Term.of(committee))
     return msgspec.structs.replace(ledger, committees=committees, drawn=None, since=ledger.height, is_rescued=True)
+
+
+def rescued_as_told(ledger: Ledger, body: BatchBody) -> Ledger:
+    """The ledger that a batch with ``body`` builds on: ``ledger``, or that after the rescue which the batch tells of.
+
+    Whether there was such a rescue is the chain's to say. Raises as :func:`rescue`.
+    """
+    told = body.rescue
+    return ledger if told is None else rescue(ledger, Term(told.epoch, told.members).committee)
 
 
 class _Snapshot(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -26,7 +26,7 @@ class Ranking:
         self._tie_percent = params.tie_percent
         self._needed = needed_rivals(params)
         self._rivals = frozenset(one.bid.provider for one in bids if counts_as_rival(one.bid, params))
-        ranked = [(ranked_price(one.bid, penalties), one.bid_id, one) for one in bids]
+        ranked = [(ranked_price(one.bid, penalties), one.bid_id, one) for one in bids if self.is_payable(one)]
         self._ranked = sorted(ranked, key=lambda entry: entry[:2])
 
     def is_payable(self, standing: StandingBid) -> bool:
@@ -34,7 +34,7 @@ class Ranking:
         return len(self._rivals) - (standing.bid.provider in self._rivals) >= self._needed
 
     def band(self, takes: Callable[[StandingBid], bool]) -> tuple[StandingBid, ...]:
-        """The candidates among those bids that ``takes`` lets through: rank within the tie of the lowest, by bid id.
+        """The candidates among payable bids that ``takes`` lets through: rank within the tie of the lowest, by bid id.
 
         Looks at each bid that is cheaper than the end of the band, and at no other.
         """

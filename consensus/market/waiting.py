@@ -86,27 +86,22 @@ class WaitingRoom:
         holders don't starve: whoever comes (:data:`consensus.market.access.MAX_PRIORITY` + 1) × ``age_boost_ms`` later
         or more is served later, however rich. Among equals the oldest.
         """
-        chosen: Waiting | None = None
-        best = 0, 0, Digest(b"")
-        for priority in tuple(self._ages):
-            if (oldest := self._oldest(priority)) is not None:
-                key = standing(oldest, now_ms, self._age_boost_ms), -oldest.admitted_ms, oldest.rfc_id
-                if chosen is None or key > best:
-                    chosen, best = oldest, key
-        if chosen is not None:
-            self._queue.discard(chosen.rfc_id)
-            heappop(self._ages[chosen.priority])
-        return chosen
-
-    def _oldest(self, priority: int) -> Waiting | None:
-        """Of one priority; who waits longest stands highest at any time."""
-        ages = self._ages[priority]
-        while ages and ages[0][2] not in self._queue:
-            heappop(ages)
-        if not ages:
-            del self._ages[priority]
+        best, rfc_id, of = (-1, 0), Digest(b""), -1
+        for priority, ages in tuple(self._ages.items()):
+            while ages and ages[0][2] not in self._queue:
+                heappop(ages)
+            if not ages:
+                del self._ages[priority]
+                continue
+            admitted_ms, _, oldest = ages[0]  # of one priority, who waits longest stands highest at any time
+            key = priority + max(0, now_ms - admitted_ms) // self._age_boost_ms, -admitted_ms
+            if key > best or (key == best and oldest > rfc_id):
+                best, rfc_id, of = key, oldest, priority
+        if of < 0:
             return None
-        return self._admitted[ages[0][2]]
+        self._queue.discard(rfc_id)
+        heappop(self._ages[of])
+        return self._admitted[rfc_id]
 
     def last(self, now_ms: int, *, stands_below: int) -> Waiting | None:
         """Who would be served last, where it stands below a priority; None where everybody stands as high or higher.

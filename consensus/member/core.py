@@ -9,7 +9,7 @@ from consensus.committee import Committee
 from consensus.errors import CertificateInvalid, EvidenceInvalid
 from consensus.market.batch import Selection, propose_selection
 from consensus.market.errors import BatchInvalid, SettlementInvalid
-from consensus.market.ledger_state import Ledger, rescue
+from consensus.market.ledger_state import Ledger, rescue, rescued_as_told
 from consensus.member import events
 from consensus.member.events import Effect, Input
 from consensus.member.following import Following
@@ -65,7 +65,7 @@ class MemberCore:
         following: Following,
         secrets: Secrets,
     ) -> None:
-        self.ledger = ledger
+        self.ledger = self._decided_ledger = ledger
         self.height = self._next_height()
         self.pool = SettlementPool()
         self._address = address
@@ -471,12 +471,15 @@ class MemberCore:
     def _adopted(self, batch: CertifiedBatch) -> None:
         if batch.header.height != self.height.number:
             return
-        self.ledger = self._following(self.ledger, batch.header, batch.body)
+        pending = self.ledger.running if self.ledger.is_rescued and batch.body.rescue is None else None
+        before = rescued_as_told(self._decided_ledger, batch.body)
+        self.ledger = self._decided_ledger = self._following(before, batch.header, batch.body)
         self.pool.forget(outcome.ticket_id for outcome in self.ledger.outcomes)
         self._verdicts.prune(self.ledger, self._slot)
         self.height = self._next_height()
-        for effect in self._relief.say(self.ledger):
-            self._do(effect)
+        self._effects += self._relief.say(self.ledger)
+        if pending is not None:  # the silent committee had decided this batch after all
+            self._rescued(pending)
 
     def _rescued(self, term: Term) -> None:
         """Begin the height anew with the committee that the registry says; what was said before counts no more."""

@@ -141,10 +141,10 @@ class LlamaCppEngine:
 
     @asynccontextmanager
     async def score(
-        self, messages: tuple[ChatMessage, ...], token_ids: tuple[int, ...]
+        self, messages: tuple[ChatMessage, ...], token_ids: tuple[int, ...], tools: ToolUse | None = None
     ) -> AsyncIterator[AsyncIterator[TokenScore]]:
         """A second opinion on an answer, one T after the other."""
-        prompt = await self._prompt_ids(Prompt(messages))
+        prompt = await self._prompt_ids(Prompt(messages, tools))
         if len(prompt) + len(token_ids) > self.options.context:
             raise PromptTooLong(len(prompt) + len(token_ids), self.options.context)
         self._busy += 1

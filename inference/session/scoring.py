@@ -29,7 +29,7 @@ class SecondOpinion:
     @asynccontextmanager
     async def generate(self, request: Generation) -> AsyncIterator[AsyncIterator[Piece]]:
         """Stream the scores, each as the piece of the T that it is about."""
-        async with self._scorer.score(request.messages, self._token_ids) as scores:
+        async with self._scorer.score(request.messages, self._token_ids, request.tools) as scores:
             yield _ScorePieces(scores)
 
 

@@ -20,7 +20,7 @@ from inference.audit import (
     unpack_scores,
 )
 from inference.calibration import find_limits
-from inference.engine import ChatMessage, Engine, Scorer
+from inference.engine import Engine, Scorer
 from inference.errors import AuditInvalid, EngineError, ModelError, SessionError
 from inference.metering import Transcript
 from inference.session.query import BYTES_PER_TOKEN_MAX, QueryBody, decode_body
@@ -177,7 +177,7 @@ async def _judge(opened: OpenTranscript, pick: Pick, engine: Scorer, limits: Aud
         body = decode_body(opened.body, MAX_QUERY_BYTES // BYTES_PER_TOKEN_MAX)
         said = opened.token_ids[: pick.tokens]
         if body.score is None:
-            return judge_answer(await _scores(engine, body.messages, said), body.temperature, limits)
+            return judge_answer(await _scores(engine, body, said), body.temperature, limits)
         return await _judge_opinion(body, said, engine, limits)
     except AuditInvalid:
         return Verdict(False, pick.tokens, 0.0, 0.0)
@@ -188,9 +188,9 @@ async def _judge_opinion(body: QueryBody, said: tuple[int, ...], engine: Scorer,
     claimed = unpack_scores(said, len(said))
     if body.score is None or len(said) > len(body.score):
         raise AuditInvalid(f"{len(said)} scores for fewer T")
-    return judge_scoring(claimed, await _scores(engine, body.messages, body.score[: len(said)]), limits)
+    return judge_scoring(claimed, await _scores(engine, body, body.score[: len(said)]), limits)
 
 
-async def _scores(engine: Scorer, messages: tuple[ChatMessage, ...], token_ids: tuple[int, ...]) -> list[TokenScore]:
-    async with engine.score(messages, token_ids) as scores:
+async def _scores(engine: Scorer, body: QueryBody, token_ids: tuple[int, ...]) -> list[TokenScore]:
+    async with engine.score(body.messages, token_ids, body.tools) as scores:
         return [score async for score in scores]

@@ -267,7 +267,9 @@ class UserAgent:
         )
         self._access.give_back(opened.wallet, ticket.payload.token_max - tokens)
         # Whoever reads the pieces may have dealt with the failure inside the session.
-        broken = failed or (outcome is not None and outcome.interrupted not in {None, Code.CANCELLED})
+        # A client may leave as soon as it has read the end.
+        ended = outcome is not None and outcome.finish is not None
+        broken = not ended and (failed or (outcome is not None and outcome.interrupted not in {None, Code.CANCELLED}))
         self._sessions.finish(rfc_id, outcome, passed=passed, broken=broken)
         receipt = outcome.receipt if outcome is not None else None
         if session is not None and self._node.terms.params.audit_slots:

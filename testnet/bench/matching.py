@@ -154,8 +154,7 @@ class Market:
         return held
 
     def _takes(self, standing: StandingBid) -> bool:
-        held = self._rankings[standing.bid.model_id]
-        return self.desk.slots_left(standing.bid) > 0 and held.is_payable(standing)
+        return self.desk.slots_left(standing.bid) > 0
 
     def place(self, drawn: "Drawn", *, hashed: bool, signed: bool) -> Matched:
         """The winner's ticket, booked; by the RFC's id where its own is not worked out."""
@@ -214,7 +213,7 @@ def measure_core(size: BookSize, rfcs: int, *, hashed: bool, ranked: bool = True
 
 
 def measure_router(size: BookSize, rfcs: int) -> Speed:
-    """RFCs from their bytes to the bytes of their answers, every signature checked or made, drawn as matchers do."""
+    """RFCs from bytes to the bytes of their answers, all signatures checked or made, drawn as the matcher does."""
     market = Market(size, ranked=False)
     asks = [encode(RfcAsk(market.rfc(number, signed=True))) for number in range(rfcs)]
     used = 0.0

@@ -40,7 +40,7 @@ def allocate(
     sold: dict[Address, int] = {}
 
     def takes(standing: StandingBid) -> bool:
-        return left[standing.bid.provider] > 0 and ranking.is_payable(standing)
+        return left[standing.bid.provider] > 0
 
     while demand_t > 0 and (band := ranking.band(takes)):
         providers = [standing.bid.provider for standing in band]

@@ -12,7 +12,7 @@ from itertools import product
 
 import msgspec
 
-from consensus.market import pairs
+from consensus.market import access, pairs
 from consensus.market.ledger_state import DayAccount
 from consensus.market.opinions import SCORERS, Offer, Pick, decide, with_opinion
 from consensus.params import NetworkParams
@@ -82,7 +82,8 @@ def settle_flows(
 ) -> Paid:
     """Credit a day's flows one after the other: ceiling, Fail, speed, budget, pair cap, earnings bound (S8, S31, S37).
 
-    ``balances`` are the providers' in wei. What is above the ceiling the ledger refuses altogether.
+    ``balances`` are the providers' in wei, of which the ledger knows the ranks. What is above the ceiling the ledger
+    refuses altogether. Where pair cap and earnings bound bind in one flow, this is a session off at most.
     """
     paid, budget = Paid(), account.budget_left_wei
     paired: dict[bytes, int] = {}
@@ -105,7 +106,8 @@ def settle_flows(
                 total = left
             paired[key] = paired.get(key, 0) + total
         if params.earnings_percent:
-            bound = balances.get(flow.provider, 0) * params.earnings_percent // 100
+            held = access.least_balance(access.rank(balances.get(flow.provider, 0)))
+            bound = held * params.earnings_percent // 100
             room = max(0, bound - paid.wei.get(flow.provider, 0)) // (tokens * flow.price_wei) * tokens
             if room < total:
                 _refuse(paid, "over_balance", -(-(total - room) // tokens))

@@ -140,7 +140,9 @@ class Simulation:
                 is_fast = turn.offers_fast if provider in own else model not in turn.slowed
                 flows += _pooled(provider, tokens, wanted[model], prices[provider], is_fast=is_fast)
             sold |= got
-        paid = settle_flows(flows, account, params, {one.address: one.balance_wei for one in present})
+        balances = {one.address: one.balance_wei for one in present} | dict.fromkeys(own, self._balance)
+        balances |= {flow.provider: self._balance // len(turn.flows) for flow in turn.flows}
+        paid = settle_flows(flows, account, params, balances)
         self._penalise(turn)
         self._twin.sold_t, self._twin.capacity_t = sum(sold.get(one, 0) for one in own), view.access_t
         self._twin.adapt()

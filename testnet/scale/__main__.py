@@ -35,7 +35,7 @@ CORE = 1.0
 @app.command()
 def main(
     hosts: Annotated[int, typer.Option(min=11, help="Hosts of the real run.")] = 20,
-    rate: Annotated[int, typer.Option(min=1, help="RFCs a second in it.")] = 20,
+    rate: Annotated[int, typer.Option(min=1, help="RFCs a second in it.")] = 10,
     seconds: Annotated[int, typer.Option(min=1, help="For so long.")] = 10,
     tolerance: Annotated[
         float, typer.Option(min=1.0, help="Measured CPU may be so many times the model's, or less.")
@@ -60,7 +60,7 @@ def _check(console: Console, of: Constants, load: Load, tolerance: float, progre
     seen = measure_gossip(load, progress)
     frames, heard = frames_of(seen), len(seen.received)
     said = load.hosts * load.seconds * of.host + heard * (of.rfc_check + (1 + of.repeats) * of.frame)
-    said_bytes = heard * (1 + of.repeats) * of.rfc_bytes * of.gossip_overhead
+    said_bytes = heard * (1 + of.repeats) * (of.rfc_bytes + of.overhead_bytes)
     table = Table("", "measured", "model", "ratio", title=f"{load.hosts} hosts, {load.rate} RFC/s", box=None)
     ratios = []
     for what, measured, model in (
@@ -79,7 +79,7 @@ def _print_constants(console: Console, of: Constants) -> None:
     table = Table("constant", "", title="measured here", box=None)
     for name in (field.name for field in fields(of)):
         value = getattr(of, name)
-        is_count = name.endswith("bytes") or name in {"repeats", "gossip_overhead"}
+        is_count = name.endswith("bytes") or name == "repeats"
         table.add_row(name, f"{value:,.2f}" if is_count else f"{value * 1e6:,.1f} µs")
     console.print(table)
 

@@ -62,8 +62,8 @@ class Constants:
     token: float
     """A T on a provider's stream, vouchers and store included."""
     rfc_bytes: int
-    gossip_overhead: float
-    """Bytes read by a host for each byte of payload in a frame."""
+    overhead_bytes: int
+    """Bytes that a host reads with each gossiped frame beside its payload."""
     settlement_bytes: int
     bid_bytes: int
     session_bytes: int
@@ -110,7 +110,7 @@ def measure_constants(progress: Progress) -> Constants:
         repeats=busy.drops.get("duplicate", 0) / len(busy.received),
         token=capacity.core_percent / 100 / (streams * capacity.rates.p50),
         rfc_bytes=len(rfcs[0]),
-        gossip_overhead=busy.bytes_in / (frames_of(busy) * bid),
+        overhead_bytes=round(busy.bytes_in / frames_of(busy)) - bid,
         settlement_bytes=len(encode(made[0])),
         bid_bytes=bid,
         session_bytes=session_bytes,

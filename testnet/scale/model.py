@@ -94,8 +94,8 @@ def _role(role: str, nodes: int, rate: float, of: Constants, design: Design) -> 
         "ledger": rate * (of.settle + of.store) + copies * of.frame / slot_s + m * of.certificate / slot_s,
         "settlement checks": rate * of.verify if checks else 0.0,
     }
-    size = of.gossip_overhead
-    read = size * copies * (book * of.bid_bytes + rfcs * of.rfc_bytes + rate * of.settlement_bytes)
+    small = book * (of.bid_bytes + of.overhead_bytes) + rfcs * (of.rfc_bytes + of.overhead_bytes)
+    read = copies * (small + rate * of.settlement_bytes)
     messages = copies * (book + rfcs + 1 / slot_s)
     memory = BASE_BYTES + (rate * DAY_S * of.session_bytes if design.keeps_tickets else 0)
     own, more, extra = _own(role, nodes, rate, of, design)
@@ -123,11 +123,8 @@ def _own(role: str, nodes: int, rate: float, of: Constants, design: Design) -> t
         }
         return parts, 3 * rate / m + rate / 64 + passes + votes, rate * of.settlement_bytes
     if role == "provider":
-        return (
-            {"streams": rate / providers * TOKENS * of.token},
-            rate / providers * TOKENS,
-            rate / providers * TOKENS * 16,
-        )
+        frames = rate / providers * TOKENS / design.frame_tokens
+        return {"streams": frames * of.token}, frames, frames * 16
     if role == "user":
         users = max(1, nodes - m - providers - nodes // 5)
         frames = rate / users * TOKENS / design.frame_tokens

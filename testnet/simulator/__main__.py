@@ -38,6 +38,9 @@ COLUMNS = (
 """Of each plan: heights a second, rounds a decision, frames refused, committees that decided in a run, settlements that
 a proposal named and a member had to ask for, and batches that the contracts took."""
 
+WIDTH = 100
+"""Columns that the table needs."""
+
 SEEDS = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
 
@@ -84,7 +87,7 @@ def simulator(
     for row in rows:
         table.add_row(*row.cells())
     failed = [result for row in rows for result in row.results if result.violation is not None]
-    Console().print(table)
+    Console(width=max(WIDTH, Console().width)).print(table)
     for result in failed:
         _show(result, members, slots)
     if failed:

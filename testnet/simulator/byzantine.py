@@ -18,6 +18,8 @@ from gossip.messages.committee import (
     DayOpening,
     DecidedFrame,
     DrawnMember,
+    HandOver,
+    HandOverFrame,
     LinkFrame,
     PolkaFrame,
     Precommit,
@@ -191,8 +193,18 @@ class Liar:
     # Lies.
 
     def _forge(self) -> Sequence[LinkFrame]:
-        forgers = (self._forged_decision, self._forged_polka, self._forged_status, self._stray_vote)
+        forgers = (
+            *(self._forged_decision, self._forged_polka, self._forged_status, self._stray_vote),
+            self._forged_hand_over,
+        )
         return self._chance.choice(forgers)()
+
+    def _forged_hand_over(self) -> Sequence[LinkFrame]:
+        """Its word for a committee that nobody drew."""
+        ledger = self._node.core.ledger
+        next_root = Digest(self._chance.randbytes(32))
+        hand_over = HandOver(ledger.running.epoch, ledger.day, ledger.committee.root, next_root)
+        return (HandOverFrame(sign(hand_over, self._node.key, self._setting.terms.domain)),)
 
     def _forged_status(self) -> Sequence[LinkFrame]:
         height = max(0, self._node.core.height.number + self._chance.randint(-3, 3))

@@ -1,10 +1,11 @@
 """The contracts as a second judge: in an EVM in this process they get what a simulated committee decided."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from contracts.bindings import certificate, compact_signature, compute_arguments
+from contracts.bindings import GOVERNANCE_DELAY_S, certificate, compact_signature, compute_arguments
 from contracts.budget import Economics, Schedule
+from contracts.merkle import merkle_proof
 from contracts.typed_data import Address, Domain
 from gossip.messages.committee import CertifiedBatch, DrawnMember
 from testnet.evm import LocalChain, Refused
@@ -31,7 +32,11 @@ class ContractJudge:
         self._mor = chain.deploy("mor")
         self._registry = chain.deploy("registry", self._mor.address, *_REGISTRY_TERMS)
         arguments = compute_arguments(
-            self._mor.address, self._registry.address, self._economics(plan, members, chain.now_s), _GOVERNOR, 1_000
+            self._mor.address,
+            self._registry.address,
+            self._economics(plan, members, chain.now_s),
+            _GOVERNOR,
+            GOVERNANCE_DELAY_S,
         )
         self._compute = chain.deploy("compute", *arguments)
         self._registry("bind", self._compute.address)
@@ -41,8 +46,10 @@ class ContractJudge:
         self._registry("open_epoch")
         self._stake(self.setting.spares)
 
-    def judge(self, batches: Sequence[CertifiedBatch]) -> int:
+    def judge(self, batches: Sequence[CertifiedBatch], credits: Mapping[Address, int] | None = None) -> int:
         """Submit what was decided, in order, and what the committees handed over; how many batches were taken.
+
+        ``credits`` are all that was earned by then, under whichever committee: claimed on the last one's word.
 
         Ends with the first batch of a rescued committee: the registry's own rescue takes days. Raises
         :class:`Violation` where the contracts refuse anything, or end with other sums.
@@ -59,6 +66,8 @@ class ContractJudge:
             found = self._compute("latest_height"), self._compute("credited_total")
             if found != (last.height, last.total_credited):
                 raise Violation("contract", f"{found} where {last.height} and {last.total_credited} were decided")
+            if credits is not None and taken == len(batches):
+                self._claim(credits, last.height)
         return taken
 
     def _submit(self, batch: CertifiedBatch, drawn: tuple[DrawnMember, ...]) -> tuple[DrawnMember, ...]:
@@ -75,6 +84,15 @@ class ContractJudge:
         except Refused as error:
             raise Violation("contract", f"height {batch.header.height}: {error.reason}") from error
         return opening.drawn if opening is not None and opening.drawn else drawn
+
+    def _claim(self, credits: Mapping[Address, int], height: int) -> None:
+        for provider, wei in credits.items():
+            try:
+                self._compute("claim", provider, wei, height, merkle_proof(credits, provider))
+            except Refused as error:
+                raise Violation("contract", f"claim of 0x{provider.hex()}: {error.reason}") from error
+            if (paid := self._mor("balanceOf", provider)) != wei:
+                raise Violation("contract", f"0x{provider.hex()} was paid {paid} wei, not {wei}")
 
     @staticmethod
     def _economics(plan: FaultPlan, members: int, now_s: int) -> Economics:
@@ -111,6 +129,7 @@ def simulate_and_judge(name: str, seed: int, members: int, slots: int) -> tuple[
     if result.violation is not None:
         return result, 0
     try:
-        return result, judge.judge(max((node.disk.batches for node in simulation.nodes), key=len))
+        furthest = max(simulation.nodes, key=lambda node: len(node.disk.batches))
+        return result, judge.judge(furthest.disk.batches, furthest.ledger.credits)
     except Violation as error:
         return dataclasses.replace(result, violation=error), 0

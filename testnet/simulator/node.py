@@ -281,6 +281,8 @@ class SimulatedNode:
         """Needs no guard: a batch says who was drawn, so there is nothing else to sign for."""
         self._operate()
         value = digest(self._setting.terms.domain, hand_over)
+        if self._oracle is not None:
+            self._oracle.on_signed(self.key.address, hand_over, value)
         return events.HandOverSigned(Signed(hand_over, self.key.sign_digest(value)))
 
     def _certified(self, batch: CertifiedBatch) -> None:

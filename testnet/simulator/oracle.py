@@ -18,7 +18,7 @@ from consensus.params import Terms
 from consensus.tendermint.certificate import check_signers, signers_of, verify_certificate
 from consensus.tendermint.evidence import Equivocation, verify_evidence
 from contracts.typed_data import Address, Digest, Signature
-from gossip.messages.committee import CertifiedBatch, Precommit, Prevote, Proposal, batch_hash
+from gossip.messages.committee import CertifiedBatch, HandOver, Precommit, Prevote, Proposal, batch_hash
 from testnet.simulator.errors import Violation
 from testnet.simulator.setting import Setting
 
@@ -67,9 +67,13 @@ class Oracle:
         """The oracle's own, at that height."""
         return self._chain[-1][1]
 
-    def on_signed(self, signer: Address, payload: Proposal | Prevote | Precommit, digest: Digest) -> None:
-        """No honest double sign: one place, one message (what a restarted member repeats is the same)."""
-        place = signer, type(payload).__name__, payload.height, payload.round
+    def on_signed(self, signer: Address, payload: Proposal | Prevote | Precommit | HandOver, digest: Digest) -> None:
+        """No honest double sign: one place, one message (what a restarted member repeats is the same).
+
+        A hand-over's place is its epoch: two of them would make two committees.
+        """
+        where = (payload.epoch, 0) if isinstance(payload, HandOver) else (payload.height, payload.round)
+        place = signer, type(payload).__name__, *where
         if self._signed.setdefault(place, digest) != digest:
             raise Violation("double_sign", f"{place[1]} of 0x{signer.hex()} at height {place[2]}, round {place[3]}")
 

@@ -40,6 +40,7 @@ PARAMS = NetworkParams(
     pair_percent=100,
     audit_slots=0,
     speed_samples_min=4,
+    endowment_mor=10_000_000,  # days that no batch fell into have a budget of their own by the formula
     propose_ms=300,
     prevote_ms=100,
     precommit_ms=100,

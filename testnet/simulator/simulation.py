@@ -252,14 +252,20 @@ class Simulation:
                 self.answer(node, events.OpeningJudged(value, is_fair), delay_ms)
 
     def catch_up(self, node: int) -> None:
-        """Ask some other node for the batches that ``node`` lacks; question and answers go over the network."""
+        """Ask some other node for the batches that ``node`` lacks; question and answers go over the network.
+
+        A liar that is asked lies as it does elsewhere.
+        """
         peer = self._peer_chance.choice([other for other in self.nodes if other.number != node])
         height = self.nodes[node].ledger.height
         if not peer.is_up or not (asked := self._links.delays_ms(node, peer.number, self.agenda.now_ms)):
             return
+        liar = self._liars.get(peer.number)
         for batch in peer.disk.batches[height : height + CATCH_UP_BATCHES]:
-            for delay_ms in self._links.delays_ms(peer.number, node, self.agenda.now_ms):
-                self.agenda.put(asked[0] + delay_ms, Arrives(node, peer.number, DecidedFrame(batch)))
+            frame = DecidedFrame(batch)
+            for sent in map(self._shortened, (frame,) if liar is None else liar.frames(frame)):
+                for delay_ms in self._links.delays_ms(peer.number, node, self.agenda.now_ms):
+                    self.agenda.put(asked[0] + delay_ms, Arrives(node, peer.number, sent))
 
     def hear_whole(self, node: int, member: Address, frame: ProposalFrame) -> None:
         """A proposal that was put together is heard as one that came whole."""

@@ -1,7 +1,7 @@
 """What happened in a run, for people."""
 
 from consensus.member import events
-from gossip.messages.committee import DecidedFrame, LinkFrame, StatusFrame
+from gossip.messages.committee import DecidedFrame, HandOver, LinkFrame, StatusFrame
 from testnet.simulator.happenings import (
     Answers,
     Arrives,
@@ -47,4 +47,6 @@ def show(thing: LinkFrame | events.Input) -> str:
     payload = getattr(getattr(thing, "vote", None) or getattr(thing, "proposal", None), "payload", None)
     if payload is None:
         return name
+    if isinstance(payload, HandOver):
+        return f"{name} of epoch {payload.epoch} to 0x{payload.next_root[:4].hex()}"
     return f"{name} {payload.height}/{payload.round} 0x{payload.batch_hash[:4].hex()}"

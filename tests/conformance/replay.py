@@ -1,4 +1,7 @@
-"""Replay conformance files: ``python -m tests.conformance.replay FILE…``; status 1 at the first mismatch."""
+"""Replay conformance files: ``python -m tests.conformance.replay FILE…``; status 1 at the first mismatch.
+
+A file that can't be read, is empty, or holds what is in none of the three formats is one clear line, too.
+"""
 
 import json
 import sys
@@ -53,8 +56,8 @@ Json = dict[str, Any]
 Output = tuple[object, ...]
 """An output in the words of the data, comparable."""
 
-Outputs = dict[int, list[Output]]
-"""Outputs by height."""
+Outputs = dict[int, list[tuple[int, Output]]]
+"""Outputs by height, each with the step that it belongs to."""
 
 STEPS = {step.name.lower(): step for step in Step}
 KINDS = {kind.name.lower(): kind for kind in VoteType}
@@ -66,6 +69,13 @@ class Mismatch(Exception):
     def __init__(self, step: int | None, expected: object, actual: object) -> None:
         where = "" if step is None else f"step {step}: "
         super().__init__(f"{where}expected {expected}, got {actual}")
+
+
+class BadLine(Exception):
+    """What is wrong with line ``number``, from 1; ``name`` is what the line calls itself."""
+
+    def __init__(self, number: int, reason: str, name: str = "?") -> None:
+        super().__init__(f"line {number} ({name}): {reason}")
 
 
 def to_value(name: str | None) -> ValueId | None:
@@ -81,6 +91,8 @@ def to_vote(data: Json) -> Vote:
 
 
 def to_committee(weights: dict[str, int]) -> Committee:
+    if not weights:
+        raise ValueError("a committee has no members")
     return Committee.of(1, [Member(to_member(name), weight) for name, weight in weights.items()])
 
 
@@ -229,23 +241,28 @@ def replay_member(data: Json) -> Driver:
     before these: what the core puts out upon the last input may therefore go beyond the data. Nothing may be missing.
     """
     steps = data["steps"][: data["eager_steps"]]
+    if not steps:
+        raise ValueError("a member's trace has no steps")
     committee = to_committee(data["weights"])
     driver = Driver.idle(to_member(data["self"]), steps[0]["state"]["height"], shifted_rotation)
     expected: Outputs = {}
     actual: Outputs = {}
     ahead: list[Output] = []
     before = steps[0]["state"]
-    for entry in steps:
-        expected.setdefault(entry["state"]["height"], []).extend(_compared(describe_expected(entry["output"])))
+    for number, entry in enumerate(steps):
+        for output in _compared(describe_expected(entry["output"])):
+            expected.setdefault(entry["state"]["height"], []).append((number, output))
         for event in to_inputs(entry, before, committee, driver):
             driver, effects = step(driver, event)
             ahead = [output for effect in effects for output in _compared(describe(effect))]
-            actual.setdefault(driver.next_height - 1, []).extend(ahead)
+            actual.setdefault(driver.next_height - 1, []).extend((number, output) for output in ahead)
         before = entry["state"]
     for height in sorted(expected.keys() | actual.keys()):
         due, done = (_until_decided(outputs.get(height, [])) for outputs in (expected, actual))
-        if due - done or done - due - set(ahead):
-            raise Mismatch(None, f"at height {height} {due}", done)
+        missing, surplus = due.keys() - done.keys(), done.keys() - due.keys() - set(ahead)
+        if missing or surplus:
+            first = min((*(due[output] for output in missing), *(done[output] for output in surplus)))
+            raise Mismatch(first, f"at height {height} {set(due)}", set(done))
     return driver
 
 
@@ -282,16 +299,19 @@ def _compared(output: Output | None) -> Iterator[Output]:
         yield output
 
 
-def _until_decided(outputs: list[Output]) -> set[Output]:
-    upto = next((number for number, output in enumerate(outputs) if output[0] == "decided"), len(outputs))
-    return set(outputs[: upto + 1])
+def _until_decided(outputs: list[tuple[int, Output]]) -> dict[Output, int]:
+    """Up to the first decision, each with the first step that it was put out in."""
+    upto = next((number for number, (_, output) in enumerate(outputs) if output[0] == "decided"), len(outputs))
+    return {output: number for number, output in reversed(outputs[: upto + 1])}
 
 
 # Files
 
 
-def replayer(data: Json) -> Callable[[Json], object]:
-    """The replay that fits a line, told by its keys."""
+def replayer(data: object) -> Callable[[Json], object]:
+    """The replay that fits a line, told by its keys. Raises ValueError."""
+    if not isinstance(data, dict):
+        raise ValueError(f"a line is an object, not {type(data).__name__}")
     if {"state", "input", "next"} <= data.keys():
         return replay_transition
     if {"weights", "evidence", "steps"} <= data.keys():
@@ -301,12 +321,37 @@ def replayer(data: Json) -> Callable[[Json], object]:
     raise ValueError(f"no known format has the keys {sorted(data)}")
 
 
-def lines(path: Path) -> Iterator[tuple[int, Json]]:
-    """The file's lines with their numbers, from 1."""
-    with path.open(encoding="utf-8") as file:
+def lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """The file's lines with their numbers, from 1. Raises :class:`BadLine`, and OSError."""
+    with path.open("rb") as file:
         for number, text in enumerate(file, 1):
             if text.strip():
-                yield number, json.loads(text)
+                try:
+                    yield number, json.loads(text)
+                except (ValueError, RecursionError) as error:
+                    raise BadLine(number, f"no JSON: {error}") from error
+
+
+def replay_file(path: Path) -> int:
+    """Replay a file; how many lines agree. Raises :class:`BadLine`, and OSError."""
+    count = 0
+    for number, data in lines(path):
+        try:
+            replayer(data)(data)
+        except (Mismatch, ConsensusError, ValueError) as error:
+            raise BadLine(number, str(error), _name(data)) from error
+        except KeyError as error:
+            raise BadLine(number, f"nothing known, or nothing there, is called {error}", _name(data)) from error
+        except (TypeError, AttributeError, IndexError, RecursionError) as error:
+            raise BadLine(number, f"not of the format that its keys tell: {error}", _name(data)) from error
+        count += 1
+    if not count:
+        raise BadLine(1, "the file holds nothing to replay")
+    return count
+
+
+def _name(data: object) -> str:
+    return str(data.get("id", data.get("source", "?"))) if isinstance(data, dict) else "?"
 
 
 def main(paths: list[str]) -> int:
@@ -315,15 +360,14 @@ def main(paths: list[str]) -> int:
         print("usage: python -m tests.conformance.replay FILE…", file=sys.stderr)
         return 2
     for path in map(Path, paths):
-        count = 0
-        for number, data in lines(path):
-            try:
-                replayer(data)(data)
-            except (Mismatch, ConsensusError, ValueError, KeyError) as error:
-                print(f"{path}, line {number} ({data.get('id', data.get('source', '?'))}): {error}", file=sys.stderr)
-                return 1
-            count += 1
-        print(f"{path}: {count} lines agree")
+        try:
+            print(f"{path}: {replay_file(path)} lines agree")
+        except BadLine as error:
+            print(f"{path}, {error}", file=sys.stderr)
+            return 1
+        except OSError as error:
+            print(f"{path}: {error.strerror or error}", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -1,6 +1,8 @@
 """``yellowstone verify``: a proof in a file, checked with nothing but the committee's keys."""
 
 import json
+from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,7 @@ def edited(document: Document, key: str, value: Any) -> Document:
     for step in tables:
         target = target[int(step)] if isinstance(target, list) else target[step]
     if value is ...:
-        del target[last]
+        del target[int(last) if isinstance(target, list) else last]
     else:
         target[int(last) if isinstance(target, list) else last] = value
     return document
@@ -121,6 +123,31 @@ def test_what_was_tampered_with_is_named(tmp_path: Path, document: Document, key
     path = write(tmp_path, edited(document, key, value))
     with pytest.raises(ProofRejected, match=named):
         check(path)
+
+
+def leaves(data: Any, *above: str) -> Iterator[tuple[str, Any]]:
+    """Every value in a document with its dotted key."""
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    if not isinstance(data, dict | list):
+        yield ".".join(above), data
+    for key, inner in items:
+        yield from leaves(inner, *above, str(key))
+
+
+def test_no_field_can_be_changed(tmp_path: Path, document: Document) -> None:
+    """One bit of each value, and each value gone: nothing that is there is there for nothing."""
+    all_leaves = list(leaves(document))
+    assert len(all_leaves) > 30
+    for key, value in all_leaves:
+        bent = value + 1 if isinstance(value, int) else value[:-1] + ("0" if value[-1] != "0" else "1")
+        for other in (bent, ...):
+            path = write(tmp_path, edited(deepcopy(document), key, other))
+            try:
+                check(path)
+            except (ProofRejected, ProofUnreadable):
+                continue
+            # less than all signatures may still be more than 2/3 of stake
+            assert (key.rpartition(".")[0], other) == ("certificate.signatures", ...), (key, other)
 
 
 def test_a_committee_of_the_forgers_own_is_not_trusted(tmp_path: Path, document: Document) -> None:

@@ -7,15 +7,18 @@ from msgspec.structs import replace
 
 from consensus.market.ledger_state import Ledger
 from contracts.typed_data import Address, Uint256
-from gossip.messages.committee import CertifiedBatch
+from gossip.messages.base import sign
+from gossip.messages.committee import CertifiedBatch, HandOver, HandOverFrame
 from gossip.messages.session import Settlement
-from testnet.simulator.contract import simulate_and_judge
+from testnet.simulator.contract import ContractJudge, simulate_and_judge
 from testnet.simulator.errors import Violation
 from testnet.simulator.faults import Byzantine, FaultPlan, Misdeed, People, Weather, draw_plan
+from testnet.simulator.happenings import Arrives
 from testnet.simulator.node import SimulatedNode
 from testnet.simulator.oracle import Oracle
 from testnet.simulator.setting import PARAMS, make_setting
 from testnet.simulator.simulation import Result, Simulation, simulate
+from testnet.simulator.trace import describe
 
 SLOTS = 16
 
@@ -180,3 +183,34 @@ def test_settlements_that_a_proposer_names_and_keeps_cost_a_round_and_nothing_el
     assert simulation.asked > 0
     proposers: set[Address] = {batch.header.proposer for batch in simulation.nodes[1].disk.batches}
     assert len(proposers) > 1
+
+
+def test_what_was_earned_under_any_committee_is_paid_on_the_word_of_the_last() -> None:
+    plan = draw_plan("succession", 3, 4, 20, PARAMS.slot_ms)
+    judge = ContractJudge(plan, 4)
+    simulation = Simulation(judge.setting, plan, 3, 20)
+    assert simulation.run().violation is None
+    furthest = max(simulation.nodes, key=lambda node: len(node.disk.batches))
+    batches, credits = furthest.disk.batches, furthest.ledger.credits
+    assert any(batch.body.hand_over for batch in batches)
+    assert credits
+    assert judge.judge(batches, credits) == len(batches)
+    richer = {provider: wei + 1 for provider, wei in credits.items()}
+    with pytest.raises(Violation, match="claim of 0x"):
+        ContractJudge(plan, 4).judge(batches, richer)
+
+
+def test_days_that_no_batch_fell_into_lose_no_report() -> None:
+    """Partitions that outlast days: whoever was credited nothing on them is, once there are batches again."""
+    assert of_plan("succession", range(2, 3))[0].epochs > 1
+
+
+def test_every_frame_of_a_succession_can_be_told() -> None:
+    """A trace is wanted where something went wrong: it must not be what goes wrong."""
+    simulation = run(draw_plan("succession", 3, 4, SLOTS, PARAMS.slot_ms), seed=3)
+    told = {type(happening.frame).__name__ for _, happening in simulation.recent if isinstance(happening, Arrives)}
+    assert told
+    root = simulation.setting.committee.root
+    vote = sign(HandOver(1, 1, root, root), simulation.setting.keys[0], simulation.setting.terms.domain)
+    assert describe(Arrives(0, 1, HandOverFrame(vote))) == f"1 -> 0  HandOverFrame of epoch 1 to 0x{root[:4].hex()}"
+    assert all(describe(happening) for _, happening in simulation.recent)

@@ -11,7 +11,15 @@ from consensus.tendermint.evidence import DoublePrevote
 from contracts.signing import Key
 from contracts.typed_data import Digest, Uint256, digest
 from gossip.messages.base import sign
-from gossip.messages.committee import BatchBody, CertifiedBatch, CommitCertificate, Precommit, Prevote, batch_hash
+from gossip.messages.committee import (
+    BatchBody,
+    CertifiedBatch,
+    CommitCertificate,
+    HandOver,
+    Precommit,
+    Prevote,
+    batch_hash,
+)
 from testnet.simulator.disk import Guard, Place
 from testnet.simulator.errors import Violation
 from testnet.simulator.faults import FaultPlan, draw_plan
@@ -78,6 +86,18 @@ def test_a_double_sign_is_seen_and_a_repetition_is_not() -> None:
     say(Prevote(1, 1, 0, Digest(bytes(32))))
     say(Precommit(1, 0, Digest(bytes(32)), OTHER))
     violated("double_sign", lambda: say(Prevote(1, 0, 0, Digest(bytes(32)))))
+
+
+def test_two_hand_overs_of_one_epoch_are_seen() -> None:
+    oracle, signer, root = fresh(), SETTING.keys[0].address, SETTING.committee.root
+
+    def say(hand_over: HandOver) -> None:
+        oracle.on_signed(signer, hand_over, digest(SETTING.terms.domain, hand_over))
+
+    say(HandOver(1, 1, root, OTHER))
+    say(HandOver(1, 1, root, OTHER))
+    say(HandOver(2, 2, OTHER, root))
+    violated("double_sign", lambda: say(HandOver(1, 1, root, root)))
 
 
 def test_a_fork_is_seen() -> None:

@@ -51,6 +51,24 @@ def test_every_signature_counts_unless_the_certificate_stands_in_for_it(world: W
         assert certified_ids(forged, world.terms) == ids
 
 
+def test_the_signatures_within_what_is_signed_count_too(world: World) -> None:
+    """Pass and bid say the same as before, and a stranger has signed them: whoever signed around them named others."""
+    whole, stranger, domain = world.settlement(), key("stranger"), world.domain
+    rfc, ticket = whole.rfc, whole.ticket
+    false_pass = sign(rfc.payload.access_pass.payload, stranger, domain)
+    false_bid = sign(ticket.payload.bid.payload, stranger, domain)
+    other_rfc = sign(replace(rfc.payload, access_pass=false_pass), stranger, domain)
+    for forged in (
+        replace(whole, rfc=Signed(replace(rfc.payload, access_pass=false_pass), rfc.signature)),
+        replace(
+            whole, rfc=other_rfc, ticket=sign(replace(ticket.payload, rfc_id=other_rfc.id(domain)), stranger, domain)
+        ),
+        replace(whole, ticket=Signed(replace(ticket.payload, bid=false_bid), ticket.signature)),
+    ):
+        with pytest.raises(SettlementInvalid):
+            VerifiedSettlements(world.terms)(forged)
+
+
 def test_what_does_not_belong_together_is_refused_without_signatures_too(world: World) -> None:
     whole, other = world.settlement(), world.settlement()
     for broken in (replace(whole, ticket=other.ticket), replace(whole, report=other.report)):

@@ -236,6 +236,41 @@ def test_votes_for_the_silent_committee_count_no_more(committee: Committee) -> N
     assert not core.height.started
 
 
+def test_what_the_silent_committee_had_decided_after_all_comes_before_the_rescue(committee: Committee) -> None:
+    """One member saw the decision before the others were lost; it reaches another that has read of the rescue."""
+    world, committee.candidates = committee.world, []
+    first, late = world.members[0].address, world.members[3].address
+    committee.up.remove(late)
+    committee.give(events.SlotBegan(DAY + 1))
+    [decided] = committee.batches[first]
+    committee.up.add(late)
+    rescued = Term(2, tuple(DrawnMember(who, Uint256(5)) for who in sorted((first, late))))
+    for who in (first, late):
+        committee.give(events.Rescued(rescued), who)
+    committee.give(events.BatchAdopted(decided), late)
+    ledgers = [committee.cores[who].ledger for who in (first, late)]
+    assert ledgers[0] == ledgers[1]
+    assert (ledgers[0].height, ledgers[0].running, ledgers[0].is_rescued) == (1, rescued, True)
+    assert committee.cores[late].height.round == 2 * RESCUE_ROUNDS
+    committee.up = {first, late}
+    committee.give(events.SlotBegan(DAY + 2))
+    assert [batch.header.height for batch in committee.batches[late]] == [2]
+
+
+def test_a_batch_that_tells_of_a_rescue_is_followed_by_who_has_not_read_of_it(committee: Committee) -> None:
+    world, committee.candidates = committee.world, []
+    saviours = {member.address for member in world.members[:2]}
+    rescued = Term(2, tuple(DrawnMember(who, Uint256(5)) for who in sorted(saviours)))
+    other = world.members[3].address
+    committee.up = set(saviours)
+    committee.give(events.Rescued(rescued))
+    committee.give(events.SlotBegan(DAY + 2))
+    [batch] = agreed(committee)
+    committee.up.add(other)
+    committee.give(events.BatchAdopted(batch), other)
+    assert committee.cores[other].ledger == committee.cores[min(saviours)].ledger
+
+
 def test_inputs_of_succession_survive_the_log(committee: Committee) -> None:
     vote = sign(
         HandOver(1, 1, committee.world.committee.root, committee.world.committee.root),
