@@ -29,7 +29,8 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pair_percent: int = 50
     """At most so many percent of a pass's allowance are credited to one provider (S8); 100: no cap."""
     earnings_percent: int = 0
-    """At most so many percent of its MOR balance are credited to a provider on one day (S8); 0: no bound."""
+    """At most so many percent of the MOR that its coarse rank stands for are credited to a provider on one day (S8); 0:
+    no bound."""
     audit_slots: int = 600
     """Credits mature after so many slots, in which a second opinion may be asked for (S8); 0: at once, and none is."""
     scores_required: bool = True

@@ -18,8 +18,9 @@ from inference.tools import TOOLS_MAX, ToolCall, ToolUse, call_texts, tool_texts
 Finish = Literal["stop", "length", "tool_calls"]
 """Why an answer ended; ``tool_calls``: the model waits for what its calls give."""
 
-Feature = Literal["tools", "tool_choice", "logprobs"]
-"""What not every engine can do; ``tool_choice`` is to have a tool called for certain."""
+Feature = Literal["tools", "tool_choice", "logprobs", "continue"]
+"""What not every engine can do: ``tool_choice`` is to have a tool called for certain, ``continue`` to go on with an
+answer that another engine began."""
 
 TOP_LOGPROBS_MAX = 20
 """Alternatives of a T that may be asked for."""
@@ -68,6 +69,8 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tools: ToolUse | None = None
     logprobs: int | None = None
     """How many of the likeliest T to name with each T; 0: its own logarithm alone, None: nothing."""
+    prefix: str = ""
+    """How the answer begins: what follows it is asked for. Stop strings are looked for in what follows alone."""
 
     @property
     def prompt(self) -> "Prompt":
@@ -82,6 +85,7 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ("tools", has_tools),
             ("tool_choice", self.tools is not None and self.tools.choice == "required"),
             ("logprobs", self.logprobs is not None),
+            ("continue", bool(self.prefix)),
         )
         return frozenset(feature for feature, is_wanted in wanted if is_wanted)
 

@@ -75,7 +75,7 @@ class SyntheticEngine:
 
     async def features(self) -> frozenset[Feature]:
         """Everything, since nothing is computed."""
-        return frozenset(("tools", "tool_choice", "logprobs"))
+        return frozenset(("tools", "tool_choice", "logprobs", "continue"))
 
     async def count_prompt(self, messages: tuple[ChatMessage, ...], tools: ToolUse | None = None) -> int:
         """Words, and four T for each message."""
@@ -90,16 +90,18 @@ class SyntheticEngine:
     async def generate(self, request: Generation) -> AsyncIterator[AsyncIterator[Piece]]:
         """Stream the words."""
         prompt = await self.count_prompt(request.messages, request.tools)
+        prompt += await self.count_text(request.prefix)
         room = self._health.context - prompt
         if room < 1:
             raise PromptTooLong(prompt, self._health.context - 1)
         self.running += 1
         try:
-            tokens = min(self._answer_tokens, request.max_tokens, room)
+            said = len(request.prefix.split())
+            tokens = min(max(0, self._answer_tokens - said), request.max_tokens, room)
             if request.tools is not None and (request.tools.choice == "required" or request.tools.only is not None):
                 yield _Call(request.tools, self)
             else:
-                yield _Words(tokens, self._answer_tokens, self, request.logprobs)
+                yield _Words(tokens, self, request.logprobs, said=said, wanted=self._answer_tokens)
         finally:
             self.running -= 1
 
@@ -144,12 +146,12 @@ class _Call:
 
 
 class _Words:
-    def __init__(self, tokens: int, wanted: int, engine: SyntheticEngine, top: int | None) -> None:
+    def __init__(self, tokens: int, engine: SyntheticEngine, top: int | None, *, said: int, wanted: int) -> None:
         self._top = top
-        self._tokens = tokens
+        self._last = said + tokens
         self._wanted = wanted
         self._engine = engine
-        self._index = 0
+        self._index = said
         self._due = trio.current_time()
 
     def __aiter__(self) -> "_Words":
@@ -157,11 +159,11 @@ class _Words:
 
     async def __anext__(self) -> Piece:
         index = self._index
-        if index > self._tokens:
+        if index > self._last:
             raise StopAsyncIteration
         self._index += 1
-        if index == self._tokens:
-            return Piece("", (), "stop" if self._tokens == self._wanted else "length")
+        if index == self._last:
+            return Piece("", (), "stop" if self._last == self._wanted else "length")
         self._due = max(self._due + self._engine.interval_s, trio.current_time() - CATCH_UP_S)
         await trio.sleep_until(self._due)
         await self._engine.pause(index)

@@ -5,6 +5,7 @@ A role that fails takes the node down with one clear error: half a node is worse
 
 import json
 import os
+import secrets as randomness
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -52,6 +53,7 @@ from node.roles.router import HomeRouter
 from node.roles.secrets import SlotSecrets
 from node.roles.sessions import SessionLog
 from node.roles.status import NodeStatus
+from node.roles.succession import Succession
 from node.roles.sync import Sync
 from node.roles.user import UserAgent
 from node.store import open_store
@@ -101,6 +103,8 @@ async def _open_node(config: NodeFile) -> AsyncIterator[tuple[Node, NetworkFile]
     password = keys.find_password(config.keys.mor, config.keys.password_file)
     key = await trio.to_thread.run_sync(keys.load_mor_key, config.keys.mor, password)
     seed = await trio.to_thread.run_sync(keys.load_node_seed, config.keys.node, password)
+    if "user" in config.roles:
+        seed = randomness.token_bytes(32)  # it announces nothing: no peer id to know it by from one start to the next
     terms = network.terms()
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with AsyncExitStack() as stack:
@@ -153,6 +157,7 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
     evidence = EvidencePool(node, public)
     await evidence.load()
     sync, status = Sync(node, public, feed, evidence), NodeStatus(node, public, sessions, evidence)
+    status.feed = feed
     parts = Parts(node, public, feed, peers, sync, sessions, evidence, status)
     if node.chain is not None:
         parts.epochs = Epochs(node, public, node.chain)
@@ -162,7 +167,7 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
     await nursery.start(peers.run)
     await nursery.start(parts.sync.run)
     if {"member", "provider"} & set(node.config.roles):
-        parts.demand = Demand(node, public, evidence)
+        parts.demand = status.demand = Demand(node, public, evidence)
         await nursery.start(parts.demand.run)
     if "member" in node.config.roles:
         await _start_member(parts, nursery)
@@ -202,6 +207,7 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     journal = DeskJournal(node)
     challenger = Challenger(node, public)
     matcher = Matcher(node, public, desk, secrets=secrets, balances=balances, journal=journal, challenger=challenger)
+    succession = Succession(node, public, link, desk.allowances, member.heard_ms)
     router = HomeRouter(
         node,
         public,
@@ -213,10 +219,11 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
         file_opinion=member.file_opinion,
         link=link,
         evidence=parts.evidence,
+        succession=succession,
     )
     member.on_accused = parts.evidence.found
     parts.status.over_issued = router.over_issued
-    member.on_pass, member.on_drop, member.on_behind = router.note_pass, router.dropped, parts.sync.hurry
+    member.on_router_frame, member.on_drop, member.on_behind = router.hear, router.dropped, parts.sync.hurry
     parts.member, parts.link, parts.router, parts.core = member, link, router, core
     parts.status.member, parts.status.link = member, link
     if parts.epochs is not None:

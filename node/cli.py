@@ -68,6 +68,12 @@ def sessions(config: Config = Path("node.toml"), overrides: Overrides = None) ->
 
 
 @app.command()
+def rfcs(config: Config = Path("node.toml"), overrides: Overrides = None) -> None:
+    """Print the RFCs that a running member or provider heard last: `explain` says what became of them."""
+    print_control(config, overrides, "/rfcs")
+
+
+@app.command()
 def claims(config: Config = Path("node.toml"), overrides: Overrides = None) -> None:
     """Print a provider's claims and their transactions."""
     print_control(config, overrides, "/claims")
@@ -95,15 +101,15 @@ def batch(height: int, config: Config = Path("node.toml"), overrides: Overrides 
 
 @app.command()
 def explain(
-    what: Annotated[str, typer.Argument(help="An RFC id of this user, `day` or `allowance`.")],
+    what: Annotated[str, typer.Argument(help="An RFC id, `day` or `allowance`.")],
     subject: Annotated[
         str | None, typer.Argument(help="DAY after `day` (today's without), ADDRESS after `allowance`.")
     ] = None,
     config: Config = Path("node.toml"),
     overrides: Overrides = None,
 ) -> None:
-    """Print why an RFC went to its provider and where its pay stands, or how a day's numbers or an address's allowance
-    come about."""
+    """Print why an RFC went to its provider, where its pay stands and, at a provider, why this one lost; or how a day's
+    numbers or an address's allowance come about."""
     from node.cli_explain import path_of  # noqa: PLC0415  # loads what only this command needs
 
     answer = ask_control(config, overrides, path_of(what, subject))

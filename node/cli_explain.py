@@ -20,7 +20,7 @@ def path_of(what: str, subject: str | None) -> str:
         return f"/explain/allowance/{subject}"
     if subject is not None or not _is_hex(what, _ID_DIGITS):
         raise Unanswerable(f"{what!r} is neither `day`, `allowance` nor an RFC id: 0x and {_ID_DIGITS} hex digits")
-    return f"/sessions/{what}"
+    return f"/explain/rfc/{what}"
 
 
 def _is_hex(text: str, digits: int) -> bool:

@@ -1,5 +1,6 @@
 """``yellowstone testnet``: the command line of the launcher. What is heavy loads in the command."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -77,6 +78,38 @@ def chaos(
         f"({tally.slow} too slow to be credited), "
         f"refused by status {tally.refused}, longest without a batch {tally.longest_still_s:.1f} s"
     )
+
+
+@app.command()
+def trials(  # noqa: PLR0917  # typer makes an option of each
+    minutes: Annotated[float, typer.Option(help="How long the network is under fire.")] = 15.0,
+    members: Annotated[int, typer.Option(help="Committee members.")] = 6,
+    providers: Annotated[int, typer.Option(help="Providers, the first of which cheats.")] = 3,
+    block: Annotated[int, typer.Option(help="Seconds of an inference block.")] = 2,
+    delay: Annotated[int, typer.Option(help="ms that a packet is under way.")] = 50,
+    loss: Annotated[float, typer.Option(help="Percent of packets that are lost.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Repeats a run's choices.", show_default="at random")] = None,
+    directory: Annotated[Path | None, typer.Option("--dir", help="The network's folder.")] = None,
+) -> None:
+    """Run nodes in network namespaces over slow, lossy wires; kill every role, cut the network, let a router, a
+    provider and a user cheat; see that all is paid to the wei and each is named. Needs root, iproute2 and TUN."""
+    import secrets  # noqa: PLC0415  # loads what only this command needs
+
+    import trio  # noqa: PLC0415  # as above
+    from rich.console import Console  # noqa: PLC0415  # as above
+
+    from testnet.plan import TestnetOptions  # noqa: PLC0415  # as above
+    from testnet.progress import Progress  # noqa: PLC0415  # as above
+    from testnet.trials import run_trials  # noqa: PLC0415  # as above
+
+    console = Console()
+    chosen = secrets.randbelow(2**32) if seed is None else seed
+    console.print(f"seed {chosen}")
+    options = TestnetOptions(members=members, providers=providers, block_s=block, directory=directory, slots=4)
+    run = partial(run_trials, delay_ms=delay, loss_percent=loss)
+    report = trio.run(run, options, minutes * 60, chosen, Progress(console))
+    for line in report.lines():
+        console.print(line)
 
 
 @app.command()

@@ -8,7 +8,8 @@
     ├── ProcessDied      a process that the run needs has ended; carries the end of its log
     ├── StepOverdue      something did not happen before its deadline; says what was waited for
     ├── AnswerRefused    the user's endpoint refused the prompt or broke off its answer
-    └── NodeUnreadable   a node's control endpoint answered with something that is no answer
+    ├── NodeUnreadable   a node's control endpoint answered with something that is no answer
+    └── NamespacesImpossible  this machine lacks what network namespaces need; says what
 """
 
 from pathlib import Path
@@ -73,3 +74,7 @@ class NodeUnreadable(TestnetError):
     def __init__(self, url: str, reason: str) -> None:
         self.url = url
         super().__init__(f"{url}: {reason}")
+
+
+class NamespacesImpossible(TestnetError):
+    """Network namespaces can't be had on this machine; the message says what is missing."""

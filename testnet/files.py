@@ -2,9 +2,9 @@
 
 import fcntl
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,7 @@ from node.roles.secrets import SlotSecrets
 from testnet.errors import FolderTaken
 from testnet.funding import Deployment
 from testnet.keys import Identity
-from testnet.plan import GUEST_BID_WEI, SUPPLY_WEI, NodeKind, Plan
+from testnet.plan import GUEST_BID_WEI, SUPPLY_WEI, Lie, NodeKind, Plan
 from testnet.processes import ROOT
 
 CACHE = ROOT / ".cache"
@@ -71,6 +71,8 @@ class Genesis:
     identities: tuple[Identity, ...]
     model_path: Path | None
     """What providers with engine ``llamacpp`` serve."""
+    lies: Mapping[str, Lie] = field(default_factory=dict)
+    """Nodes that cheat, by name."""
 
     @property
     def network_path(self) -> Path:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from testnet.errors import ProcessDied
 from testnet.files import CACHE, Genesis, node_file, pin_address, write_network_file, write_node_file
 from testnet.funding import Deployment, balances, deploy_and_fund
 from testnet.keys import Identity, create_identity
-from testnet.plan import MOR, NodeKind, NodePlan, Plan
+from testnet.places import LOOPBACK, Places
+from testnet.plan import MOR, Lie, NodeKind, NodePlan, Plan
 from testnet.processes import Process, Supervisor, open_supervisor
 from testnet.progress import Progress
 
@@ -56,6 +57,7 @@ class Network:
     vigil: "Vigil"
     purse: Key
     """An account of the chain with coin for gas, which is nobody's of the network."""
+    places: Places
 
     def of_kind(self, kind: NodeKind) -> tuple[RunningNode, ...]:
         """The nodes of one kind, in the plan's order."""
@@ -74,8 +76,10 @@ class Network:
     async def restart(self, node: RunningNode) -> RunningNode:
         """Start a node again that has ended, from its own file. Raises :class:`~testnet.errors.TestnetError`."""
         path = node.identity.data_dir.parent / "node.toml"
-        process = await self.supervisor.start(node.name, run_command(path), node.process.log)
+        command = self.places.command(node.name, _command(self.genesis, node.name, path))
+        process = await self.supervisor.start(node.name, command, node.process.log)
         ready = await wait_ready(process, node.identity.data_dir, READY_S)
+        ready = await self.places.reach(node.name, ready)
         return RunningNode(node.identity, process, ready, connect(node.identity.data_dir, ready))
 
     async def balances(self) -> dict[str, int]:
@@ -125,10 +129,19 @@ class Vigil:
 
 
 @asynccontextmanager
-async def running(plan: Plan, folder: Path, progress: Progress, hurry: trio.Event) -> AsyncIterator[Network]:
+async def running(
+    plan: Plan,
+    folder: Path,
+    progress: Progress,
+    hurry: trio.Event,
+    *,
+    places: Places = LOOPBACK,
+    lies: Callable[[Sequence[Identity]], Mapping[str, Lie]] = lambda _: {},
+) -> AsyncIterator[Network]:
     """The network of ``plan``, ready, with its files in ``folder``; leaving it stops every process.
 
-    ``hurry`` cuts the stopping short once it is set.
+    ``hurry`` cuts the stopping short once it is set; ``places`` says where the nodes run, ``lies``
+    which of them cheat.
 
     Raises :class:`~testnet.errors.TestnetError`, or a folder's own error for what it could not do.
     """
@@ -143,14 +156,15 @@ async def running(plan: Plan, folder: Path, progress: Progress, hurry: trio.Even
             step.detail = f"{chain.url}, chain id {chain.chain_id}"
         identities = await _make_keys(plan, folder, progress)
         deployment = await _found(chain.funded_keys[0], client, identities, plan, progress)
-        genesis = Genesis(plan, folder, chain.url, chain.chain_id, deployment, identities, model)
+        genesis = Genesis(plan, folder, chain.url, chain.chain_id, deployment, identities, model, lies(identities))
         write_network_file(genesis, deployment.genesis_ms)
         vigil = Vigil(plan, progress)
         supervisor = await stack.enter_async_context(open_supervisor(vigil.note_end, hurry))
         with vigil.scope:
-            nodes = await _start_all(genesis, supervisor, progress)
+            nodes = await _start_all(genesis, supervisor, places, progress)
             vigil.is_up = True
-            yield Network(genesis, deployment.genesis_ms, client, nodes, supervisor, vigil, chain.funded_keys[1])
+            purse = chain.funded_keys[1]
+            yield Network(genesis, deployment.genesis_ms, client, nodes, supervisor, vigil, purse, places)
         vigil.check()
 
 
@@ -196,23 +210,25 @@ async def _found(
     return deployment
 
 
-async def _start_all(genesis: Genesis, supervisor: Supervisor, progress: Progress) -> tuple[RunningNode, ...]:
+async def _start_all(
+    genesis: Genesis, supervisor: Supervisor, places: Places, progress: Progress
+) -> tuple[RunningNode, ...]:
     """Members first: the others start from their addresses."""
+    await places.prepare(genesis.rpc_url)
     members = genesis.of_kind("member")
     with progress.step("Committee") as step:
-        nodes = await _start(genesis, supervisor, members[:1], ())
-        nodes += await _start(genesis, supervisor, members[1:], _addresses(nodes))
+        nodes = await _start(genesis, supervisor, places, members[:1], ())
+        nodes += await _start(genesis, supervisor, places, members[1:], _addresses(nodes))
         step.detail = f"{len(nodes)} members with {members[0].node.stake_wei // MOR:,} MOR each at stake"
     with progress.step("Providers, a full node and the user") as step:
         others = (*genesis.of_kind("provider"), *genesis.of_kind("full"), *genesis.of_kind("user"))
-        nodes += await _start(genesis, supervisor, others, _addresses(nodes))
+        nodes += await _start(genesis, supervisor, places, others, _addresses(nodes))
         bids = ", ".join(f"{i.name} bids {i.node.price_wei:,}" for i in genesis.of_kind("provider"))
         step.detail = f"{bids} wei per T"
     for node in nodes:
         others_addresses = _addresses([other for other in nodes if other is not node])
-        write_node_file(
-            node.identity, pin_address(node_file(genesis, node.identity, ()), node.ready.multiaddrs, others_addresses)
-        )
+        config = pin_address(node_file(genesis, node.identity, ()), node.ready.multiaddrs, others_addresses)
+        write_node_file(node.identity, places.place(node.name, config))
     for guest in genesis.of_kind("guest"):
         write_node_file(guest, node_file(genesis, guest, _addresses(nodes)))
         write_node_file(guest, node_file(genesis, guest, _addresses(nodes), as_provider=True), "provider.toml")
@@ -220,18 +236,20 @@ async def _start_all(genesis: Genesis, supervisor: Supervisor, progress: Progres
 
 
 async def _start(
-    genesis: Genesis, supervisor: Supervisor, identities: Sequence[Identity], bootstrap: Sequence[str]
+    genesis: Genesis, supervisor: Supervisor, places: Places, identities: Sequence[Identity], bootstrap: Sequence[str]
 ) -> list[RunningNode]:
     """Start some nodes at once and wait until each is ready."""
     deadline = READY_S + READY_EACH_S * len(identities)
     started: list[tuple[Identity, Process]] = []
     for identity in identities:
-        path = write_node_file(identity, node_file(genesis, identity, bootstrap))
+        path = write_node_file(identity, places.place(identity.name, node_file(genesis, identity, bootstrap)))
         log = genesis.folder / "logs" / f"{identity.name}.log"
-        started.append((identity, await supervisor.start(identity.name, run_command(path), log)))
+        command = places.command(identity.name, _command(genesis, identity.name, path))
+        started.append((identity, await supervisor.start(identity.name, command, log)))
     nodes: list[RunningNode] = []
     for identity, process in started:
         ready = await wait_ready(process, identity.data_dir, deadline)
+        ready = await places.reach(identity.name, ready)
         nodes.append(RunningNode(identity, process, ready, connect(identity.data_dir, ready)))
     return nodes
 
@@ -239,6 +257,12 @@ async def _start(
 def run_command(config: Path) -> list[str]:
     """How a node is started: it leaves when its standard input closes."""
     return [sys.executable, "-m", "node.cli", "run", "--config", str(config), "--exit-with-stdin"]
+
+
+def _command(genesis: Genesis, name: str, config: Path) -> list[str]:
+    """The same, or how a node is started that cheats."""
+    lie = genesis.lies.get(name)
+    return run_command(config) if lie is None else [sys.executable, "-m", "testnet.liar", lie, str(config)]
 
 
 def _addresses(nodes: Sequence[RunningNode]) -> list[str]:

@@ -45,6 +45,9 @@ DAY_BLOCKS = 7_200
 MEMBERS_MOST = 64
 PROVIDERS_MOST = 32
 
+Lie = Literal["draw", "count", "index"]
+"""How a node may cheat (:mod:`testnet.liar`): a router in draws, a provider in receipts, a user with RFC indexes."""
+
 NodeKind = Literal["member", "provider", "full", "user", "guest"]
 Role = Literal["full", "member", "provider", "user"]
 

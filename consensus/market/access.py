@@ -19,6 +19,10 @@ MAX_ALLOWANCE = 2**63 - 1
 """The most T that a pass can carry (uint64 on the wire, top bit unused)."""
 
 
+MAX_PRIORITY = 256 - WEI.bit_length() + 2
+"""No balance (a uint256 of wei) ranks above this; with a supply of 10 million MOR none ranks above 25."""
+
+
 def max_t(budget_wei: int, reference_price_wei: int) -> int:
     """T that the budget of a day buys at its reference price (S38). Raises :class:`AccessInvalid` for a price of 0."""
     _above_zero("reference_price_wei", reference_price_wei)

@@ -6,6 +6,7 @@ Every call is deterministic, so a journal of calls restores a desk. An RFC goes 
 filings → a settlement, or nothing filed until its deadline → released.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ from consensus.market.errors import RfcRefused, SettlementInvalid
 from consensus.market.ledger_state import DayAccount
 from consensus.market.pairs import pair_key
 from consensus.market.promises import Promises, worth_wei
-from consensus.market.waiting import Waiting, WaitingRoom
+from consensus.market.throttle import Throttle, most_waiting, rfc_rate
+from consensus.market.waiting import MAX_WAITING, Waiting, WaitingRoom
 from consensus.params import Terms
 from contracts.typed_data import Address, Digest
 from gossip.errors import SignerMismatch
@@ -63,10 +65,19 @@ class Desk:
         self._promises = Promises()
         self.allowances = Allowances(router, routers, self._promises)
         self._room = WaitingRoom(terms.params.age_boost_ms)
+        self._throttle = Throttle()
+        self._waiting_of: Counter[Address] = Counter()
+        """RFCs that wait or are being matched, by user: however many session keys it has."""
+        self._asker: dict[Digest, Address] = {}
+        """Whose each of them is."""
         self._answers: dict[Digest, Matched | RfcRefused] = {}
+        self._matched: dict[Digest, Signed[Rfc]] = {}
+        """The RFCs that were matched, for who asks why."""
         self._open: dict[Digest, _OpenTicket] = {}
         self._unsettled: dict[Digest, Ticket] = {}
         """Tickets that have become settlements and are not in a batch yet."""
+        self._shrunk: dict[Digest, int] = {}
+        """T still reserved for tickets whose user has reported a Pass of less than TokenMax."""
         self._done: dict[Digest, None] = {}
         self._paired: dict[bytes, int] = {}
         """T promised and not settled, by session key and provider."""
@@ -78,7 +89,8 @@ class Desk:
 
         An RFC that is here already, or has its answer, is left as it is: ask :meth:`outcome`. Raises
         :class:`RfcRefused` with wrong_router, unit_unsupported (S16), expired, wrong_day, budget_spent (S37),
-        index_used, token_max_over_allowance (S36) or busy, and then changes nothing.
+        index_used, token_max_over_allowance (S36) or busy (no room, or more than its user may send or have waiting),
+        and then changes nothing but the user's rate.
         """
         if self.outcome(rfc_id) is not None:
             return
@@ -93,15 +105,63 @@ class Desk:
             raise RfcRefused("expired", f"the deadline passed {now_ms - asked.deadline_ms} ms ago", left)
         if access_pass.day != day:
             raise RfcRefused("wrong_day", f"the pass is for day {access_pass.day}, it is day {day}", left)
+        self.allowances.check_standing(asked.session_key)
         self._check_budget(asked.token_max, 1, account, left)  # no bid is below 1 wei
-        if self._room.is_full or len(self._open) + len(self._unsettled) >= MAX_TICKETS:
-            raise RfcRefused("busy", f"{len(self._room)} RFCs wait, {len(self._open)} tickets are open", left)
+        if len(self._open) + len(self._unsettled) >= MAX_TICKETS:
+            raise RfcRefused("busy", f"{len(self._open)} tickets are open", left)
+        user = self.allowances.user_of(asked.session_key)
+        if user is not None:
+            self._check_rate(user, access_pass.priority, now_ms, left)
+        waiting = Waiting(rfc, rfc_id, access_pass.priority, now_ms)
+        last = self._last_in(waiting, now_ms, left)
         self.allowances.reserve(asked)
-        self._room.add(Waiting(rfc, rfc_id, access_pass.priority, now_ms))
+        if last is not None:
+            self.refuse(last.rfc_id, "busy", f"the queue is full of {MAX_WAITING} RFCs that stand before this one")
+        if user is not None:
+            self._waiting_of[user] += 1
+            self._asker[rfc_id] = user
+        self._room.add(waiting)
+
+    def _last_in(self, newcomer: Waiting, now_ms: int, left: int) -> Waiting | None:
+        """Who has to leave a full queue for a newcomer that stands before it (S26): balance and patience count as ever.
+
+        Raises :class:`RfcRefused` (busy) where the newcomer would be the last itself.
+        """
+        if not self._room.is_full:
+            return None
+        last = self._room.last(now_ms, stands_below=newcomer.priority)
+        if last is None:
+            raise RfcRefused("busy", f"{len(self._room)} RFCs wait, and all stand before this one", left)
+        return last
+
+    def _check_rate(self, user: Address, priority: int, now_ms: int, left: int) -> None:
+        """A user's share of this router follows its balance. Raises :class:`RfcRefused` (busy)."""
+        most = most_waiting(priority)
+        if self._waiting_of[user] >= most:
+            raise RfcRefused("busy", f"{most} RFCs of this user wait already, as many as its balance allows", left)
+        per_s, burst = rfc_rate(priority)
+        if wait_ms := self._throttle.take(user, per_s, burst, now_ms):
+            raise RfcRefused("busy", f"more than {per_s} RFCs a second by this user: come back in {wait_ms} ms", left)
+
+    def queue(self) -> tuple[Waiting, ...]:
+        """The RFCs that wait for their turn, in no order."""
+        return self._room.queue()
+
+    def _leave_queue(self, rfc_id: Digest) -> Waiting | None:
+        waiting = self._room.remove(rfc_id)
+        if (user := self._asker.pop(rfc_id, None)) is not None:
+            self._waiting_of[user] -= 1
+            if self._waiting_of[user] <= 0:
+                del self._waiting_of[user]
+        return waiting
 
     def outcome(self, rfc_id: Digest) -> Waiting | Matched | RfcRefused | None:
         """Where an RFC stands: waiting or being matched, matched, refused after it was admitted, or unknown."""
         return self._answers.get(rfc_id) or self._room.get(rfc_id)
+
+    def matched_rfc(self, rfc_id: Digest) -> Signed[Rfc] | None:
+        """An RFC that was matched, as long as its answer is remembered."""
+        return self._matched.get(rfc_id)
 
     def next_waiting(self, now_ms: int) -> Waiting | None:
         """The RFC to match now (S26), None where none waits. Those past their deadline are refused on the way."""
@@ -119,7 +179,7 @@ class Desk:
 
         None where the RFC is not waiting.
         """
-        waiting = self._room.remove(rfc_id)
+        waiting = self._leave_queue(rfc_id)
         if waiting is None:
             return None
         asked = waiting.rfc.payload
@@ -194,10 +254,11 @@ class Desk:
         Raises :class:`RfcRefused` (expired) where the RFC isn't waiting any more.
         """
         ticket = matched.ticket.payload
-        waiting = self._room.remove(ticket.rfc_id)
+        waiting = self._leave_queue(ticket.rfc_id)
         if waiting is None:
             raise RfcRefused("expired", f"RFC 0x{ticket.rfc_id.hex()} isn't waiting")
         self._remember(ticket.rfc_id, matched)
+        self._matched[ticket.rfc_id] = waiting.rfc
         return self._book(waiting.rfc, matched.ticket, matched.match.payload.ticket_id)
 
     def restore(self, rfc: Signed[Rfc], ticket: Signed[Ticket], *, is_settled: bool, credited_wei: int = 0) -> None:
@@ -217,6 +278,13 @@ class Desk:
         """The provider of a ticket that waits for filings."""
         held = self._open.get(ticket_id)
         return None if held is None else held.ticket.payload.bid.payload.provider
+
+    def session_of(self, ticket_id: Digest) -> Address | None:
+        """Whose session key a ticket of this desk is for, until it is settled."""
+        if (held := self._open.get(ticket_id)) is not None:
+            return held.ticket.payload.session_key
+        ticket = self._unsettled.get(ticket_id)
+        return None if ticket is None else ticket.session_key
 
     def is_open(self, ticket_id: Digest) -> bool:
         """Whether a ticket of this desk waits for filings."""
@@ -246,9 +314,19 @@ class Desk:
         if filing.report.payload.unit is not held.rfc.payload.unit:
             raise SettlementInvalid("report_unit", filing.report.payload.unit.name)
         self._check_receipt(filing.receipt, filing.ticket_id, held)
-        held.report = held.report or filing.report
+        if held.report is None:
+            held.report = filing.report
+            self._shrink(filing.ticket_id, held.ticket.payload, filing.report.payload)
         held.receipt = held.receipt or filing.receipt
         return self._filed(filing.ticket_id, held, slot)
+
+    def _shrink(self, ticket_id: Digest, ticket: Ticket, report: Report) -> None:
+        """After a Pass no more than the user's own count is charged: the rest of the reservation is free at once, as
+        for the rest of an answer that another provider gives."""
+        charged_at_most = min(ticket.token_max, max(1, report.tokens))
+        if report.passed and charged_at_most < ticket.token_max:
+            self.allowances.release(ticket.session_key, ticket.token_max - charged_at_most, 0)
+            self._shrunk[ticket_id] = charged_at_most
 
     def file_delivery(self, filing: DeliveryFiling, slot: int) -> Settlement | None:
         """Take the provider's last voucher or receipt; the settlement, where nothing is missing any more.
@@ -304,7 +382,7 @@ class Desk:
         if ticket is None:
             return False
         self._count_pair(ticket, -ticket.token_max)
-        self.allowances.release(ticket.session_key, ticket.token_max, charged)
+        self.allowances.release(ticket.session_key, self._shrunk.pop(ticket_id, ticket.token_max), charged)
         self._promises.settle(ticket_id, credited_wei)
         return True
 
@@ -363,7 +441,9 @@ class Desk:
     def _remember(self, rfc_id: Digest, answer: Matched | RfcRefused) -> None:
         self._answers[rfc_id] = answer
         if len(self._answers) > MAX_REMEMBERED:
-            del self._answers[next(iter(self._answers))]
+            oldest = next(iter(self._answers))
+            del self._answers[oldest]
+            self._matched.pop(oldest, None)
 
 
 def _seat(bid: Bid) -> tuple[Address, Digest]:

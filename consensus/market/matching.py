@@ -19,7 +19,7 @@ from consensus.params import Terms
 from contracts.typed_data import Address, Digest
 from gossip.errors import SignerMismatch
 from gossip.messages.base import P, Signed, Unit
-from gossip.messages.market import Match, Rfc, Ticket
+from gossip.messages.market import LeftOut, Match, Rfc, Ticket
 from gossip.messages.records import Bid
 
 MAX_CANDIDATES = 64
@@ -94,8 +94,12 @@ def build_match(
     secret: Digest,
     band: Sequence[StandingBid],
     unlive: tuple[Digest, ...],
+    left_out: tuple[LeftOut, ...] = (),
 ) -> Match:
-    """The router's account of a draw over ``band``, in which the bids ``unlive`` failed liveness in that order."""
+    """The router's account of a draw over ``band``, in which the bids ``unlive`` failed liveness in that order.
+
+    ``left_out`` are the providers as cheap that took no part, and why.
+    """
     attempt = len(unlive)
     return Match(
         rfc_id=ticket.rfc_id,
@@ -107,6 +111,7 @@ def build_match(
         candidates=tuple(standing.signed for standing in band),
         unlive=unlive,
         router=ticket.router,
+        left_out=left_out,
     )
 
 
@@ -116,7 +121,7 @@ def check_match(
     """Derive a match again from public data; raise :class:`MatchInvalid` naming the first thing that is wrong.
 
     ``secret`` is the router's secret of the slot. Before it is revealed, pass None: all but the draw is checked.
-    What no message can show (a live bid left out) is for the caller to compare with its own book.
+    What no message can show (a live bid left out without a word) is :func:`consensus.market.omissions.hidden_bids`'.
     """
     _check_identity(match, ticket, rfc, context)
     band = _check_band(match.payload, rfc.payload, context)
@@ -172,6 +177,11 @@ def _check_band(match: Match, rfc: Rfc, context: MatchContext) -> tuple[Standing
     band = tuple(StandingBid(signed.id(domain), signed, match.slot) for signed in match.candidates)
     if len({standing.bid.provider for standing in band}) != len(band):
         raise MatchInvalid("provider_twice", len(band))
+    named = [one.provider for one in match.left_out]
+    if both := {standing.bid.provider for standing in band} & set(named):
+        raise MatchInvalid("left_out_candidate", min(both))
+    if named != sorted(set(named)):
+        raise MatchInvalid("left_out_order", len(named))
     if candidates(band, context.terms.params.tie_percent, context.beacons[match.beacon]) != band:
         raise MatchInvalid("tie_band", [standing.bid.price_wei for standing in band])
     return band

@@ -298,6 +298,24 @@ class PassFrame(msgspec.Struct, frozen=True, array_like=True, tag=35, forbid_unk
     issued: Signed[PassIssued]
 
 
+class UsageFrame(msgspec.Struct, frozen=True, array_like=True, tag=43, forbid_unknown_fields=True):
+    """To who stands next in a user's ranking: what is reserved and spent of a pass, so that its rest is not lost with
+    its router (S36)."""
+
+    session_key: Address
+    day: U64
+    used: U64
+
+
+class CaughtUpFrame(msgspec.Struct, frozen=True, array_like=True, tag=44, forbid_unknown_fields=True):
+    """After the passes that ended some of the reader's own while it was away: there are no more that this member
+    knows of."""
+
+
+RouterFrame = PassFrame | UsageFrame | CaughtUpFrame
+"""What routers tell one another."""
+
+
 class CommitmentFrame(msgspec.Struct, frozen=True, array_like=True, tag=37, forbid_unknown_fields=True):
     """A member's beacon commitment for a day to come, for the next batch."""
 
@@ -335,6 +353,8 @@ LinkFrame = (
     | ShortProposalFrame
     | WantFrame
     | PassFrame
+    | UsageFrame
+    | CaughtUpFrame
     | CommitmentFrame
     | HandOverFrame
     | OpinionFrame

@@ -1,5 +1,6 @@
 """The market's messages, in the order in which they happen: pass, RFC, liveness, match, ticket, refusal."""
 
+import enum
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -44,16 +45,25 @@ class AccessPass(Payload, frozen=True):
     """keccak(user address ‖ salt): the committee can open it, nobody else."""
 
 
+class PassEnd(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A pass that ends before its day: ``used`` T of it count, the rest was given anew."""
+
+    session_key: Address
+    used: U64
+
+
 class PassIssued(Payload, frozen=True):
     """A router tells the committee for whom a pass is, so that the next in rank knows what is left (S36)."""
 
     SIGNER: ClassVar[str | None] = "issuer"
-    MAX_BYTES: ClassVar[int] = 2048
+    MAX_BYTES: ClassVar[int] = 4096
 
     access_pass: Signed[AccessPass]
     request: Signed[PassRequest]
     salt: Digest
     issuer: Address
+    ends: Annotated[tuple[PassEnd, ...], msgspec.Meta(max_length=64)] = ()
+    """Passes of a router that was gone, whose rest this one gives anew: they are worth no more than what was used."""
 
 
 class Rfc(Payload, frozen=True):
@@ -114,6 +124,32 @@ class Ticket(Payload, frozen=True):
     """Live bids of other providers for the model: what shows everybody that it is payable (S8)."""
 
 
+class Why(enum.IntEnum):
+    """Why a provider whose bid ranks within the band, or below it, took no part in a draw: the router's word for it."""
+
+    UNPROVEN = 0
+    """It has not shown this router that it has the model (S42)."""
+    NO_MOR = 1
+    """It held no MOR at the day's snapshot, as far as this router knows (S43)."""
+    NO_SLOT = 2
+    """This router has filled every slot that it advertises."""
+    PAIR_CAP = 3
+    """It has had its share of the pass (S8)."""
+    UNLIVE = 4
+    """It was drawn in a cheaper band, all of which failed the liveness check (S28)."""
+    RESTING = 5
+    """It refused or was silent shortly before, though its bid says that it has slots."""
+    NO_RIVALS = 6
+    """Too few others could be named beside it (S8)."""
+
+
+class LeftOut(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A provider that a draw left out."""
+
+    provider: Address
+    why: Why
+
+
 class Match(Payload, frozen=True):
     """Why this provider: everything needed to check the draw, once the slot's secret is revealed (S27, S34)."""
 
@@ -133,13 +169,17 @@ class Match(Payload, frozen=True):
     unlive: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=64)]
     """Ids of the candidates' bids that failed liveness, in the order of the attempts."""
     router: Address
+    left_out: Annotated[tuple[LeftOut, ...], msgspec.Meta(max_length=64)] = ()
+    """Whoever else bids that low and took no part, by address: what lets a reader with a book of its own see whether
+    somebody was hidden."""
 
 
 class Refusal(Payload, frozen=True):
     """A router's answer to a pass request or RFC that it does not serve.
 
     ``code`` is one of: unknown_model, token_max_over_allowance, prompt_over_limit, no_balance, no_provider,
-    too_few_providers, pair_capped, wrong_router, wrong_day, index_used, unit_unsupported, budget_spent, expired, busy.
+    too_few_providers, pair_capped, wrong_router, wrong_day, index_used, unit_unsupported, budget_spent, expired, busy,
+    no_quorum; of an RFC that somebody asks about also: waiting, unknown_rfc.
     """
 
     SIGNER: ClassVar[str | None] = "router"

@@ -68,14 +68,42 @@ class RfcAsk(msgspec.Struct, frozen=True, array_like=True, tag=8, forbid_unknown
     rfc: Signed[Rfc]
 
 
+class MatchAsk(msgspec.Struct, frozen=True, array_like=True, tag=9, forbid_unknown_fields=True):
+    """To a router, by anybody who has heard an RFC: why did it go where it went (S27, S34)?
+
+    Answered as its user was, less what is left of the pass.
+    """
+
+    rfc_id: Digest
+
+
+class Queued(msgspec.Struct, frozen=True, array_like=True, tag=10, forbid_unknown_fields=True):
+    """To a user whose RFC waits (S26), again whenever that has changed; the answer follows on the same stream."""
+
+    rfc_id: Digest
+    position: U64
+    """RFCs of the same model that would be served before it, were all to stay as it is: 0 is next."""
+    waiting: U64
+    """RFCs of the same model that wait, this one included."""
+    expected_ms: U64
+    """How long it would then wait; 0 where this router has no experience to tell from."""
+
+
+class Account(msgspec.Struct, frozen=True, array_like=True, tag=11, forbid_unknown_fields=True):
+    """A router's answer to :class:`MatchAsk`: the RFC and what its user was told."""
+
+    rfc: Signed[Rfc]
+    matched: Matched
+
+
 class OpinionFiling(msgspec.Struct, frozen=True, array_like=True, tag=19, forbid_unknown_fields=True):
     """A scorer's verdict on its way into a batch, to any committee member (S8)."""
 
     opinion: Signed[Opinion]
 
 
-RouterAsk = PassAsk | RfcAsk | ReportFiling | DeliveryFiling | OpinionFiling
-RouterAnswer = Matched | Refused | Granted | Filed
+RouterAsk = PassAsk | RfcAsk | ReportFiling | DeliveryFiling | OpinionFiling | MatchAsk
+RouterAnswer = Matched | Refused | Granted | Filed | Queued | Account
 
 
 def decode_router_ask(data: bytes) -> RouterAsk:

@@ -101,10 +101,11 @@ class LlamaCppEngine:
         return sum(bool(slot["is_processing"]) for slot in await self._call("GET", "/slots"))
 
     async def features(self) -> frozenset[Feature]:
-        """Logarithms, and tools where the model's chat template takes them and shows how calls are marked."""
+        """Logarithms, going on with another's answer, and tools where its template takes and marks them."""
         if self._takes_tools is None:
             self._takes_tools = takes_tools(await self._call("GET", "/props"))
-        return frozenset(("logprobs", "tools") if self._takes_tools else ("logprobs",))
+        always: frozenset[Feature] = frozenset(("logprobs", "continue"))
+        return always | {"tools"} if self._takes_tools else always
 
     async def count_prompt(self, messages: tuple[ChatMessage, ...], tools: ToolUse | None = None) -> int:
         """T of the conversation after the chat template. Raises :class:`PromptRefused`, :class:`EngineUnavailable`."""
@@ -121,6 +122,8 @@ class LlamaCppEngine:
         Raises :class:`PromptTooLong` where no T is left for an answer; the answer is cut to what the context holds.
         """
         prompt = await self._prompt_ids(request.prompt)
+        if request.prefix:
+            prompt = prompt + await self._tokenize(request.prefix, special=False)
         room = self.options.context - len(prompt)
         if room < 1:
             raise PromptTooLong(len(prompt), self.options.context - 1)

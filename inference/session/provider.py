@@ -129,6 +129,8 @@ class SessionServer:
             generation = body.generation(ticket.payload.token_max)
             await _check_features(engine, generation)
             prompt_tokens = await engine.count_prompt(generation.messages, generation.tools)
+            if generation.prefix:
+                prompt_tokens += await engine.count_text(generation.prefix)
             if prompt_tokens > ticket.payload.prompt_bound:
                 raise PromptTooLong(prompt_tokens, ticket.payload.prompt_bound)
             source = _source(engine, body, ticket.payload.token_max)

@@ -48,6 +48,9 @@ class QueryBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     padded: bool = False
     """The answer is to come in frames of one size, at even times (:mod:`inference.session.padding`)."""
 
+    prefix: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    """How another provider began this answer before it vanished: to be continued, not repeated."""
+
     def token_limit(self, token_max: int) -> int:
         """T of the answer at most, under a ticket's TokenMax (S21)."""
         wanted = self.max_tokens if self.score is None else len(self.score)
@@ -56,7 +59,9 @@ class QueryBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     def generation(self, token_max: int) -> Generation:
         """The request to an engine under a ticket's TokenMax."""
         sampling = Sampling(self.temperature, self.top_p, self.seed, self.stop)
-        return Generation(self.messages, self.token_limit(token_max), sampling, self.tools, self.logprobs)
+        return Generation(
+            self.messages, self.token_limit(token_max), sampling, self.tools, self.logprobs, self.prefix or ""
+        )
 
 
 def encode_body(body: QueryBody) -> bytes:

@@ -33,6 +33,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     tools: ToolUse | None = None
     logprobs: int | None = None
     """How many alternatives to name with each T; None: no logarithms."""
+    prefix: str = ""
+    """What has been answered already by a provider that vanished: to be continued, not repeated."""
 
 
 class RateLimit(msgspec.Struct, frozen=True):
@@ -54,6 +56,22 @@ class Allowance(msgspec.Struct, frozen=True):
     remaining_tokens: int | None = None
 
 
+class QueuePlace(msgspec.Struct, frozen=True):
+    """Where a request stood in its router's queue: ``position`` 0 is next, of ``waiting``; 0 ms: nobody can tell."""
+
+    position: int
+    waiting: int
+    expected_ms: int
+
+    def headers(self) -> dict[str, str]:
+        """``x-yellowstone-queue-*``."""
+        headers = {
+            "x-yellowstone-queue-position": str(self.position),
+            "x-yellowstone-queue-waiting": str(self.waiting),
+        }
+        return headers | ({"x-yellowstone-queue-expected-ms": str(self.expected_ms)} if self.expected_ms else {})
+
+
 class BackendError(Exception):
     """The request cannot be answered, or its answer broke off.
 
@@ -72,6 +90,7 @@ class BackendError(Exception):
         param: str | None = None,
         retry_after: int | None = None,
         limit: RateLimit | None = None,
+        queue: QueuePlace | None = None,
         paid: bool = False,
         final: bool = False,
     ) -> None:
@@ -82,6 +101,7 @@ class BackendError(Exception):
         self.param = param
         self.retry_after = retry_after
         self.limit = limit
+        self.queue = queue
         self.paid = paid
         self.final = final
         super().__init__(f"{code}: {message}")

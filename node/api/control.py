@@ -54,6 +54,12 @@ class StatusSource(Protocol):
     async def session(self, rfc_id: Digest) -> Any:
         """One of the user's sessions."""
 
+    async def rfcs(self) -> Any:
+        """The RFCs that this node heard last."""
+
+    async def explain_rfc(self, rfc_id: Digest) -> Any:
+        """Why an RFC went where it went, in lines of text."""
+
     async def claims(self) -> Any:
         """The provider's claims."""
 
@@ -118,6 +124,8 @@ def build_control(source: StatusSource, token: str) -> ASGIApp:
         answer("/tickets/{ticket_id}", lambda r: source.ticket(Digest(_hex(r, "ticket_id", 32)))),
         answer("/sessions", lambda _: source.sessions()),
         answer("/sessions/{rfc_id}", lambda r: source.session(Digest(_hex(r, "rfc_id", 32)))),
+        answer("/rfcs", lambda _: source.rfcs()),
+        answer("/explain/rfc/{rfc_id}", lambda r: source.explain_rfc(Digest(_hex(r, "rfc_id", 32)))),
         answer("/claims", lambda _: source.claims()),
         answer("/evidence", lambda _: source.evidence()),
         answer("/committee", lambda _: source.committee()),

@@ -37,6 +37,8 @@ def error_headers(error: BackendError) -> dict[str, str]:
         headers["retry-after"] = str(error.retry_after)
     if error.limit is not None:
         headers |= rate_limit_headers(error.limit)
+    if error.queue is not None:
+        headers |= error.queue.headers()
     if error.paid or error.final or error.kind == "insufficient_quota":
         headers["x-should-retry"] = "false"
     return headers

@@ -5,6 +5,7 @@ Session keys are derived from the MOR key, the day and a counter, so that a rest
 
 import hashlib
 import secrets as randomness
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -18,7 +19,7 @@ from contracts.typed_data import Address
 from gossip.errors import GossipError, MalformedMessage, TransportError
 from gossip.messages import Signed, encode, sign
 from gossip.messages.market import AccessPass, PassRequest
-from gossip.messages.router import Granted, PassAsk, Refused, RouterAnswer, RouterAsk, decode_router_answer
+from gossip.messages.router import Granted, PassAsk, Queued, Refused, RouterAnswer, RouterAsk, decode_router_answer
 from gossip.streams import FrameStream
 from gossip.topics import ROUTER
 from node.context import Node, now_ms
@@ -48,6 +49,8 @@ class AccessRefused(Exception):
         self.code = code
         self.detail = detail
         self.allowance_left = allowance_left
+        self.queued: Queued | None = None
+        """Where the RFC stood in its router's queue when it was last told."""
         super().__init__(f"{code}: {detail}")
 
 
@@ -74,10 +77,22 @@ class _Day:
     keys_used: int = 0
 
 
-RUN_INDEXES = 1 << 44
-"""RFC indexes of one run of an agent. A later run begins above them: it can't know which index an earlier one gossiped
-last, and one index twice is fraud to everybody else. Where in its range a run begins is random, so that two agents
-that share a MOR key get in one another's way without ending one another's passes."""
+INDEX_BITS = 20
+"""Random bits of the RFC index that a wallet begins with, below the Unix ms in which it was opened. A later run of an
+agent can't know which index an earlier one gossiped last, and one index twice is fraud to everybody else; by the clock
+it begins above them. Each wallet draws its own: two that counted from one number would show that they are one user's
+(S34). Two agents that share a MOR key get in one another's way without ending one another's passes."""
+
+
+def session_key_of(mor_key: Key, network: bytes, day: int, counter: int) -> Key:
+    """A user's session key of a day: nobody without the MOR key can tell that two of them belong together."""
+    seed = b"yellowstone session" + mor_key.reveal() + day.to_bytes(8, "big") + counter.to_bytes(8, "big")
+    return Key(hashlib.sha256(network + seed).digest())
+
+
+def first_index(now_ms: int) -> int:
+    """Where a wallet opened now begins to count its RFCs."""
+    return now_ms << INDEX_BITS | randomness.randbits(INDEX_BITS)
 
 
 class Access:
@@ -89,7 +104,6 @@ class Access:
         self._evidence = evidence
         self._lock = trio.Lock()
         self._day = _Day(-1)
-        self._first_index = -1
         self._balance: tuple[int, int] | None = None
 
     def day(self) -> int:
@@ -183,7 +197,7 @@ class Access:
             left = granted.access_pass.payload.allowance - granted.used
             # A pass that an earlier run of this agent used up is passed over.
             if granted.used == 0 or left >= tokens:
-                first = max(granted.next_index, await self._first_of_run())
+                first = max(granted.next_index, first_index(now_ms()))
                 return Wallet(key, granted.access_pass, left, first)
         raise AccessRefused("allowance_used", f"{MAX_KEYS} passes were used up today", 0)
 
@@ -192,15 +206,8 @@ class Access:
         granted = wallet.granted.payload
         return not self._evidence.has_issued_twice(granted.issuer, granted.day)
 
-    async def _first_of_run(self) -> int:
-        if self._first_index < 0:
-            run = await self._node.store.count("agent-runs")
-            self._first_index = run * RUN_INDEXES + randomness.randbelow(RUN_INDEXES >> 1)
-        return self._first_index
-
     def _session_key(self, day: int, counter: int) -> Key:
-        seed = b"yellowstone session" + self._node.key.reveal() + day.to_bytes(8, "big") + counter.to_bytes(8, "big")
-        return Key(hashlib.sha256(self._node.terms.domain.separator() + seed).digest())
+        return session_key_of(self._node.key, self._node.terms.domain.separator(), day, counter)
 
     async def _ask_in_rank(self, day: int, key: Key, wanted: int) -> Granted:
         """Ask the home router; the next in rank takes over after a deadline."""
@@ -218,6 +225,9 @@ class Access:
                 failure = error
                 continue
             except AccessRefused as refused:
+                if refused.code == "no_quorum":  # it has lost the others, or has just come back
+                    failure = TransportError(f"router 0x{router.hex()}: {refused.detail}")
+                    continue
                 # The next in rank may not have noticed yet that those before it are gone.
                 if refused.code != "wrong_router" or isinstance(failure, _NobodyAsked):
                     raise
@@ -257,13 +267,28 @@ async def send_ask(node: Node, public: PublicState, router: Address, ask: Router
     return stream
 
 
-async def take_answer(node: Node, router: Address, stream: FrameStream, *, timeout: float) -> RouterAnswer:
-    """The answer on a stream, which is closed. Raises as :func:`ask_router`."""
+async def take_answer(
+    node: Node,
+    router: Address,
+    stream: FrameStream,
+    *,
+    timeout: float,
+    on_queued: Callable[[Queued], None] = lambda _: None,
+) -> RouterAnswer:
+    """The answer on a stream, which is closed. Raises as :func:`ask_router`.
+
+    ``on_queued`` hears where an RFC stands in the queue while it waits.
+    """
+    ends = trio.current_time() + timeout
     try:
-        data = await stream.receive(limit=131_072, timeout=timeout)
+        while True:
+            data = await stream.receive(limit=131_072, timeout=max(0.0, ends - trio.current_time()))
+            answer = decode_router_answer(data or b"")
+            if not isinstance(answer, Queued):
+                break
+            on_queued(answer)
     finally:
         await stream.aclose()
-    answer = decode_router_answer(data or b"")
     if isinstance(answer, Refused):
         if answer.refusal.signer(node.terms.domain) != router:
             raise MalformedMessage("Refusal", "not signed by the router that was asked")

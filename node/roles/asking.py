@@ -1,6 +1,7 @@
 """From a chat request to an open provider stream: pass, RFC, match, dial."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -8,7 +9,7 @@ from contracts.typed_data import Address, Digest
 from gossip.errors import GossipError, MalformedMessage, TransportError
 from gossip.messages import Signed, Unit, encode, sign
 from gossip.messages.market import Rfc
-from gossip.messages.router import Matched, RfcAsk
+from gossip.messages.router import Matched, Queued, RfcAsk
 from gossip.streams import FrameStream
 from gossip.topics import SESSION
 from inference.tools import compute_tools_bound
@@ -21,6 +22,9 @@ from node.roles.sessions import SessionLog
 
 RFC_DEADLINE_MS = 20_000
 """How long an RFC may wait in its router's queue."""
+
+GO_ON_DEADLINE_MS = 5_000
+"""The same for the rest of an answer that broke off: its client is reading."""
 
 TEMPLATE_T = 16
 """T that a chat template adds for each message, generously."""
@@ -37,6 +41,10 @@ class Opened:
     matched: Matched
     wallet: Wallet
     stream: FrameStream
+    queued: Queued | None = None
+    """Where the RFC stood in its router's queue when it was first told; None where it did not wait."""
+    match_ms: int = 0
+    """From the request to the match."""
 
 
 class Asking:
@@ -66,7 +74,8 @@ class Asking:
         wallet, rfc, asked = await self._send_rfc(request, card)
         opened = False
         try:
-            matched = await self._match(rfc, wallet, asked)
+            queued: list[Queued] = []
+            matched = await self._match(rfc, wallet, asked, queued)
             matched_ms = now_ms()
             stream = await self._dial(matched)
             opened = True
@@ -74,7 +83,7 @@ class Asking:
             if not opened:
                 self._access.give_back(wallet, request.max_tokens)
         self._sessions.begin(rfc, card, matched, matched_ms - started, now_ms() - started)
-        return Opened(rfc, matched, wallet, stream)
+        return Opened(rfc, matched, wallet, stream, queued[0] if queued else None, matched_ms - started)
 
     async def _send_rfc(self, request: ChatRequest, card: ModelCard) -> tuple[Wallet, Signed[Rfc], FrameStream]:
         """Gossip an RFC and put it to the router that issued the pass, in the order of the indexes: a router refuses
@@ -83,7 +92,7 @@ class Asking:
             try:
                 wallet, index = await self._access.reserve(request.max_tokens)
             except GossipError as error:
-                raise BackendError(503, "no_router", f"no router answers: {error}", kind="server_error") from error
+                raise BackendError(503, "no_router", f"no router answers: {error}", retry_after=1) from error
             rfc = self._sign_rfc(request, card, wallet, index)
             router = wallet.granted.payload.issuer
             sent = False
@@ -108,7 +117,7 @@ class Asking:
             unit=Unit.TEXT_TOKEN,
             token_max=request.max_tokens,
             prompt_bound=self._prompt_bound(request, card.model_id),
-            deadline_ms=now_ms() + RFC_DEADLINE_MS,
+            deadline_ms=now_ms() + (GO_ON_DEADLINE_MS if request.prefix else RFC_DEADLINE_MS),
         )
         return sign(rfc, wallet.key, self._node.terms.domain)
 
@@ -120,22 +129,28 @@ class Asking:
         """
         calls = tuple(call for message in request.messages for call in message.tool_calls)
         size = sum(len(message.content.encode()) for message in request.messages)
-        size += compute_tools_bound(request.tools, calls)
+        size += compute_tools_bound(request.tools, calls) + len(request.prefix.encode())
         template = TEMPLATE_T * (len(request.messages) + 1)
         bids = self._public.book.all_live(now_ms()).bids
         roomiest = max((bid.payload.prompt_max for bid in bids if bid.payload.model_id == model_id), default=0)
         at_least = size // 8
         return max(at_least, min(size + template, roomiest))
 
-    async def _match(self, rfc: Signed[Rfc], wallet: Wallet, asked: FrameStream) -> Matched:
-        """The router's answer. Raises :class:`BackendError` or :class:`AccessRefused`."""
+    async def _match(self, rfc: Signed[Rfc], wallet: Wallet, asked: FrameStream, queued: list[Queued]) -> Matched:
+        """The router's answer; ``queued`` takes what it says of the queue meanwhile.
+
+        Raises :class:`BackendError` or :class:`AccessRefused`.
+        """
         router = wallet.granted.payload.issuer
         try:
-            answer = await take_answer(self._node, router, asked, timeout=RFC_DEADLINE_MS / 1_000 + ASK_S)
+            patience = RFC_DEADLINE_MS / 1_000 + ASK_S
+            hear = partial(self._note_place, rfc, queued)
+            answer = await take_answer(self._node, router, asked, timeout=patience, on_queued=hear)
             if not isinstance(answer, Matched):
                 raise MalformedMessage("Matched", f"router answered with {type(answer).__name__}")
             self._check_matched(rfc, answer, router)
         except AccessRefused as error:
+            error.queued = queued[-1] if queued else None
             if error.code in refusals.PASS_IS_DEAD:
                 self._access.discard(wallet)
             raise
@@ -145,6 +160,20 @@ class Asking:
                 503, "no_router", f"the home router does not answer: {error}", kind="server_error", retry_after=1
             ) from error
         return answer
+
+    def _note_place(self, rfc: Signed[Rfc], queued: list[Queued], place: Queued) -> None:
+        if place.rfc_id != rfc.id(self._node.terms.domain):
+            raise MalformedMessage("Queued", f"of RFC {place.rfc_id.hex()}, another than was asked")
+        queued[1:] = [place] if queued else []
+        if not queued:
+            queued.append(place)
+        self._node.log.info(
+            "RFC waits",
+            rfc=place.rfc_id.hex(),
+            position=place.position,
+            of=place.waiting,
+            expected_ms=place.expected_ms,
+        )
 
     def _check_matched(self, rfc: Signed[Rfc], matched: Matched, router: Address) -> None:
         domain = self._node.terms.domain

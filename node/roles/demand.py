@@ -6,9 +6,14 @@ than it must where the committee is large; each topic has its members from their
 as soon as it hears the bid. Others follow the models in their book, and may miss a new model's first RFCs.
 """
 
+from collections import OrderedDict
+from typing import Any
+
 import trio
 
 from consensus.market.access import followed_shards
+from consensus.market.throttle import Throttle, rfc_rate
+from contracts.typed_data import Digest
 from gossip.errors import MalformedMessage, MessageError, MessageExpired
 from gossip.messages import Signed, check_expiry, decode
 from gossip.messages.market import Rfc
@@ -24,6 +29,8 @@ MAX_WAIT_MS = 600_000
 
 LOOK_EVERY_S = 1.0
 
+HEARD = 1_000
+"""RFCs remembered for those who ask; the oldest go first."""
 FOLLOWERS = 8
 """Members that follow each topic: a mesh's worth and two, so that it stands while a few are away."""
 
@@ -35,6 +42,10 @@ class Demand:
         self._node = node
         self._public = public
         self._evidence = evidence
+        self._throttle = Throttle()
+        self.throttled = 0
+        """RFCs that were not passed on, since their session key sends too many."""
+        self._heard: OrderedDict[Digest, tuple[Rfc, int]] = OrderedDict()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Subscribe and consume for ever."""
@@ -62,13 +73,14 @@ class Demand:
     async def _consume(self, topic: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         def judge(data: bytes, _: str) -> Verdict:
             try:
-                self.check(decode(Signed[Rfc], data))
+                rfc = decode(Signed[Rfc], data)
+                self.check(rfc)
             except MessageExpired:
                 return Verdict.IGNORE
             except MessageError as error:
                 self._node.log.info("bad gossip", topic=topic, reason=str(error))
                 return Verdict.REJECT
-            return Verdict.ACCEPT
+            return Verdict.ACCEPT if self.has_room(rfc.payload) else Verdict.IGNORE
 
         messages = await self._node.network.subscribe(topic, judge, max_bytes=MAX_RFC_BYTES)
         task_status.started()
@@ -88,6 +100,32 @@ class Demand:
         if not self._public.is_router(issuer, asked.access_pass.payload.day):
             raise MalformedMessage("Rfc", f"the pass is by 0x{issuer.hex()}, who is not a router of its day")
 
+    def has_room(self, asked: Rfc) -> bool:
+        """Whether the session key keeps to what its pass's priority allows: more is not passed on, and no fault of
+        who forwards it."""
+        per_s, burst = rfc_rate(asked.access_pass.payload.priority)
+        wait_ms = self._throttle.take(asked.session_key, per_s, burst, now_ms())
+        if wait_ms:
+            self.throttled += 1
+        return not wait_ms
+
     def take(self, rfc: Signed[Rfc]) -> None:
         """Remember an RFC that was checked."""
         self._evidence.note_rfc(rfc)
+        self._heard[rfc.id(self._node.terms.domain)] = rfc.payload, now_ms()
+        while len(self._heard) > HEARD:
+            self._heard.popitem(last=False)
+
+    def heard(self) -> list[dict[str, Any]]:
+        """The last RFCs, oldest first."""
+        return [
+            {
+                "rfc_id": rfc_id,
+                "model_id": asked.model_id,
+                "token_max": asked.token_max,
+                "prompt_bound": asked.prompt_bound,
+                "router": asked.access_pass.payload.issuer,
+                "heard_ms": at_ms,
+            }
+            for rfc_id, (asked, at_ms) in self._heard.items()
+        ]

@@ -5,6 +5,7 @@ from typing import TypeVar
 import trio
 
 from consensus.market.errors import MarketError
+from consensus.market.throttle import Throttle
 from gossip.errors import MessageError, MessageExpired
 from gossip.messages import Payload, Signed, check_expiry, decode
 from gossip.messages.records import Bid, ModelProof, NodeRecord, SlotReveal
@@ -18,6 +19,12 @@ MAX_LIFETIME_MS = 86_400_000
 """Nothing may claim to live longer than a day from now."""
 
 
+PRUNE_EVERY_S = 30.0
+"""How often what has expired is forgotten."""
+
+SAID_PER_S, SAID_AT_ONCE = 4, 256
+"""Messages of one kind by one signer that are passed on: a provider renews a bid a model, 64 at most, once a minute."""
+
 MAX_ITEM_BYTES = 4_224
 """The largest of these messages."""
 
@@ -30,6 +37,9 @@ class Feed:
         self._public = public
         self.refused = 0
         """Well-signed messages that the book's rules refused."""
+        self.throttled = 0
+        """Well-signed messages that were not passed on, since their signer says too much."""
+        self._throttle = Throttle()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Subscribe and consume for ever."""
@@ -39,14 +49,24 @@ class Feed:
             await nursery.start(self._consume, topics.bids, Signed[Bid])
             await nursery.start(self._consume, topics.proofs, Signed[ModelProof])
             await nursery.start(self._consume, topics.reveals, Signed[SlotReveal])
+            nursery.start_soon(self._prune)
             task_status.started()
+
+    async def _prune(self) -> None:
+        """What has expired counts no more from that moment; here it is forgotten."""
+        while True:
+            await trio.sleep(PRUNE_EVERY_S)
+            if forgotten := self._public.book.prune(now_ms()):
+                self._node.log.info("expired bids, records and proofs are forgotten", count=forgotten)
 
     async def _consume(
         self, topic: str, kind: type[Signed[P]], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         def judge(data: bytes, _: str) -> Verdict:
             try:
-                return self.judge(decode(kind, data))
+                signed = decode(kind, data)
+                verdict = self.judge(signed)
+                return Verdict.IGNORE if verdict is Verdict.ACCEPT and not self._has_room(signed) else verdict
             except MessageError as error:
                 self._node.log.info("bad gossip", topic=topic, reason=str(error))
                 return Verdict.REJECT
@@ -74,6 +94,16 @@ class Feed:
         if isinstance(message.payload, SlotReveal) and not self._public.ledger.is_recent_member(message.payload.member):
             return Verdict.IGNORE  # this node may be the one that is behind
         return Verdict.ACCEPT
+
+    def _has_room(self, message: Signed[P]) -> bool:
+        """Whether the signer keeps to a pace that no honest node exceeds: more is nobody's fault who forwards it, and
+        comes with the next comparison of books, where it still counts."""
+        payload = message.payload
+        signer = getattr(payload, payload.SIGNER or "", b"")
+        wait_ms = self._throttle.take((type(payload), signer), SAID_PER_S, SAID_AT_ONCE, now_ms())
+        if wait_ms:
+            self.throttled += 1
+        return not wait_ms
 
     def take(self, message: Signed[P]) -> None:
         """Put a message that was judged into the public state; the book's refusals are counted, not raised."""

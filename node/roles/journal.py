@@ -3,6 +3,8 @@
 Without it a restart between a match and its batch would cost the provider its pay and the user its pass.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from consensus.market.desk import Desk
@@ -38,6 +40,8 @@ class DeskJournal:
         self._last_seq = 0
         self._yesterday = 0
         """The last event before the present day."""
+        self.on_pass: Callable[[Signed[PassIssued]], None] = lambda _: None
+        """Called with every pass that is restored."""
         self._filings: dict[tuple[Digest, type], bytes] = {}
         """The last filing of either side for each open ticket: those who repeat themselves write nothing."""
 
@@ -89,6 +93,7 @@ class DeskJournal:
         use = ledger.sessions.get(access_pass.day, {}).get(access_pass.session_key)
         try:
             desk.allowances.note_issued(issued.payload, used=0 if use is None else use.used)
+            self.on_pass(issued)
         except MarketError as error:
             self._node.log.warning("stored pass does not hold", reason=str(error))
 

@@ -64,6 +64,8 @@ class CommitteeLink:
         self._strangers = Strangers(public, find_record)
         self.linked: set[Address] = set()
         """Members that this node has an open outgoing stream to."""
+        self.on_linked: list[Callable[[Address], None]] = []
+        """Called with each member that this node has just linked to."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve incoming links and keep one outgoing link to each other member, for ever."""
@@ -138,6 +140,8 @@ class CommitteeLink:
         stream = await self._dial(member)
         ends: list[GossipError] = []
         self.linked.add(member)
+        for callback in self.on_linked:
+            callback(member)
         try:
             async with trio.open_nursery() as nursery:
                 hear = partial(stream.receive, limit=0, timeout=math.inf)

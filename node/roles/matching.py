@@ -1,8 +1,7 @@
 """The home router's matcher: RFCs off the queue by priority, a provider drawn, its liveness checked (S26 to S28)."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 
 import trio
 
@@ -11,17 +10,20 @@ from consensus.market.book import StandingBid
 from consensus.market.desk import Desk
 from consensus.market.errors import MarketError, MatchInvalid, RfcRefused
 from consensus.market.ledger_state import account_of
-from consensus.market.matching import build_match, candidates, draw, pick
+from consensus.market.matching import build_match, draw
+from consensus.market.queueing import Pace, Place, compute_places
+from consensus.market.rests import Rests
 from consensus.market.rivals import draw_rivals, payable
 from consensus.market.waiting import Waiting
 from contracts.typed_data import Address, Digest
 from gossip.messages import Signed, encode, sign
-from gossip.messages.market import Ticket
+from gossip.messages.market import Ticket, Why
 from gossip.messages.records import SlotReveal
-from gossip.messages.router import Matched
+from gossip.messages.router import Matched, Queued
 from node.context import Node, now_ms
 from node.roles.balances import Balances
 from node.roles.challenges import Challenger
+from node.roles.drawing import Drawing, Question
 from node.roles.journal import DeskJournal
 from node.roles.liveness import Liveness
 from node.roles.public import PublicState
@@ -39,35 +41,17 @@ CONCURRENT = 64
 """RFCs being matched at once."""
 
 
-@dataclass(slots=True)
-class _Drawing:
-    """The draws of one RFC over ``bids``: band by band, those that failed liveness left out (S27, S28)."""
+PLACES_EVERY_MS = 250
+"""Everybody's place in the queue is computed so often at most, however many ask."""
 
-    waiting: Waiting
-    slot: int
-    beacon: Digest
-    secret: Digest
-    bids: tuple[StandingBid, ...]
-    rivals: tuple[StandingBid, ...]
-    """One bid of each provider that could be named beside the winner (S8)."""
-    penalties: Mapping[Address, int]
-    tie_percent: int
-    band: tuple[StandingBid, ...] = ()
-    unlive: list[Digest] = field(default_factory=list)
-    """Bids of the present band that failed, in the order of the draws."""
-    failed: list[Digest] = field(default_factory=list)
-    """Those of earlier bands."""
+PREPARE_PERCENT = 25
+"""The next provider in the draw is asked once the one before has been silent for so much of the liveness deadline."""
 
-    def next(self) -> StandingBid | None:
-        """The next winner, None where every band has failed."""
-        if len(self.unlive) == len(self.band):
-            self.failed += self.unlive
-            self.unlive = []
-            self.band = candidates(self.bids, self.tie_percent, self.penalties, self.failed)
-        if not self.band:
-            return None
-        drawn = draw(self.beacon, self.secret, self.waiting.rfc_id, len(self.unlive))
-        return pick(self.band, self.unlive, drawn)
+PREPARED = 4
+"""Providers asked for one RFC at once, at most."""
+
+Others = dict[Address, tuple[StandingBid, Why]]
+"""Providers that a draw leaves out, their bids, and why."""
 
 
 class Matcher:
@@ -92,6 +76,12 @@ class Matcher:
         self._journal = journal
         self._challenger = challenger
         self._liveness = Liveness(node)
+        self._rests = Rests()
+        self._pace = Pace()
+        self.on_match: Callable[[Address], None] = lambda _: None
+        """Called with the session key of every match, before its user is answered."""
+        self._places: dict[Digest, Place] = {}
+        self._placed_ms = 0
         self._matching = 0
         self._asked: Counter[tuple[Address, Digest]] = Counter()
         """Slots, by provider and model, held for RFCs whose liveness check is under way."""
@@ -127,6 +117,32 @@ class Matcher:
             await self._answered.setdefault(rfc_id, trio.Event()).wait()
         self._answered.pop(rfc_id, None)
         return outcome
+
+    async def settled_within(self, rfc_id: Digest, seconds: float) -> bool:
+        """Whether an admitted RFC has its answer, having waited so long for it at most."""
+        with trio.move_on_after(seconds):
+            await self.answer(rfc_id)
+            return True
+        return False
+
+    def queued(self, rfc_id: Digest) -> Queued | None:
+        """Where an RFC stands among those of its model; None where it does not wait, or its turn has come."""
+        now = now_ms()
+        if now >= self._placed_ms + PLACES_EVERY_MS:
+            self._placed_ms = now
+            self._places = compute_places(self._desk.queue(), now, self._node.terms.params.age_boost_ms)
+        place, waiting = self._places.get(rfc_id), self._desk.outcome(rfc_id)
+        if place is None or not isinstance(waiting, Waiting):
+            return None
+        model_id = waiting.rfc.payload.model_id
+        bids = self._public.book.all_live(now).bids
+        slots = sum(bid.payload.slots for bid in bids if bid.payload.model_id == model_id)
+        expected = self._pace.expected_ms(model_id, place.position, slots)
+        return Queued(rfc_id, place.position, place.waiting, expected)
+
+    def filed(self, ticket_id: Digest) -> None:
+        """A session is over: how long sessions take is what waiting times are told from."""
+        self._pace.end(ticket_id, now_ms())
 
     def _announce(self, rfc_id: Digest) -> None:
         if (event := self._answered.pop(rfc_id, None)) is not None:
@@ -167,33 +183,52 @@ class Matcher:
         """Draw for one RFC, hold the winner's slot and have it asked; False where no provider has a free slot."""
         slot = self._node.slot()
         ledger = self._public.ledger
-        bids, rivals = self._live_bids(waiting, slot)
-        drawing = _Drawing(
+        bids, rivals, others = self._live_bids(waiting, slot)
+        drawing = Drawing(
             waiting,
             slot,
             ledger.beacon,
             self._secrets.of_slot(slot),
-            self._free(bids),
+            self._rested(self._free(bids, others), others),
             rivals,
             ledger.penalties,
             self._node.terms.params.tie_percent,
+            others,
         )
         winner = drawing.next()
         if winner is None:
             return False
         self._drew_in.add(slot)
-        self._asked[_seat(winner)] += 1
         self._matching += 1
-        nursery.start_soon(self._match, drawing, winner)
+        nursery.start_soon(self._match, drawing, self._ask(winner, waiting.rfc_id, nursery), nursery)
         return True
 
-    def _free(self, bids: Iterable[StandingBid]) -> tuple[StandingBid, ...]:
-        return tuple(bid for bid in bids if self._desk.slots_left(bid.bid) > self._asked[_seat(bid)])
+    def _free(self, bids: Iterable[StandingBid], others: Others) -> tuple[StandingBid, ...]:
+        """Those with a slot that no ticket fills and no question holds; the rest go to ``others``."""
+        free = []
+        for standing in bids:
+            if self._has_slot(standing):
+                free.append(standing)
+            else:
+                others[standing.bid.provider] = standing, Why.NO_SLOT
+        return tuple(free)
 
-    async def _match(self, drawing: _Drawing, winner: StandingBid) -> None:
+    def _has_slot(self, standing: StandingBid) -> bool:
+        return self._desk.slots_left(standing.bid) > self._asked[_seat(standing)]
+
+    def _rested(self, bids: tuple[StandingBid, ...], others: Others) -> tuple[StandingBid, ...]:
+        """Those that did not fail just now; all of them where nobody else is left."""
+        now = now_ms()
+        resting = [standing for standing in bids if self._rests.is_resting(_seat(standing), now)]
+        if len(resting) in {0, len(bids)}:
+            return bids
+        others |= {standing.bid.provider: (standing, Why.RESTING) for standing in resting}
+        return tuple(standing for standing in bids if standing.bid.provider not in others)
+
+    async def _match(self, drawing: Drawing, asked: Question, nursery: trio.Nursery) -> None:
         rfc_id = drawing.waiting.rfc_id
         try:
-            if not await self._try(drawing, winner):
+            if not await self._try(drawing, asked, nursery):
                 await trio.sleep(RETRY_S)
                 self._desk.requeue(rfc_id)
         except RfcRefused as refused:
@@ -207,27 +242,69 @@ class Matcher:
             if isinstance(self._desk.outcome(rfc_id), Matched | RfcRefused):
                 self._announce(rfc_id)
 
-    async def _try(self, drawing: _Drawing, winner: StandingBid) -> bool:
-        """Ask the winner whose slot is held, then those drawn after it; False where none is live and free."""
-        while True:
-            try:
-                is_live = await self._is_live(winner, drawing.waiting.rfc_id)
-            finally:
-                self._asked[_seat(winner)] -= 1
-            if is_live:
-                ticket = self._place(drawing, winner)
-                await self._journal.note_match(drawing.waiting.rfc, ticket)
-                return True
-            drawing.unlive.append(winner.bid_id)
-            following = drawing.next()
-            # A slot that was filled meanwhile was not unlive: the draw begins anew.
-            if following is None or not self._free([following]):
-                return False
-            winner = following
-            self._asked[_seat(winner)] += 1
+    def _ask(self, standing: StandingBid, rfc_id: Digest, nursery: trio.Nursery) -> Question:
+        """Hold a slot, which :meth:`_let_go` gives back, and put the question."""
+        self._asked[_seat(standing)] += 1
+        question = Question(standing)
+        nursery.start_soon(self._decide, question, rfc_id)
+        return question
 
-    def _live_bids(self, waiting: Waiting, slot: int) -> tuple[tuple[StandingBid, ...], tuple[StandingBid, ...]]:
-        """What the RFC may be matched with, and what may be named beside it as rivals.
+    def _let_go(self, question: Question) -> None:
+        self._asked[_seat(question.standing)] -= 1
+
+    async def _decide(self, question: Question, rfc_id: Digest) -> None:
+        is_live = await self._is_live(question.standing, rfc_id)
+        if is_live:
+            self._rests.serve(_seat(question.standing))
+        else:
+            self._rests.fail(_seat(question.standing), now_ms())
+        question.decide(is_live=is_live)
+
+    async def _try(self, drawing: Drawing, first: Question, nursery: trio.Nursery) -> bool:
+        """Wait for the winner, then for those drawn after it; False where none is live and free.
+
+        Whoever would be drawn next is asked as soon as the one before has been silent for a while, so that several
+        dead ones cost little more than one deadline; the order stays that of the draws.
+        """
+        asked = [first]
+        try:
+            while asked:
+                if await self._first_answer(drawing, asked, nursery):
+                    # no checkpoint before the ticket is booked, or the slot could be sold twice
+                    self._let_go(asked[0])
+                    ticket = self._place(drawing, asked.pop(0).standing)
+                    await self._journal.note_match(drawing.waiting.rfc, ticket)
+                    return True
+                failed = asked.pop(0)
+                self._let_go(failed)
+                drawing.unlive.append(failed.standing.bid_id)
+                following = drawing.next()
+                # A slot that was filled meanwhile was not unlive: the draw begins anew.
+                if not asked and following is not None and self._has_slot(following):
+                    asked.append(self._ask(following, drawing.waiting.rfc_id, nursery))
+        finally:
+            for question in asked:
+                self._let_go(question)
+        return False
+
+    async def _first_answer(self, drawing: Drawing, asked: list[Question], nursery: trio.Nursery) -> bool:
+        """Whether the first of ``asked`` is live; while it is silent, those drawn after it are asked too."""
+        patience = self._node.terms.params.liveness_ms * PREPARE_PERCENT / 100_000
+        while not asked[0].decided.is_set():
+            with trio.move_on_after(patience):
+                await asked[0].decided.wait()
+                break
+            following = drawing.next_after(asked) if len(asked) < PREPARED else None
+            if following is None or not self._has_slot(following):
+                await asked[0].decided.wait()
+            else:
+                asked.append(self._ask(following, drawing.waiting.rfc_id, nursery))
+        return asked[0].is_live is True
+
+    def _live_bids(
+        self, waiting: Waiting, slot: int
+    ) -> tuple[tuple[StandingBid, ...], tuple[StandingBid, ...], Others]:
+        """What the RFC may be matched with, what may be named beside it as rivals, and who is neither and why.
 
         Raises :class:`RfcRefused` where waiting would not help.
         """
@@ -249,12 +326,40 @@ class Matcher:
             found = f"{len(roomy)} within the price ceiling, {params.min_providers} are needed"
             raise RfcRefused("too_few_providers", f"too few independent providers of the model: {found} (S8)")
         field = tuple(bid for bid in roomy if self._is_good(bid))
-        open_ = self._uncapped(waiting, [bid for bid in bids if self._is_good(bid)])
+        good = [bid for bid in bids if self._is_good(bid)]
+        open_ = self._uncapped(waiting, good)
         held = payable(open_, field, params)
         if held:
             lowest = min(bid.bid.price_wei for bid in held)
             self._desk.check_budget(waiting.rfc_id, lowest, account)
-        return held, field
+        return held, field, self._others(bids, good, open_, held)
+
+    def _others(
+        self,
+        bids: list[StandingBid],
+        good: list[StandingBid],
+        uncapped: list[StandingBid],
+        held: tuple[StandingBid, ...],
+    ) -> Others:
+        """Who was left out, and at which of the four steps."""
+        if len(bids) == len(held):
+            return {}
+        past_good, past_cap, past_all = (
+            {standing.bid.provider for standing in step} for step in (good, uncapped, held)
+        )
+        others: Others = {}
+        for standing in bids:
+            provider = standing.bid.provider
+            if provider in past_all:
+                continue
+            if provider in past_cap:
+                why = Why.NO_RIVALS
+            elif provider in past_good:
+                why = Why.PAIR_CAP
+            else:
+                why = Why.UNPROVEN if provider in self._holders else Why.NO_MOR
+            others[provider] = standing, why
+        return others
 
     def _is_good(self, standing: StandingBid) -> bool:
         """Whether its provider has shown the model (S42) and holds MOR (S43)."""
@@ -286,7 +391,7 @@ class Matcher:
         record = self._public.book.record(winner.bid.provider, now_ms())
         return record is not None and await self._liveness.check(record, rfc_id, winner.bid_id)
 
-    def _place(self, drawing: _Drawing, winner: StandingBid) -> Signed[Ticket]:
+    def _place(self, drawing: Drawing, winner: StandingBid) -> Signed[Ticket]:
         key, domain = self._node.key, self._node.terms.domain
         record = self._public.book.record(winner.bid.provider, now_ms())
         if record is None:
@@ -312,8 +417,11 @@ class Matcher:
             secret=drawing.secret,
             band=drawing.band,
             unlive=tuple(drawing.unlive),
+            left_out=drawing.left_out(),
         )
-        self._desk.place(Matched(sign(match, key, domain), ticket, record))
+        ticket_id = self._desk.place(Matched(sign(match, key, domain), ticket, record))
+        self.on_match(ticket.payload.session_key)
+        self._pace.begin(ticket_id, ticket.payload.bid.payload.model_id, now_ms())
         return ticket
 
     async def _keep_warm(self) -> None:

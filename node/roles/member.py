@@ -21,6 +21,7 @@ from contracts.typed_data import ZERO_DIGEST, Address, Digest
 from gossip.errors import MessageError
 from gossip.messages import Signed, encode, sign
 from gossip.messages.committee import (
+    CaughtUpFrame,
     CertifiedBatch,
     DayOpening,
     DecidedFrame,
@@ -30,13 +31,14 @@ from gossip.messages.committee import (
     Prevote,
     Proposal,
     ProposalFrame,
+    RouterFrame,
     SettlementFrame,
     SettlementsFrame,
     ShortProposalFrame,
     StatusFrame,
+    UsageFrame,
     WantFrame,
 )
-from gossip.messages.market import PassIssued
 from gossip.messages.opinions import Opinion
 from gossip.messages.session import Settlement
 from node.context import Node, now_ms
@@ -99,8 +101,8 @@ class CommitteeMember:
             whole=self._hear,
             failed=self._failed,
         )
-        self.on_pass: Callable[[Signed[PassIssued]], None] | None = None
-        """Called with the passes that other routers issue."""
+        self.on_router_frame: Callable[[Address, RouterFrame], None] | None = None
+        """Called with what other members' routers tell this one's: passes, and what is used of them."""
         self.on_drop: Callable[[Digest], None] | None = None
         """Called with tickets that no batch will settle."""
         self.on_behind: Callable[[], None] | None = None
@@ -139,9 +141,9 @@ class CommitteeMember:
             match frame:
                 case DecidedFrame(batch):
                     await self._public.adopt(batch)
-                case PassFrame(issued):
-                    if self.on_pass is not None:
-                        self.on_pass(issued)
+                case PassFrame() | UsageFrame() | CaughtUpFrame():
+                    if self.on_router_frame is not None:
+                        self.on_router_frame(member, frame)
                 case StatusFrame(height, round_):
                     self.others[member] = Standing(height, round_, now_ms())
                     await self._events_in.send(events.StatusHeard(member, height, round_))
@@ -412,6 +414,11 @@ class CommitteeMember:
             self._exchange.tell(frame.settlement)
         else:
             self._send(self._exchange.short(frame) if isinstance(frame, ProposalFrame) else frame, to)
+
+    def heard_ms(self, member: Address) -> int | None:
+        """When another member last said where it stands, Unix ms; None: never in this run."""
+        standing = self.others.get(member)
+        return None if standing is None else standing.at_ms
 
     def _send(self, frame: LinkFrame, to: Address | None) -> None:
         if self._link is None:

@@ -8,10 +8,11 @@ from typing import TypeVar
 import trio
 
 from consensus.committee import Committee
-from consensus.market.book import Book
+from consensus.market.book import Book, StandingBid
 from consensus.market.errors import BatchInvalid
 from consensus.market.history import History
 from consensus.market.ledger_state import Ledger, rescue
+from consensus.market.omissions import BidHistory
 from consensus.market.settlement import VerifiedSettlements
 from consensus.member.following import Following
 from consensus.membership import Term
@@ -47,6 +48,8 @@ class PublicState:
     def __init__(self, node: Node, genesis: Ledger) -> None:
         self._node = node
         self.book = Book()
+        self.bids = BidHistory()
+        """Who bid what lately: what explanations of matches are held against."""
         self.ledger = genesis
         self.reveals: dict[tuple[Address, int], Signed[SlotReveal]] = {}
         self.on_batch: list[Callable[[CertifiedBatch], None]] = []
@@ -107,7 +110,9 @@ class PublicState:
             case Signed(payload=NodeRecord()) as record:
                 self.book.add_record(record, now_ms())
             case Signed(payload=Bid()) as bid:
-                self.book.add_bid(bid, bid.id(self._node.terms.domain), self._node.slot(), now_ms())
+                bid_id, slot = bid.id(self._node.terms.domain), self._node.slot()
+                if self.book.add_bid(bid, bid_id, slot, now_ms()):
+                    self.bids.note(StandingBid(bid_id, bid, slot))
             case Signed(payload=ModelProof()) as proof:
                 self.book.add_proof(proof, now_ms())
             case Signed(payload=SlotReveal()) as reveal:

@@ -3,10 +3,10 @@
 from gossip.errors import GossipError, RemoteError
 from inference.errors import SessionError
 from inference.session.stream import Code
-from node.api.backend import BackendError
+from node.api.backend import BackendError, QueuePlace
 from node.roles.access import AccessRefused
 
-PASS_IS_DEAD = frozenset({"wrong_router", "wrong_day", "index_used", "no_router"})
+PASS_IS_DEAD = frozenset({"wrong_router", "wrong_day", "index_used", "no_router", "no_quorum"})
 """Refusals after which another pass helps; ``no_router`` is the agent's own word for a router out of reach."""
 
 _BY_CODE: dict[str, tuple[int, str, str]] = {
@@ -21,8 +21,9 @@ _BY_CODE: dict[str, tuple[int, str, str]] = {
     "too_few_providers": (503, "too_few_providers", "server_error"),
     "no_provider": (503, "no_provider", "server_error"),
     "no_router": (503, "no_router", "server_error"),
+    "no_quorum": (503, "no_router", "server_error"),
     "busy": (503, "busy", "server_error"),
-    "expired": (408, "expired", "server_error"),
+    "expired": (503, "expired", "server_error"),
 }
 
 _BY_SESSION_CODE: dict[str, tuple[int, str, str]] = {
@@ -45,7 +46,21 @@ ANOTHER_MAY_SERVE = frozenset(
 """Ends before the first T after which another provider is asked; the prompt itself is in none of them the reason."""
 
 
-_RETRY_S = {"busy": 1, "no_router": 1, "no_provider": 5, "too_few_providers": 5}
+_RETRY_S = {"busy": 1, "no_quorum": 1, "expired": 1, "no_router": 1, "no_provider": 5, "too_few_providers": 5}
+
+
+ANOTHER_MAY_GO_ON = frozenset(
+    {
+        Code.BUSY,
+        Code.ENGINE_FAILED,
+        Code.ENGINE_UNAVAILABLE,
+        Code.INTERNAL,
+        Code.PROTOCOL_ERROR,
+        Code.PROVIDER_VANISHED,
+        Code.SESSION_TIMEOUT,
+    }
+)
+"""Ends within an answer after which another provider may go on; a crash is none: the answer may have caused it."""
 
 
 def refusal_error(refused: AccessRefused, reset_s: int) -> BackendError:
@@ -53,7 +68,14 @@ def refusal_error(refused: AccessRefused, reset_s: int) -> BackendError:
     status, code, kind = _BY_CODE.get(refused.code, (502, refused.code, "server_error"))
     detail = f"{refused.detail} ({refused.allowance_left} T of the pass left)"
     retry = _RETRY_S.get(refused.code, reset_s if status == 429 else None)
-    return BackendError(status, code, detail, kind=kind, retry_after=retry)
+    queued = refused.queued
+    if queued is None:
+        return BackendError(status, code, detail, kind=kind, retry_after=retry)
+    place = QueuePlace(queued.position, queued.waiting, queued.expected_ms)
+    if status == 503:
+        retry = max(retry or 1, -(-queued.expected_ms // 1_000))
+    detail = f"{detail}; it was number {queued.position + 1} of {queued.waiting} in the queue"
+    return BackendError(status, code, detail, kind=kind, retry_after=retry, queue=place)
 
 
 def session_error(error: SessionError | GossipError) -> BackendError:

@@ -18,19 +18,23 @@ from consensus.market.errors import MarketError, OpinionInvalid, PassRefused, Rf
 from consensus.market.ledger_state import DayAccount, account_of
 from consensus.market.opinions import check_opinion
 from consensus.market.penalties import fail_mark
+from consensus.market.throttle import Throttle
 from contracts.errors import ChainUnavailable
 from contracts.typed_data import Address, Digest
 from gossip.messages import Signed, encode, sign
-from gossip.messages.committee import CertifiedBatch, PassFrame
-from gossip.messages.market import PassIssued, PassRequest, Refusal, Rfc
+from gossip.messages.committee import CaughtUpFrame, CertifiedBatch, PassFrame, RouterFrame, UsageFrame
+from gossip.messages.market import PassEnd, PassIssued, PassRequest, Refusal, Rfc
 from gossip.messages.opinions import Opinion
 from gossip.messages.router import (
+    Account,
     DeliveryFiling,
     Filed,
     Granted,
+    MatchAsk,
     Matched,
     OpinionFiling,
     PassAsk,
+    Queued,
     Refused,
     ReportFiling,
     RfcAsk,
@@ -47,8 +51,15 @@ from node.roles.journal import DeskJournal
 from node.roles.link import CommitteeLink
 from node.roles.matching import Matcher
 from node.roles.public import PublicState
+from node.roles.succession import Succession
 
 MAX_ASK_BYTES = 16_384
+
+FIRST_PLACE_S, PLACE_EVERY_S = 0.25, 1.0
+"""An RFC that has waited so long is told its place in the queue, and then so often where that has changed."""
+
+ASKS_PER_S, ASKS_AT_ONCE = 200, 1_000
+"""Questions of one peer that are answered; nothing of a question is parsed or recovered before that is looked at."""
 
 STREAMS = 512
 """Users and providers being answered at once."""
@@ -70,6 +81,7 @@ class HomeRouter:
         file_opinion: Callable[[Signed[Opinion]], None],
         link: CommitteeLink,
         evidence: EvidencePool,
+        succession: Succession,
     ) -> None:
         self._node = node
         self._public = public
@@ -82,6 +94,11 @@ class HomeRouter:
         self._link = link
         self._evidence = evidence
         self._mark_secret = hashlib.sha256(node.terms.domain.separator() + b"fail mark" + node.key.reveal()).digest()
+        self._succession = succession
+        matcher.on_match = succession.tell_usage
+        journal.on_pass = succession.note_ends
+        link.on_linked.append(succession.welcome)
+        self._throttle = Throttle()
         self.over_issued: dict[tuple[Address, int], int] = {}
         """By router and day: T that it has issued to one user above UserMax. Known among members only (S34)."""
         self._new_passes_in, self._new_passes_out = trio.open_memory_channel[Signed[PassIssued]](4_096)
@@ -103,11 +120,17 @@ class HomeRouter:
         data = await stream.receive(limit=MAX_ASK_BYTES, timeout=10)
         if data is None:
             return
+        if wait_ms := self._throttle.take(stream.remote_peer, ASKS_PER_S, ASKS_AT_ONCE, now_ms()):
+            self._node.network.penalise(stream.remote_peer, 1, "more questions than a router answers")
+            await stream.fail("slow_down", f"more than {ASKS_PER_S} questions a second: come back in {wait_ms} ms")
+            return
         match decode_router_ask(data):
             case PassAsk(request):
                 answer: RouterAnswer = await self._grant(request)
             case RfcAsk(rfc):
-                answer = await self._match(rfc)
+                answer = await self._match(rfc, stream)
+            case MatchAsk(rfc_id):
+                answer = self._account_of(rfc_id)
             case ReportFiling() | DeliveryFiling() as filing:
                 if isinstance(filing, DeliveryFiling) and not self._is_providers(filing, stream.remote_peer):
                     why = "only its provider files what was delivered"
@@ -125,15 +148,23 @@ class HomeRouter:
         user = request.signer(self._node.terms.domain)
         request_id = request.id(self._node.terms.domain)
         salt = Digest(randomness.token_bytes(32))
+        allowances = self._desk.allowances
+        if (why := self._succession.why_not()) is not None:
+            return self._refuse(request_id, "no_quorum", why)
         try:
             account = self._account()
-            access_pass = self._desk.allowances.grant(
+            balance_wei = await self._balances.of(user, account.snapshot_block)
+            rank = self._accept_rank(user, account.day)
+            gone = self._succession.gone(account.day) if rank else frozenset[Address]()
+            ends = self._ends_of(user, account.day, gone)
+            access_pass = allowances.grant(
                 request.payload,
-                balance_wei=await self._balances.of(user, account.snapshot_block),
+                balance_wei=balance_wei,
                 account=account,
                 salt=salt,
                 now_ms=now_ms(),
-                accept_rank=self._accept_rank(user, account.day),
+                accept_rank=rank,
+                gone=gone,
             )
         except PassRefused as refused:
             return self._refuse(request_id, refused.code, refused.detail)
@@ -142,9 +173,16 @@ class HomeRouter:
             return self._refuse(request_id, "busy", f"the balance is not known yet: {error}")
         signed = sign(access_pass, self._node.key, self._node.terms.domain)
         if access_pass.commitment == pass_commitment(user, salt):
-            await self._tell_committee(PassIssued(signed, request, salt, self._node.address))
-        allowances = self._desk.allowances
+            await self._tell_committee(PassIssued(signed, request, salt, self._node.address, ends))
         return Granted(signed, allowances.used(access_pass.session_key), allowances.next_index(access_pass.session_key))
+
+    def _ends_of(self, user: Address, day: int, gone: frozenset[Address]) -> tuple[PassEnd, ...]:
+        """The passes that a new one would end, with what is used of them by all that is known here."""
+        allowances, settled = self._desk.allowances, self._public.ledger.sessions.get(day, {})
+        for end in allowances.ends_of(user, day, gone):
+            if (use := settled.get(end.session_key)) is not None:
+                allowances.note_settled(end.session_key, use.used)
+        return allowances.ends_of(user, day, gone)
 
     def _account(self) -> DayAccount:
         params = self._node.terms.params
@@ -166,8 +204,21 @@ class HomeRouter:
 
     async def _tell_committee(self, issued: PassIssued) -> None:
         signed = sign(issued, self._node.key, self._node.terms.domain)
+        self._succession.note_ends(signed)
         await self._journal.note_pass(signed, own=True)
         self._link.broadcast(PassFrame(signed))
+
+    def hear(self, member: Address, frame: RouterFrame) -> None:
+        """What another member's router tells. Raises :class:`~gossip.errors.MessageError` or PassRefused."""
+        match frame:
+            case PassFrame(issued):
+                self.note_pass(issued)
+                if issued.payload.issuer == member:
+                    self._succession.hear_pass(issued.payload)
+            case UsageFrame():
+                self._succession.hear_usage(member, frame)
+            case CaughtUpFrame():
+                self._succession.hear_caught_up(member)
 
     def note_pass(self, issued: Signed[PassIssued]) -> None:
         """Another member issued a pass. Raises :class:`~gossip.errors.MessageError` or PassRefused."""
@@ -175,6 +226,7 @@ class HomeRouter:
         issued.payload.access_pass.signer(self._node.terms.domain)
         issued.payload.request.signer(self._node.terms.domain)
         self._desk.allowances.note_issued(issued.payload)
+        self._succession.note_ends(issued)
         self._evidence.note_pass(issued.payload.access_pass)
         try:
             self._new_passes_in.send_nowait(issued)
@@ -209,11 +261,13 @@ class HomeRouter:
 
     # RFCs (S22, S26).
 
-    async def _match(self, rfc: Signed[Rfc]) -> RouterAnswer:
+    async def _match(self, rfc: Signed[Rfc], stream: FrameStream) -> RouterAnswer:
         domain = self._node.terms.domain
         rfc.signer(domain)
         rfc.payload.access_pass.signer(domain)
         rfc_id = rfc.id(domain)
+        if (why := self._succession.why_not()) is not None:
+            return self._refuse(rfc_id, "no_quorum", why)
         if rfc.payload.access_pass.payload.issuer == self._node.address:
             self._evidence.note_rfc(rfc)
         try:
@@ -221,10 +275,33 @@ class HomeRouter:
         except RfcRefused as refused:
             return self._refuse(rfc_id, refused.code, refused.detail, refused.allowance_left)
         self._matcher.hurry()
+        await self._tell_place(rfc_id, stream)
         outcome = await self._matcher.answer(rfc_id)
         if isinstance(outcome, Matched):
             return outcome
         return self._refuse(rfc_id, outcome.code, outcome.detail, outcome.allowance_left)
+
+    async def _tell_place(self, rfc_id: Digest, stream: FrameStream) -> None:
+        """Until an RFC has its answer: where it stands, at first and whenever that has changed (S26)."""
+        told: Queued | None = None
+        pause = FIRST_PLACE_S
+        while not await self._matcher.settled_within(rfc_id, pause):
+            pause = PLACE_EVERY_S
+            queued = self._matcher.queued(rfc_id)
+            if queued is not None and queued != told:
+                told = queued
+                await stream.send(encode(queued))
+
+    def _account_of(self, rfc_id: Digest) -> RouterAnswer:
+        """Why an RFC went where it went: what its user was told, to anybody who has heard it."""
+        outcome, rfc = self._desk.outcome(rfc_id), self._desk.matched_rfc(rfc_id)
+        if isinstance(outcome, Matched) and rfc is not None:
+            return Account(rfc, outcome)
+        if isinstance(outcome, RfcRefused):
+            return self._refuse(rfc_id, outcome.code, outcome.detail)
+        if outcome is not None:
+            return self._refuse(rfc_id, "waiting", "no provider has been matched yet")
+        return self._refuse(rfc_id, "unknown_rfc", "this router knows no such RFC, or has forgotten it")
 
     def _refuse(self, request_id: Digest, code: str, detail: str, left: int = 0) -> Refused:
         refusal = Refusal(request_id, code, detail[:256], left, self._node.address)
@@ -248,6 +325,7 @@ class HomeRouter:
         except SettlementInvalid as error:
             return self._refuse(filing.ticket_id, error.reason, str(error))
         if is_open:
+            self._matcher.filed(filing.ticket_id)
             await self._journal.note_filing(filing)
         if settlement is not None:
             self._hand_over(settlement)
@@ -302,6 +380,7 @@ class HomeRouter:
                 self._hand_over(settlement)
             if day_of(slot) > day_of(before):
                 self._desk.allowances.forget_before(day_of(slot))
+                self._succession.forget_before(day_of(slot))
                 for place in [one for one in self.over_issued if one[1] < day_of(before)]:
                     del self.over_issued[place]
                 await self._journal.begin_day()
@@ -316,4 +395,6 @@ class HomeRouter:
 
     def _give_back(self, ticket_id: Digest, charged: int, credited_wei: int = 0) -> None:
         self._journal.forget_filings(ticket_id)
-        self._desk.settled(ticket_id, charged, credited_wei)
+        session_key = self._desk.session_of(ticket_id)
+        if self._desk.settled(ticket_id, charged, credited_wei) and session_key is not None:
+            self._succession.tell_usage(session_key)

@@ -7,30 +7,33 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from consensus.committee import Committee
 from consensus.market.errors import MarketError
-from consensus.market.explain import explain_match
 from consensus.market.explain_access import Holding, explain_allowance, explain_day
 from consensus.market.explain_opinions import explain_credit
 from consensus.market.ledger_state import account_of
-from consensus.market.matching import MatchContext
 from consensus.market.proof import CreditProof
 from consensus.tendermint.certificate import signers_of
 from contracts.errors import ChainUnavailable
 from contracts.merkle import CreditTree
 from contracts.typed_data import Address, Digest, Uint256
+from gossip.messages import Signed
 from gossip.messages.base import encode
 from gossip.messages.committee import CertifiedBatch, HandOverCertificate, batch_hash
-from gossip.messages.market import Ticket
+from gossip.messages.market import Rfc, Ticket
+from gossip.messages.router import Matched
 from node.context import Node, now_ms
 from node.errors import Unanswerable
 from node.proof_file import CommitteeEntry, HandOverEntry, ProofFile
 from node.roles.balances import Balances
 from node.roles.challenges import Challenger
+from node.roles.demand import Demand
 from node.roles.evidence import EvidencePool
+from node.roles.feed import Feed
 from node.roles.link import CommitteeLink
 from node.roles.member import CommitteeMember
 from node.roles.network_metrics import NetworkMetrics
 from node.roles.public import PublicState
 from node.roles.sessions import SessionLog
+from node.roles.why import Explainer
 
 SIGNED_SHOWN = 200
 """Signatures of a member that are shown; its guard keeps many more."""
@@ -53,6 +56,9 @@ class NodeStatus:
         self.member: CommitteeMember | None = None
         self.link: CommitteeLink | None = None
         self.challenger: Challenger | None = None
+        self.demand: Demand | None = None
+        self.feed: Feed | None = None
+        self._explainer = Explainer(node, public)
         self._metrics = CollectorRegistry()
         self._metrics.register(NetworkMetrics(node.network.statistics))
         self._gauges = {
@@ -64,6 +70,9 @@ class NodeStatus:
                 ("total_credited_mor", "MOR credited since genesis"),
                 ("pool", "Settlements waiting for a batch"),
                 ("link_dropped_frames", "Committee frames that found a full queue"),
+                ("feed_refused", "Well-signed bids, records and proofs that the book's rules refused"),
+                ("feed_throttled", "Well-signed bids, records and proofs not passed on: their signer says too much"),
+                ("rfcs_throttled", "Well-signed RFCs not passed on: their session key sends too many"),
             )
         }
 
@@ -144,23 +153,21 @@ class NodeStatus:
         messages = self._sessions.messages(rfc_id)
         if entry is None or messages is None:
             return entry
-        rfc, matched = messages
-        told = matched.match.payload
-        reveal = self._public.reveals.get((told.router, told.slot))
-        day = self._node.terms.params.day_of(told.slot)
-        ledger = self._public.ledger
-        account = ledger.days.get(day, ledger.account)
-        context = MatchContext(
-            terms=self._node.terms,
-            committee=ledger.routers(day),
-            tip=ledger.commitments.get(day, {}).get(told.router),
-            ceiling_wei=account.ceiling_wei(self._node.terms.params),
-            beacons=self._public.beacons,
-        )
-        secret = reveal.payload.secret if reveal is not None else None
-        lines = explain_match(matched.match, matched.ticket, rfc, secret, context)
-        credit = await self._explain_credit(told.ticket_id, matched.ticket.payload)
-        return self._with_pick(entry) | {"explanation": lines, "credit": credit}
+        told = await self._told(*messages)
+        return self._with_pick(entry) | {"explanation": told["explanation"], "credit": told["credit"]}
+
+    async def explain_rfc(self, rfc_id: Digest) -> dict[str, Any] | None:
+        """Why an RFC went to its provider: this user's own, or any other that a router still answers for."""
+        messages = self._sessions.messages(rfc_id)
+        return await self._explainer.explain(rfc_id) if messages is None else await self._told(*messages)
+
+    async def rfcs(self) -> list[dict[str, Any]]:
+        """The RFCs that this node heard last, oldest first: what it may ask about."""
+        return [] if self.demand is None else self.demand.heard()
+
+    async def _told(self, rfc: Signed[Rfc], matched: Matched) -> dict[str, Any]:
+        credit = await self._explain_credit(matched.match.payload.ticket_id, matched.ticket.payload)
+        return self._explainer.told(rfc, matched) | {"credit": credit}
 
     async def _explain_credit(self, ticket_id: Digest, ticket: Ticket) -> tuple[str, ...]:
         """What became of a session's pay; nothing before it was settled."""
@@ -323,4 +330,7 @@ class NodeStatus:
         self._gauges["total_credited_mor"].set(ledger.total_credited / 10**18)
         self._gauges["pool"].set(0 if self.member is None else self.member.standing["waiting"])
         self._gauges["link_dropped_frames"].set(0 if self.link is None else self.link.dropped)
+        self._gauges["feed_refused"].set(0 if self.feed is None else self.feed.refused)
+        self._gauges["feed_throttled"].set(0 if self.feed is None else self.feed.throttled)
+        self._gauges["rfcs_throttled"].set(0 if self.demand is None else self.demand.throttled)
         return generate_latest(self._metrics).decode()

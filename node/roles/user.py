@@ -1,20 +1,20 @@
 """The user agent: turns a chat request into pass, RFC, session and report, and hands the answer to the gateway."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from types import TracebackType
 from typing import Any
 
 import msgspec
 import trio
 
 from contracts.signing import Key
-from contracts.typed_data import Address, Digest
+from contracts.typed_data import Digest
 from gossip.errors import GossipError
 from gossip.messages import Signed, sign
 from gossip.messages.market import Ticket
 from gossip.messages.router import ReportFiling
 from gossip.messages.session import Cosigned, Report
-from inference.engine import Piece
 from inference.errors import SessionError
 from inference.session.client import ClientSession, Recount, SessionOutcome, open_session
 from inference.session.query import SEED_LIMIT, QueryBody
@@ -23,6 +23,7 @@ from node.api.backend import Allowance, BackendError, ChatRequest, ModelCard
 from node.context import Node, now_ms
 from node.roles import refusals
 from node.roles.access import Access
+from node.roles.answer import Leg, UserAnswer, broke_off
 from node.roles.asking import Asking, Opened
 from node.roles.audit import Audited, Auditor
 from node.roles.evidence import EvidencePool
@@ -46,64 +47,38 @@ PROVIDER_FAULTS = frozenset(
 """Ends of a session without a T that are reported as Fail (S44)."""
 
 PROVIDER_TRIES = 3
-"""Providers that one request tries, at most, while none has given a T."""
+"""Providers that one request tries at most while none has given a T, and sessions that one answer may have."""
+
+__all__ = ["UserAgent", "UserAnswer"]
 
 
-class UserAnswer:
-    """An answer on its way: what :class:`node.api.backend.Answer` asks for."""
+def _is_pass(outcome: SessionOutcome) -> bool:
+    """What was delivered before an answer broke off is a Pass, unless the provider said what was not true (S44)."""
+    if outcome.interrupted == Code.PROTOCOL_ERROR:
+        return False
+    return outcome.tokens > 0 or outcome.interrupted not in PROVIDER_FAULTS
 
-    def __init__(
-        self, rfc_id: Digest, opened: Opened, session: ClientSession, first: Piece | None, tokens_left: int | None
-    ) -> None:
-        self.rfc_id = rfc_id
-        self.provider: Address = opened.matched.ticket.payload.bid.payload.provider
-        self._ticket = opened.matched.ticket.payload
-        self._wallet = opened.wallet
-        self._session = session
-        self._first = first
-        self._tokens_left = tokens_left
 
-    @property
-    def outcome(self) -> SessionOutcome:
-        """T, times and receipt, once the pieces have ended."""
-        return self._session.outcome
+class _Legs:
+    """The sessions of one answer, one after the other: entering another leaves none open, leaving closes the last."""
 
-    @property
-    def tokens(self) -> int:
-        """T delivered so far."""
-        return self._session.outcome.tokens
+    def __init__(self) -> None:
+        self._open = AsyncExitStack()
 
-    @property
-    def prompt_tokens(self) -> int:
-        """T of the prompt, 0 until the end."""
-        return self._session.outcome.prompt_tokens
+    async def __aenter__(self) -> None:
+        return
 
-    @property
-    def finish(self) -> str | None:
-        """``stop``, ``length`` or ``tool_calls``, None until the end."""
-        return self._session.outcome.finish
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._open.__aexit__(kind, error, traceback)
 
-    def headers(self) -> dict[str, str]:
-        """What the gateway tells the client beside the answer."""
-        headers = {
-            "x-yellowstone-rfc": "0x" + self.rfc_id.hex(),
-            "x-yellowstone-provider": "0x" + self.provider.hex(),
-            "x-yellowstone-price-wei": str(self._ticket.bid.payload.price_wei),
-            "x-yellowstone-pass-left": str(self._wallet.left),
-        }
-        if self._tokens_left is not None:
-            headers["x-yellowstone-tokens-left"] = str(self._tokens_left)
-        return headers
+    async def enter(self, leg: AbstractAsyncContextManager[Leg]) -> Leg:
+        return await self._open.enter_async_context(leg)
 
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """The answer. Raises :class:`BackendError` where the session breaks."""
-        if self._first is not None:
-            yield self._first
-        try:
-            async for piece in self._session.pieces():
-                yield piece
-        except (SessionError, GossipError) as error:
-            raise refusals.break_error(error) from error
+    async def leave(self) -> None:
+        """The session has ended: report it."""
+        await self._open.aclose()
 
 
 class UserAgent:
@@ -158,16 +133,51 @@ class UserAgent:
         """Match, open the session and wait for the first token; leaving cancels what still runs.
 
         A provider that turns out to be away or full is replaced by another; one that fails over the prompt itself is
-        not, since the prompt would fail the next as well. Raises :class:`BackendError` until the first token.
+        not, since the prompt would fail the next as well. Raises :class:`BackendError` until the first token. One that
+        vanishes within the answer is followed by another, which goes on from what has arrived: all of them together
+        give TokenMax at most, and each is paid for what it gave.
         """
         card = await self._find_model(request.model)
-        async with AsyncExitStack() as stack:
-            yield await self._first_to_answer(stack, request, card)
+        legs = _Legs()
 
-    async def _first_to_answer(self, stack: AsyncExitStack, request: ChatRequest, card: ModelCard) -> UserAnswer:
+        async def go_on(answer: UserAnswer, error: SessionError | GossipError) -> Leg | None:
+            return await self._go_on(legs, answer, error, request, card)
+
+        async with legs:
+            leg = await self._first_to_answer(legs, request, card)
+            left = (await self.allowance()).remaining_tokens
+            yield UserAnswer(leg, left, go_on)
+
+    async def _go_on(
+        self,
+        legs: "_Legs",
+        answer: UserAnswer,
+        error: SessionError | GossipError,
+        request: ChatRequest,
+        card: ModelCard,
+    ) -> Leg | None:
+        """Another provider's leg after one that broke off; None where TokenMax is reached. Raises BackendError."""
+        broken = refusals.break_error(error)
+        if not broke_off(error) or answer.has_calls or len(answer.legs) >= PROVIDER_TRIES:
+            raise broken from error
+        await legs.leave()  # what the vanished one gave is reported now: it is owed that, whatever comes
+        left = request.max_tokens - answer.tokens
+        if left <= 0:
+            return None
+        self._node.log.info(
+            "another provider goes on", rfc=answer.rfc_id.hex(), tokens=answer.tokens, reason=str(error)
+        )
+        rest = msgspec.structs.replace(request, max_tokens=left, prefix=answer.text)
+        try:
+            return await self._first_to_answer(legs, rest, card)
+        except BackendError as refused:
+            self._node.log.info("nobody goes on", code=refused.code, reason=refused.message)
+            raise broken from error
+
+    async def _first_to_answer(self, legs: "_Legs", request: ChatRequest, card: ModelCard) -> Leg:
         for tries_left in reversed(range(PROVIDER_TRIES)):
             try:
-                return await stack.enter_async_context(self._ask_one(request, card))
+                return await legs.enter(self._ask_one(request, card))
             except BackendError as error:
                 if error.code not in refusals.ANOTHER_MAY_SERVE or not tries_left:
                     raise
@@ -175,7 +185,7 @@ class UserAgent:
         raise RuntimeError("the loop above returns or raises")
 
     @asynccontextmanager
-    async def _ask_one(self, request: ChatRequest, card: ModelCard) -> AsyncIterator[UserAnswer]:
+    async def _ask_one(self, request: ChatRequest, card: ModelCard) -> AsyncIterator[Leg]:
         opened = await self._asking.open(request, card)
         rfc_id = opened.rfc.id(self._node.terms.domain)
         body = QueryBody(
@@ -188,6 +198,7 @@ class UserAgent:
             tools=request.tools,
             logprobs=request.logprobs,
             padded=self._node.config.user.padded,
+            prefix=request.prefix or None,
         )
         provider = opened.matched.ticket.payload.bid.payload.provider
         session: ClientSession | None = None
@@ -204,13 +215,14 @@ class UserAgent:
                 vocabulary=None if request.tools else self._vocabularies.find(card.model_id, provider),
             ) as session:
                 first = await anext(session.pieces(), None)
-                left = (await self.allowance()).remaining_tokens
-                yield UserAnswer(rfc_id, opened, session, first, left)
+                yield Leg(rfc_id, opened, session, first)
             failed = False
         except (SessionError, GossipError) as error:
             raise refusals.session_error(error) from error
         finally:
-            self._finish(rfc_id, opened, session, failed=failed, asked=(request, card))
+            # A continuation is scored by nobody: its T follow another's.
+            asked = None if request.prefix else (request, card)
+            self._finish(rfc_id, opened, session, failed=failed, asked=asked)
 
     async def _find_model(self, name: str) -> ModelCard:
         cards = await self.models()
@@ -244,7 +256,7 @@ class UserAgent:
         ticket_id = ticket.id(self._node.terms.domain)
         outcome = session.outcome if session is not None else None
         tokens = outcome.tokens if outcome is not None else 0
-        passed = is_unused or (outcome is not None and (tokens > 0 or outcome.interrupted not in PROVIDER_FAULTS))
+        passed = is_unused or (outcome is not None and _is_pass(outcome))
         report = Report(
             ticket_id=ticket_id,
             session_key=opened.wallet.key.address,

@@ -19,8 +19,8 @@ RFC = "0x" + "07" * 32
         (("day", None), "/explain/day"),
         (("day", "12"), "/explain/day/12"),
         (("allowance", ADDRESS), f"/explain/allowance/{ADDRESS}"),
-        ((RFC, None), f"/sessions/{RFC}"),
-        ((RFC.removeprefix("0x"), None), f"/sessions/{RFC.removeprefix('0x')}"),
+        ((RFC, None), f"/explain/rfc/{RFC}"),
+        ((RFC.removeprefix("0x"), None), f"/explain/rfc/{RFC.removeprefix('0x')}"),
     ],
 )
 def test_what_is_asked(words: tuple[str, str | None], path: str) -> None:

@@ -429,11 +429,20 @@ def test_report_with_receipt_settles_at_once(counter: Counter) -> None:
     assert settlement is not None
     assert settlement.report is not None
     assert settlement.receipt is not None
-    assert counter.desk.allowances.used(session_key) == 100
-    assert counter.desk.settled(ticket_id, 50)
-    assert counter.desk.allowances.used(session_key) == 50
+    assert counter.desk.allowances.used(session_key) == 50, "after a Pass no more than the user's count is charged"
+    assert counter.desk.settled(ticket_id, 40)
+    assert counter.desk.allowances.used(session_key) == 40
     assert not counter.desk.settled(ticket_id, 50)
-    assert counter.desk.allowances.used(session_key) == 50
+    assert counter.desk.allowances.used(session_key) == 40
+
+
+def test_after_a_fail_all_of_token_max_stays_reserved(counter: Counter) -> None:
+    """What is charged then is the highest count on either side (S44)."""
+    _, ticket_id, session_key = counter.session()
+    counter.desk.file_report(counter.report(ticket_id, passed=False), 2)
+    assert counter.desk.allowances.used(session_key) == 100
+    counter.desk.file_report(counter.report(ticket_id), 2)
+    assert counter.desk.allowances.used(session_key) == 100, "the first report counts"
 
 
 def test_a_report_in_another_unit_counts_as_none(counter: Counter) -> None:

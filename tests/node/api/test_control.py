@@ -53,6 +53,12 @@ class ScriptedSource:
     async def session(self, rfc_id: Digest) -> Any:
         return {"rfc_id": rfc_id} if rfc_id == TICKET else None
 
+    async def rfcs(self) -> Any:
+        return [{"rfc_id": TICKET}]
+
+    async def explain_rfc(self, rfc_id: Digest) -> Any:
+        return {"explanation": ("won",)} if rfc_id == TICKET else None
+
     async def claims(self) -> Any:
         return ()
 

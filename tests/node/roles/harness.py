@@ -37,7 +37,7 @@ from node.app import Parts, start_roles
 from node.chain import ChainCalls, ChainReader, ClaimPaid, Epoch, Slashing
 from node.config import ChainAccess, ContractAddresses, KeyFiles, ModelOffer, NetworkFile, NodeFile, Role
 from node.context import Node, Topics, now_ms
-from node.roles import epochs, finder, link, peers, sync
+from node.roles import asking, epochs, finder, link, peers, sync
 from node.roles.access import ask_router
 from node.roles.secrets import SlotSecrets
 from node.roles.user import UserAnswer
@@ -433,6 +433,11 @@ class Lab:
         await until(
             lambda: all(there - {m.address} <= m.member_parts()[1].linked for m in self.members), "a linked committee"
         )
+        if 3 * len(there) > 2 * len(MEMBERS):
+            await until(
+                lambda: all(m.member_parts()[2]._succession.why_not() is None for m in self.members),
+                "routers that may serve",
+            )
 
     async def knows(self, running: Running, *, providers: int = 0) -> None:
         """Wait until ``running`` knows every member's record, is connected, and sees so many live bids."""
@@ -508,6 +513,7 @@ async def open_lab(
     calls: ChainCalls | None = None,
 ) -> AsyncIterator[Lab]:
     """A network with nobody in it yet; leaving stops every node. What waits for seconds waits for less here."""
+    monkeypatch.setattr(asking, "GO_ON_DEADLINE_MS", 1_000)
     monkeypatch.setattr(peers, "DIAL_EVERY_S", 0.2)
     monkeypatch.setattr(sync, "RECONCILE_S", 0.5)
     monkeypatch.setattr(link, "BACKOFF_S", (0.05, 0.1, 0.2))

@@ -13,9 +13,7 @@ from gossip.messages import Unit
 from gossip.messages.router import Matched
 from node.api.backend import BackendError
 from node.context import now_ms
-from node.roles.access import RUN_INDEXES, Access, AccessRefused
-from node.roles.evidence import EvidencePool
-from node.roles.public import PublicState
+from node.roles.access import AccessRefused, first_index
 from node.roles.user import UserAnswer
 from tests.consensus.builders import key
 from tests.node.roles.harness import (
@@ -207,18 +205,11 @@ async def test_a_users_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert not any(one.parts.evidence.report() for one in lab.running.values()), "nobody has cheated"
 
 
-async def test_a_later_run_of_an_agent_begins_above_the_indexes_of_the_earlier(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What it gossiped just before a crash its router may never have seen."""
-    async with open_lab(tmp_path, monkeypatch) as lab:
-        firsts = []
-        for _ in range(3):
-            async with lab.bare("user", ("user",)) as node:
-                public = PublicState(node, lab.genesis())
-                access = Access(node, public, EvidencePool(node, public))
-                firsts.append(await access._first_of_run())
-                assert await access._first_of_run() == firsts[-1]
-        assert [first // RUN_INDEXES for first in firsts] == [0, 1, 2]
-        assert all(RUN_INDEXES - first % RUN_INDEXES >= RUN_INDEXES // 2 for first in firsts), "room for more"
-        assert len({first % RUN_INDEXES for first in firsts}) == 3
+def test_a_later_wallet_begins_above_the_indexes_of_an_earlier_and_shares_none() -> None:
+    """What an agent gossiped just before a crash its router may never have seen."""
+    now = now_ms()
+    firsts = [first_index(now) for _ in range(50)]
+    assert len(set(firsts)) > 45, "wallets opened at once can't be told to be one user's"
+    a_long_run = 1_000
+    assert first_index(now + 1_000) > max(firsts) + a_long_run
+    assert first_index(1 << 42) < 2**63, "it fits on the wire for the next century"

@@ -50,7 +50,7 @@ async def test_a_user_is_sent_to_another_provider_once_one_has_its_share_of_the_
         user = await lab.start_user("user", 500 * WEI)
         await lab.market(providers=2)
         answer, _ = await ask(user)
-        wallet = answer._wallet
+        wallet = answer._opened.wallet
         allowance = wallet.granted.payload.allowance
         assert answer.provider == cheap.address
         # T that the router has promised and no batch has settled count as well
