@@ -62,15 +62,13 @@ class TaggedCalls:
     def _take(self, piece: Piece) -> Piece | None:
         """What is settled with ``piece``: None where all of it is held, T too, which never run ahead of their text."""
         self._held += piece.text
-        text, calls = "", []
+        text, calls, told = "", [], self._count
         while (call := self._next_call()) is not None:
             before, delta = call
-            text += before
+            text, told = text + _said(before, told), self._count
             calls.append(delta)
         settled = len(self._held) if piece.finish is not None else _settled(self._held)
-        text, self._held = text + self._held[:settled], self._held[settled:]
-        if self._count and not text.strip():
-            text = ""  # white space between and after calls
+        text, self._held = text + _said(self._held[:settled], told), self._held[settled:]
         waiting, self._waiting = join_pieces(self._waiting, msgspec.structs.replace(piece, text="")), Piece("", ())
         if not text and not calls and piece.finish is None:
             self._waiting = waiting
@@ -88,7 +86,7 @@ class TaggedCalls:
             delta = self._read(self._held[start + len(OPEN) : end])
             if delta is not None:
                 before, self._held = self._held[:start], self._held[end + len(CLOSE) :]
-                return before.rstrip() if before.isspace() else before, delta
+                return before, delta
             start = self._held.find(OPEN, end)
         return None
 
@@ -102,6 +100,11 @@ class TaggedCalls:
             return None
         index, self._count = self._count, self._count + 1
         return ToolDelta(index, f"call_{index}", call.name, arguments)
+
+
+def _said(text: str, calls: int) -> str:
+    """``text`` after so many calls: white space between and after calls is none of the answer."""
+    return text if calls == 0 or text.strip() else ""
 
 
 def _settled(held: str) -> int:

@@ -44,8 +44,8 @@ def _provider_dies_in_mid_answer(network: LocalNetwork) -> None:
             next(lines)
         os.kill(provider.pid, signal.SIGKILL)
         rest = list(lines)
-    assert any('"error"' in line for line in rest)
-    assert "data: [DONE]" not in rest
+    assert not any('"error"' in line for line in rest), "another provider goes on"
+    assert rest[-2:] == ["data: [DONE]", ""]
     session = wait_for(
         "the session's end", lambda: found if (found := user.get(f"/sessions/{rfc_id}")).get("tokens") else None, 30
     )
@@ -53,6 +53,11 @@ def _provider_dies_in_mid_answer(network: LocalNetwork) -> None:
     assert outcome["reason"] == "credited"
     assert outcome["tokens"] == session["tokens"] > 0
     assert outcome["credited_wei"] == session["tokens"] * session["price_wei"]
+    last = user.get("/sessions")[-1]
+    assert last["rfc_id"] != rfc_id
+    assert last["provider"] != provider.ready["address"]
+    continued = network.settled(last["ticket_id"])
+    assert 0 < continued["tokens"] == last["tokens"] <= 300 - session["tokens"]
     assert "Traceback" not in _log(network, "user")
 
 

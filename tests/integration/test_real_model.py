@@ -244,7 +244,7 @@ async def test_says_how_likely_its_t_were(engine: LlamaCppEngine) -> None:
     assert [len(detail.top) for detail in said.details] == [2] * len(said.token_ids)
     assert all(detail.cost == detail.top[0].cost <= detail.top[1].cost for detail in said.details), "it was greedy"
     assert [detail.top for detail in (await answer(engine, Generation(FRANCE, 3, logprobs=0))).details] == [()] * 3
-    assert await engine.features() == {"logprobs"}, "this model's template knows no tools"
+    assert await engine.features() == {"logprobs", "continue"}, "this model's template knows no tools"
 
 
 async def test_a_killed_worker_ends_its_session_and_the_next_is_served(engine: LlamaCppEngine) -> None:
