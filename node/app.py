@@ -192,6 +192,9 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     """The committee member and its home-router desk, joined by the settlement pool and the link."""
     node, public = parts.node, parts.public
     secrets = SlotSecrets(node.key, node.terms.params, node.terms.domain)
+    balances = Balances(node, node.chain)
+    await balances.load()
+    # from here to the member nothing waits: a batch that was adopted in between would never reach its core
     core = MemberCore(
         node.address,
         node.terms,
@@ -199,8 +202,6 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
         following=public.following,
         secrets=secrets,
     )
-    balances = Balances(node, node.chain)
-    await balances.load()
     member = CommitteeMember(node, public, core, openings=Openings(node.terms, node.log, node.chain, public.bidders))
     link = CommitteeLink(node, public, lambda: parts.peers.record, parts.peers.find, member.on_frame)
     desk = Desk(node.terms, node.address, public.routers)

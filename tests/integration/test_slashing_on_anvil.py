@@ -20,7 +20,8 @@ from gossip.messages.evidence import DoublePrevote, decode_evidence
 from node.chain import ContractCalls
 from node.config import ContractAddresses
 from tests.consensus.builders import key
-from tests.node.roles.harness import MEMBERS, WEI, open_lab, until
+from tests.node.roles.fakes import MEMBERS, WEI
+from tests.node.roles.harness import open_lab, until
 
 CACHE_DIR = Path(__file__).parents[2] / ".cache" / "anvil"
 STAKE = 1_000 * WEI

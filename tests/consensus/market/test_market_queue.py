@@ -17,9 +17,13 @@ from consensus.market.throttle import LEAST_BURST, LEAST_PER_S, Throttle, most_w
 from consensus.market.waiting import Waiting, WaitingRoom
 from contracts.typed_data import Digest
 from tests.consensus.builders import MODEL, OTHER_MODEL, World, address, named_digest
-from tests.consensus.market.test_market_desk import Counter, counter
+from tests.consensus.market.counter import Counter
 
-__all__ = ["counter"]
+
+@pytest.fixture
+def counter() -> Counter:
+    return Counter()
+
 
 BOOST_MS = 1_000
 

@@ -13,7 +13,7 @@ from gossip.messages.committee import ProviderRank
 from node.chain import ChainReader
 from node.roles.openings import Openings
 from tests.consensus.builders import WEI, World, address, make_terms
-from tests.node.roles.harness import FakeChain
+from tests.node.roles.fakes import FakeChain
 
 BIDDERS = [address("bidder"), address("poor bidder")]
 

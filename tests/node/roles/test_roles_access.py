@@ -16,20 +16,8 @@ from node.context import now_ms
 from node.roles.access import AccessRefused, first_index
 from node.roles.user import UserAnswer
 from tests.consensus.builders import key
-from tests.node.roles.harness import (
-    MEMBERS,
-    PRICE,
-    WEI,
-    Lab,
-    Running,
-    ask,
-    ask_match,
-    ask_pass,
-    chat,
-    make_rfc,
-    open_lab,
-    until,
-)
+from tests.node.roles.fakes import MEMBERS, WEI
+from tests.node.roles.harness import PRICE, Lab, Running, ask, ask_match, ask_pass, chat, make_rfc, open_lab, until
 
 
 @asynccontextmanager

@@ -17,7 +17,8 @@ from inference.engine import Generation, Piece, Sampling
 from inference.metering import Transcript
 from inference.synthetic import SyntheticEngine
 from node.store.batches import Outcome
-from tests.node.roles.harness import MODEL, PRICE, SHORT, WEI, Running, ask, chat, eventually, open_lab, until
+from tests.node.roles.fakes import MODEL, WEI
+from tests.node.roles.harness import PRICE, SHORT, Running, ask, chat, eventually, open_lab, until
 
 PARAMS = replace(SHORT, report_deadline_slots=40)
 

@@ -11,7 +11,8 @@ from inference.audit import SCORED_MIN
 from inference.session.provider import SessionServer
 from inference.session.stream import SessionStream
 from node.roles.canary import ANSWER_T, compose
-from tests.node.roles.harness import MEMBERS, PRICE, SHORT, WEI, open_lab, until
+from tests.node.roles.fakes import MEMBERS, WEI
+from tests.node.roles.harness import PRICE, SHORT, open_lab, until
 from tests.node.roles.test_roles_audit import Cheat
 
 

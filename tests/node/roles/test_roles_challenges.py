@@ -23,7 +23,8 @@ from node.api.backend import BackendError
 from node.context import now_ms
 from node.roles.prover import MOST_IN_SLOT, PEER_STREAMS, Prover
 from tests.consensus.builders import key
-from tests.node.roles.harness import DOMAIN, MEMBERS, MODEL, SHORT, WEI, Running, ask, chat, eventually, open_lab, until
+from tests.node.roles.fakes import DOMAIN, MEMBERS, MODEL, WEI
+from tests.node.roles.harness import SHORT, Running, ask, chat, eventually, open_lab, until
 
 
 class FileEngine(SyntheticEngine):

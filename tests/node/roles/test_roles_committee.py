@@ -15,13 +15,15 @@ from gossip.messages.committee import CertifiedBatch, PrecommitFrame, PrevoteFra
 from gossip.messages.session import Settlement
 from node.context import now_ms
 from node.errors import Unanswerable
+from node.roles.balances import Balances
 from node.roles.evidence import EvidencePool
 from node.roles.feed import Feed
 from node.roles.member import GUARD_FILE
 from node.roles.public import PublicState
 from node.roles.sync import Sync
 from node.signing_guard import open_guard
-from tests.node.roles.harness import MEMBERS, PRICE, SHORT, Lab, Running, Wire, open_lab, until
+from tests.node.roles.fakes import MEMBERS
+from tests.node.roles.harness import PRICE, SHORT, Lab, Running, Wire, eventually, open_lab, until
 
 
 def file(member: Running, settlement: Settlement) -> None:
@@ -37,6 +39,27 @@ async def batch_of(running: Running, height: int) -> CertifiedBatch:
 
 def proposer_of(lab: Lab, height: int, round_: int = 0) -> Running:
     return lab.member(lab.committee.proposer(height, round_))
+
+
+async def test_a_batch_that_comes_while_a_member_starts_reaches_its_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        members = await lab.start_committee()
+        await members[0].stop()
+        file(members[1], lab.world().settlement(tokens=40))
+        await lab.settled_height(1)
+        load = Balances.load
+
+        async def slow(balances: Balances) -> None:
+            """As on a busy disk: the batch is adopted meanwhile."""
+            await load(balances)
+            await eventually(lambda: balances._node.store.get_batch(1), "the batch")
+
+        monkeypatch.setattr(Balances, "load", slow)
+        late = await lab.start_member(0)
+        assert late.parts.public.ledger.height == 1
+        await until(lambda: late.member_parts()[3].height.number == 2, "the core's next height")
 
 
 async def test_decisions_with_members_coming_and_going(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

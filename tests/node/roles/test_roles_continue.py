@@ -12,19 +12,8 @@ from inference.errors import EngineError
 from inference.session.serving import Serving
 from inference.synthetic import SyntheticEngine
 from node.api.backend import BackendError
-from tests.node.roles.harness import (
-    MODEL,
-    PRICE,
-    WEI,
-    GatedEngine,
-    Lab,
-    Running,
-    ask,
-    chat,
-    eventually,
-    open_lab,
-    until,
-)
+from tests.node.roles.fakes import MODEL, WEI, GatedEngine
+from tests.node.roles.harness import PRICE, Lab, Running, ask, chat, eventually, open_lab, until
 
 
 class Textual(GatedEngine):

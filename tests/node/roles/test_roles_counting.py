@@ -28,7 +28,8 @@ from node.api.backend import BackendError
 from node.roles import librarian, vocabularies
 from tests.inference.gguf_header import make_gguf
 from tests.inference.test_vocabulary import FIELDS, ids
-from tests.node.roles.harness import PRICE, WEI, Lab, Running, ask, chat, open_lab, until
+from tests.node.roles.fakes import WEI
+from tests.node.roles.harness import PRICE, Lab, Running, ask, chat, open_lab, until
 
 WORDS = 12
 MOST_BYTES = 1 << 20

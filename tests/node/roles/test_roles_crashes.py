@@ -16,7 +16,8 @@ from node.signing_guard import SigningGuard
 from node.signing_history import Place
 from node.wal import Wal
 from tests.consensus.builders import key
-from tests.node.roles.harness import DOMAIN, SHORT, WEI, Lab, open_lab, until
+from tests.node.roles.fakes import DOMAIN, WEI
+from tests.node.roles.harness import SHORT, Lab, open_lab, until
 
 ALONE = key("member 0")
 """The issuer of all passes, too."""

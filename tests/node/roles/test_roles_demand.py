@@ -16,7 +16,8 @@ from node.roles.demand import MAX_WAIT_MS, Demand
 from node.roles.evidence import EvidencePool
 from node.roles.public import PublicState
 from tests.consensus.builders import key
-from tests.node.roles.harness import DOMAIN, WEI, Lab, ask, open_lab, until
+from tests.node.roles.fakes import DOMAIN, WEI
+from tests.node.roles.harness import Lab, ask, open_lab, until
 
 
 def rfc_of(lab: Lab, **changes: object) -> Signed[Rfc]:

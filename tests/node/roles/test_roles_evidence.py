@@ -27,20 +27,8 @@ from node.roles.provider import _ACCEPTED, Provider
 from node.roles.public import PublicState
 from node.roles.sync import Sync
 from tests.consensus.builders import SALT, key
-from tests.node.roles.harness import (
-    DOMAIN,
-    MEMBERS,
-    SHORT,
-    WEI,
-    Lab,
-    Running,
-    ask,
-    ask_match,
-    ask_pass,
-    make_rfc,
-    open_lab,
-    until,
-)
+from tests.node.roles.fakes import DOMAIN, MEMBERS, WEI
+from tests.node.roles.harness import SHORT, Lab, Running, ask, ask_match, ask_pass, make_rfc, open_lab, until
 
 A, B = Digest(b"a" * 32), Digest(b"b" * 32)
 

@@ -10,7 +10,8 @@ from inference.engine import Generation, Piece
 from inference.errors import EngineBusy, EngineCrashed, EngineError, EngineUnavailable
 from inference.synthetic import SyntheticEngine
 from node.api.backend import BackendError
-from tests.node.roles.harness import MODEL, PRICE, WEI, ask, chat, open_lab, until
+from tests.node.roles.fakes import MODEL, WEI
+from tests.node.roles.harness import PRICE, ask, chat, open_lab, until
 
 
 class FailingEngine(SyntheticEngine):

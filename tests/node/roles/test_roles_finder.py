@@ -19,7 +19,8 @@ from node.roles import finder
 from node.roles.evidence import EvidencePool
 from node.roles.finder import Finder
 from node.roles.public import PublicState
-from tests.node.roles.harness import DOMAIN, MEMBERS, Lab, open_lab, until
+from tests.node.roles.fakes import DOMAIN, MEMBERS
+from tests.node.roles.harness import Lab, open_lab, until
 
 A, B = Digest(b"a" * 32), Digest(b"b" * 32)
 

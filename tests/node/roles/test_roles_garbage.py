@@ -38,7 +38,8 @@ from gossip.network import Network, Verdict, open_network
 from node.context import now_ms
 from node.roles.secrets import SlotSecrets
 from tests.consensus.builders import key
-from tests.node.roles.harness import DOMAIN, MEMBERS, WEI, Lab, Running, ask, open_lab, until
+from tests.node.roles.fakes import DOMAIN, MEMBERS, WEI
+from tests.node.roles.harness import Lab, Running, ask, open_lab, until
 
 PROTOCOLS = (topics.ROUTER, topics.LIVENESS, topics.SESSION, topics.SYNC, topics.COMMITTEE)
 CHANGED = 12

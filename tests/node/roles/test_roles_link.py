@@ -22,7 +22,8 @@ from node.context import Node, now_ms
 from node.roles.link import CommitteeLink
 from node.roles.public import PublicState
 from tests.consensus.builders import key
-from tests.node.roles.harness import MEMBERS, Lab, open_lab, until
+from tests.node.roles.fakes import MEMBERS
+from tests.node.roles.harness import Lab, open_lab, until
 
 
 def record_of(node: Node, who: Key, peer_id: str = "") -> Signed[NodeRecord]:

@@ -17,20 +17,8 @@ from gossip.messages.market import Rfc
 from gossip.messages.router import Matched
 from node.roles.access import AccessRefused
 from tests.consensus.builders import key
-from tests.node.roles.harness import (
-    PRICE,
-    SHORT,
-    WEI,
-    GatedEngine,
-    Running,
-    ask,
-    ask_match,
-    ask_pass,
-    chat,
-    make_rfc,
-    open_lab,
-    until,
-)
+from tests.node.roles.fakes import WEI, GatedEngine
+from tests.node.roles.harness import PRICE, SHORT, Running, ask, ask_match, ask_pass, chat, make_rfc, open_lab, until
 from tests.node.roles.test_roles_access import same_home
 
 

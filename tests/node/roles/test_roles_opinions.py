@@ -12,7 +12,8 @@ from gossip.messages import encode
 from gossip.messages.opinions import OpenTranscript, decode_opined
 from gossip.topics import OPINION
 from node.roles.transcripts import Opener, Transcript, Transcripts
-from tests.node.roles.harness import SHORT, WEI, Lab, Running, ask, chat, open_lab, until
+from tests.node.roles.fakes import WEI
+from tests.node.roles.harness import SHORT, Lab, Running, ask, chat, open_lab, until
 from tests.node.roles.test_roles_audit import Cheat
 
 PARAMS = replace(SHORT, min_providers=2, audit_slots=16, audit_bps=10_000, slot_ms=300)

@@ -23,7 +23,8 @@ from node.roles.peers import Peers
 from node.roles.public import PublicState
 from node.roles.secrets import SlotSecrets
 from tests.consensus.builders import key
-from tests.node.roles.harness import MEMBERS, WEI, Lab, open_lab, until
+from tests.node.roles.fakes import MEMBERS, WEI
+from tests.node.roles.harness import Lab, open_lab, until
 
 
 @pytest.fixture

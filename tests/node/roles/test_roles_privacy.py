@@ -14,7 +14,8 @@ from gossip.messages.market import AccessPass
 from node.context import now_ms
 from node.roles import access
 from tests.consensus.builders import key
-from tests.node.roles.harness import PRICE, WEI, Lab, Running, Wire, ask, chat, open_lab, until
+from tests.node.roles.fakes import WEI
+from tests.node.roles.harness import PRICE, Lab, Running, Wire, ask, chat, open_lab, until
 from tests.node.roles.test_roles_access import name_of_same_home
 
 

@@ -14,18 +14,8 @@ from node.api.openai_answers import error_headers
 from node.roles import asking, router
 from node.roles.user import UserAnswer
 from tests.consensus.builders import key
-from tests.node.roles.harness import (
-    WEI,
-    GatedEngine,
-    Running,
-    ask,
-    ask_match,
-    ask_pass,
-    chat,
-    make_rfc,
-    open_lab,
-    until,
-)
+from tests.node.roles.fakes import WEI, GatedEngine
+from tests.node.roles.harness import Running, ask, ask_match, ask_pass, chat, make_rfc, open_lab, until
 
 
 async def test_users_hear_their_place_and_what_to_expect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

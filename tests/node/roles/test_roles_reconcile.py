@@ -11,7 +11,8 @@ from gossip.network import Network, Verdict
 from node.context import now_ms
 from node.roles import feed
 from tests.consensus.builders import key
-from tests.node.roles.harness import WEI, Running, ask, chat, open_lab, until
+from tests.node.roles.fakes import WEI
+from tests.node.roles.harness import Running, ask, chat, open_lab, until
 
 
 def book_of(running: Running) -> tuple[set[bytes], ...]:

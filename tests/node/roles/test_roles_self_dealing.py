@@ -10,7 +10,8 @@ from gossip.messages.router import DeliveryFiling
 from node.api.backend import BackendError
 from node.roles.access import AccessRefused, ask_router
 from tests.consensus.builders import key
-from tests.node.roles.harness import PRICE, SHORT, WEI, ask, ask_match, ask_pass, chat, make_rfc, open_lab, until
+from tests.node.roles.fakes import WEI
+from tests.node.roles.harness import PRICE, SHORT, ask, ask_match, ask_pass, chat, make_rfc, open_lab, until
 
 
 async def test_a_model_of_one_provider_is_refused_until_another_sells_it(

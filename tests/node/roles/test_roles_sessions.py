@@ -22,11 +22,9 @@ from node.api.backend import BackendError
 from node.context import now_ms
 from node.roles.user import UserAnswer
 from tests.consensus.builders import key
+from tests.node.roles.fakes import MEMBERS, WEI, GatedEngine
 from tests.node.roles.harness import (
-    MEMBERS,
     PRICE,
-    WEI,
-    GatedEngine,
     Lab,
     Running,
     Wire,

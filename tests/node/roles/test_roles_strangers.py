@@ -17,7 +17,8 @@ from node.roles import link, provider
 from node.roles.liveness import Liveness
 from node.roles.public import PublicState
 from node.roles.strangers import PER_PEER, PLACES, Strangers
-from tests.node.roles.harness import MEMBERS, Running, open_lab, until
+from tests.node.roles.fakes import MEMBERS
+from tests.node.roles.harness import Running, open_lab, until
 from tests.node.roles.test_roles_link import open_end, record_of
 
 

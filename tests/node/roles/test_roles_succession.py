@@ -16,7 +16,8 @@ from node.errors import ProofRejected, ReplayFailed
 from node.replay import Checks, replay
 from node.store.reading import read_batches
 from tests.consensus.builders import key
-from tests.node.roles.harness import MEMBERS, SHORT, WEI, Lab, Running, ask, chat, open_lab, until
+from tests.node.roles.fakes import MEMBERS, WEI
+from tests.node.roles.harness import SHORT, Lab, Running, ask, chat, open_lab, until
 
 DAYS_OF_8_S = replace(SHORT, day_slots=20, settle_window_slots=40)
 NEWCOMER = key("newcomer")

@@ -13,17 +13,8 @@ from node.roles import succession
 from node.roles.access import AccessRefused
 from node.roles.journal import PASS
 from tests.consensus.builders import key
-from tests.node.roles.harness import (
-    MEMBERS,
-    WEI,
-    Lab,
-    Running,
-    ask_match,
-    ask_pass,
-    make_rfc,
-    open_lab,
-    until,
-)
+from tests.node.roles.fakes import MEMBERS, WEI
+from tests.node.roles.harness import Lab, Running, ask_match, ask_pass, make_rfc, open_lab, until
 
 BALANCE_WEI = 5 * WEI
 

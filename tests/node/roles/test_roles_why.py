@@ -18,7 +18,8 @@ from node.roles import drawing
 from node.roles.matching import Matcher
 from node.roles.secrets import SlotSecrets
 from tests.consensus.builders import key
-from tests.node.roles.harness import PRICE, SHORT, WEI, Lab, Running, ask, chat, eventually, open_lab
+from tests.node.roles.fakes import WEI
+from tests.node.roles.harness import PRICE, SHORT, Lab, Running, ask, chat, eventually, open_lab
 from tests.node.roles.test_roles_matching import messages, never
 
 
