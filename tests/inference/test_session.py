@@ -190,7 +190,7 @@ class Scripted(SyntheticEngine):
     @asynccontextmanager
     async def generate(self, request: Generation) -> AsyncIterator[AsyncIterator[Piece]]:
         assert request.max_tokens > 0
-        yield Listed(list(self.pieces))
+        yield listed(list(self.pieces))
 
 
 async def say(*pieces: Piece) -> tuple[SessionOutcome, str | None]:
@@ -453,17 +453,9 @@ async def test_peer_that_opens_and_leaves_is_nobodys_fault(side: ProviderSide) -
     assert side.used == set()
 
 
-class Listed:
-    def __init__(self, pieces: list[Piece]) -> None:
-        self.pieces = pieces
-
-    def __aiter__(self) -> "Listed":
-        return self
-
-    async def __anext__(self) -> Piece:
-        if not self.pieces:
-            raise StopAsyncIteration
-        return self.pieces.pop(0)
+async def listed(pieces: list[Piece]) -> AsyncIterator[Piece]:
+    for piece in pieces:
+        yield piece
 
 
 def voucher_for(ticket: Signed[Ticket], tokens: int) -> Voucher:

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from consensus.market.desk import Desk
+from consensus.market.errors import PassRefused, RfcRefused
 from consensus.market.ledger_state import DayAccount, account_of
 from contracts.typed_data import Address, Digest, Uint256
 from gossip.messages.base import Signed, sign
@@ -78,3 +80,15 @@ class Counter:
         if isinstance(filing, ReportFiling):
             return self.desk.file_report(filing, slot)
         return self.desk.file_delivery(filing, slot)
+
+
+def pass_code(counter: Counter, **request: Any) -> str:
+    with pytest.raises(PassRefused) as refused:
+        counter.grant(**request)
+    return refused.value.code
+
+
+def rfc_refused(counter: Counter, rfc: Signed[Rfc], **options: Any) -> RfcRefused:
+    with pytest.raises(RfcRefused) as refused:
+        counter.admit(rfc, **options)
+    return refused.value

@@ -10,27 +10,14 @@ from consensus.market import allowances as allowances_module
 from consensus.market.errors import PassRefused, RfcRefused
 from consensus.market.waiting import Waiting
 from contracts.typed_data import Digest
-from gossip.messages.base import Signed, Unit, encode
-from gossip.messages.market import Rfc
+from gossip.messages.base import Unit, encode
 from tests.consensus.builders import GENESIS_MS, SALT, WEI, address, key, named_digest
-from tests.consensus.market.counter import NOW, USER_MAX, Counter
+from tests.consensus.market.counter import NOW, USER_MAX, Counter, pass_code, rfc_refused
 
 
 @pytest.fixture
 def counter() -> Counter:
     return Counter()
-
-
-def pass_code(counter: Counter, **request: Any) -> str:
-    with pytest.raises(PassRefused) as refused:
-        counter.grant(**request)
-    return refused.value.code
-
-
-def rfc_refused(counter: Counter, rfc: Signed[Rfc], **options: Any) -> RfcRefused:
-    with pytest.raises(RfcRefused) as refused:
-        counter.admit(rfc, **options)
-    return refused.value
 
 
 # Passes.

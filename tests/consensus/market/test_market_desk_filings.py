@@ -9,32 +9,20 @@ from msgspec.structs import replace
 
 from consensus.market import access
 from consensus.market import desk as desk_module
-from consensus.market.errors import PassRefused, RfcRefused, SettlementInvalid
+from consensus.market.errors import RfcRefused, SettlementInvalid
 from consensus.market.ledger_state import account_of
 from consensus.market.promises import Promises
 from contracts.typed_data import Digest, Uint256
-from gossip.messages.base import Signed, Unit, sign
-from gossip.messages.market import Rfc, Ticket
+from gossip.messages.base import Unit, sign
+from gossip.messages.market import Ticket
 from gossip.messages.router import DeliveryFiling, Matched, ReportFiling
 from tests.consensus.builders import PRICE, SALT, WEI, World, address, key, named_digest
-from tests.consensus.market.counter import NOW, USER_MAX, Counter
+from tests.consensus.market.counter import NOW, USER_MAX, Counter, rfc_refused
 
 
 @pytest.fixture
 def counter() -> Counter:
     return Counter()
-
-
-def pass_code(counter: Counter, **request: Any) -> str:
-    with pytest.raises(PassRefused) as refused:
-        counter.grant(**request)
-    return refused.value.code
-
-
-def rfc_refused(counter: Counter, rfc: Signed[Rfc], **options: Any) -> RfcRefused:
-    with pytest.raises(RfcRefused) as refused:
-        counter.admit(rfc, **options)
-    return refused.value
 
 
 # Tickets, filings, settlements.
