@@ -167,13 +167,12 @@ class Deployer:
         return address
 
 
-def check_code(client: ChainClient, deployment: Placement, name: str, artifact: Artifact | None = None) -> Artifact:
-    """Compare what stands on the chain with ``artifact`` (the checked-in one by default), immutables included.
+def check_code(client: ChainClient, deployment: Placement, name: str, artifact: Artifact) -> None:
+    """Compare what stands on the chain with ``artifact``, immutables included.
 
     The chain itself is asked what the artifact's bytecode would leave there with the arguments that were recorded, if
     the deployer sent it. Raises :class:`CodeDiffers`, and :class:`~contracts.errors.ChainUnavailable`.
     """
-    artifact = artifact or load_artifact(name)
     placed = deployment.contracts[name]
     found = client.code(placed.address)
     if not found:
@@ -184,7 +183,6 @@ def check_code(client: ChainClient, deployment: Placement, name: str, artifact: 
         raise ChainUnavailable(client.url, f"it does not tell what a deployment of {name} would leave behind")
     if found != expected:
         raise CodeDiffers(name, placed.address, _difference(found, expected, len(artifact.runtime) // 2))
-    return artifact
 
 
 def _difference(found: bytes, expected: bytes, code_bytes: int) -> str:

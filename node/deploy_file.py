@@ -27,7 +27,7 @@ from contracts.typed_data import ZERO_ADDRESS, Address
 from node import settings
 from node.errors import ConfigInvalid
 from node.files import write_atomic
-from node.network_file import HexAddress, Wei, check_params, from_text
+from node.network_file import HexAddress, Wei, check_params, from_text, to_hex
 
 _PERCENT = 100
 
@@ -151,11 +151,11 @@ def write_placement(path: Path, placement: Placement) -> None:
     """Write the address file, readable by all."""
     text: dict[str, Any] = {
         "chain_id": placement.chain_id,
-        "deployer": _hex(placement.deployer),
-        "mor": None if placement.mor is None else _hex(placement.mor),
+        "deployer": to_hex(placement.deployer),
+        "mor": None if placement.mor is None else to_hex(placement.mor),
         "genesis_s": placement.genesis_s,
         "contracts": {
-            name: {"address": _hex(placed.address), "arguments": placed.arguments.hex()}
+            name: {"address": to_hex(placed.address), "arguments": placed.arguments.hex()}
             for name, placed in placement.contracts.items()
         },
     }
@@ -180,7 +180,3 @@ def read_placement(path: Path) -> Placement | None:
         raise ConfigInvalid(path, "contracts", f"arguments are not hex: {error}") from error
     mor = None if found.mor is None else Address(bytes(found.mor))
     return Placement(found.chain_id, Address(bytes(found.deployer)), mor, found.genesis_s, contracts)
-
-
-def _hex(value: bytes) -> str:
-    return "0x" + value.hex()

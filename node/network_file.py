@@ -161,26 +161,27 @@ def write_network(path: Path, network: NetworkFile) -> None:
         "bootstrap": list(network.bootstrap),
         "commitments": [encode(item).hex() for item in network.commitments],
         "contracts": {
-            "mor": _hex(addresses.mor),
-            "registry": _hex(addresses.registry),
-            "compute": _hex(addresses.compute),
+            "mor": to_hex(addresses.mor),
+            "registry": to_hex(addresses.registry),
+            "compute": to_hex(addresses.compute),
         },
         "committee": {
             "epoch": network.epoch,
-            "members": [{"address": _hex(m.address), "stake_wei": str(m.stake)} for m in network.members],
+            "members": [{"address": to_hex(m.address), "stake_wei": str(m.stake)} for m in network.members],
         },
         "params": msgspec.to_builtins(network.params),
         "opening": {
             "snapshot_block": network.snapshot_block,
             "supply_wei": str(network.supply_wei),
             "budget_wei": str(network.budget_wei),
-            "ranks": [{"provider": _hex(who), "rank": rank} for who, rank in network.ranks],
+            "ranks": [{"provider": to_hex(who), "rank": rank} for who, rank in network.ranks],
         },
     }
     write_atomic(path, toml.dumps(document).encode(), mode=0o644)
 
 
-def _hex(value: bytes) -> str:
+def to_hex(value: bytes) -> str:
+    """``value`` as :func:`from_text` reads it back."""
     return "0x" + value.hex()
 
 
@@ -231,7 +232,7 @@ def _check(path: Path, network: NetworkFile) -> None:
         except MessageError as error:
             raise ConfigInvalid(path, key, str(error)) from error
         if signer not in committee:
-            raise ConfigInvalid(path, key, f"{_hex(signer)} is not a member")
+            raise ConfigInvalid(path, key, f"{to_hex(signer)} is not a member")
     for index, address in enumerate(network.bootstrap):
         if not address.startswith("/") or "/p2p/" not in address:
             raise ConfigInvalid(path, f"bootstrap[{index}]", f"{address!r} is not a multiaddr with /p2p/<peer id>")
@@ -278,5 +279,5 @@ def _check_members(path: Path, members: tuple[Member, ...]) -> None:
         key = f"committee.members[{index}]"
         _check_positive(path, f"{key}.stake_wei", member.stake)
         if member.address in seen:
-            raise ConfigInvalid(path, f"{key}.address", f"{_hex(member.address)} is there twice")
+            raise ConfigInvalid(path, f"{key}.address", f"{to_hex(member.address)} is there twice")
         seen.add(member.address)

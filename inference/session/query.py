@@ -91,8 +91,13 @@ def _check_schemas(body: QueryBody) -> None:
             raise ValueError(f"the parameters of tool {tool.name!r} are no JSON object")
 
 
-def compute_prompt_bound(messages: tuple[ChatMessage, ...], tools: ToolUse | None = None) -> int:
-    """T that a prompt has at most, for a user without the model's tokenizer: no T is shorter than a byte."""
+def compute_prompt_bytes(messages: tuple[ChatMessage, ...], tools: ToolUse | None = None) -> int:
+    """Bytes of a prompt's text, its tools and calls among them, before a template is put around it."""
     text = sum(len(message.content.encode()) for message in messages)
     calls = tuple(call for message in messages for call in message.tool_calls)
-    return text + _TURN_TOKENS * len(messages) + _TEMPLATE_TOKENS + compute_tools_bound(tools, calls)
+    return text + compute_tools_bound(tools, calls)
+
+
+def compute_prompt_bound(messages: tuple[ChatMessage, ...], tools: ToolUse | None = None) -> int:
+    """T that a prompt has at most, for a user without the model's tokenizer: no T is shorter than a byte."""
+    return compute_prompt_bytes(messages, tools) + _TURN_TOKENS * len(messages) + _TEMPLATE_TOKENS

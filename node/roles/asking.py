@@ -12,7 +12,7 @@ from gossip.messages.market import Rfc
 from gossip.messages.router import Matched, Queued, RfcAsk
 from gossip.streams import FrameStream
 from gossip.topics import SESSION
-from inference.tools import compute_tools_bound
+from inference.session.query import compute_prompt_bytes
 from node.api.backend import BackendError, ChatRequest, ModelCard
 from node.context import Node, now_ms
 from node.roles import refusals
@@ -127,9 +127,7 @@ class Asking:
         A token has at least one byte and, in text, seldom fewer than two; the provider counts exactly and refuses
         what breaks the bound.
         """
-        calls = tuple(call for message in request.messages for call in message.tool_calls)
-        size = sum(len(message.content.encode()) for message in request.messages)
-        size += compute_tools_bound(request.tools, calls) + len(request.prefix.encode())
+        size = compute_prompt_bytes(request.messages, request.tools) + len(request.prefix.encode())
         template = TEMPLATE_T * (len(request.messages) + 1)
         bids = self._public.book.all_live(now_ms()).bids
         roomiest = max((bid.payload.prompt_max for bid in bids if bid.payload.model_id == model_id), default=0)
