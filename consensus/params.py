@@ -26,6 +26,8 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One user or one provider gives at most a fifth (1/5) of the Z samples."""
     min_providers: int = 2
     """A model is payable only while so many providers, by distinct addresses, bid for it (S8)."""
+    listed_models: bool = True
+    """Only models that the committee has listed are payable (S8): the genesis file lists the first ones."""
     pair_percent: int = 50
     """At most so many percent of a pass's allowance are credited to one provider (S8); 100: no cap."""
     earnings_percent: int = 0

@@ -14,6 +14,7 @@ from consensus.market.allowances import Allowances, RoutersOf
 from consensus.market.book import StandingBid
 from consensus.market.errors import RfcRefused, SettlementInvalid
 from consensus.market.ledger_state import DayAccount
+from consensus.market.listing import Listing, unlisted
 from consensus.market.pairs import pair_key
 from consensus.market.promises import Promises, worth_wei
 from consensus.market.throttle import Throttle, most_waiting, rfc_rate
@@ -84,12 +85,14 @@ class Desk:
         self._in_use: dict[tuple[Address, Digest], int] = {}
         """Sessions running, by provider and model."""
 
-    def admit(self, rfc: Signed[Rfc], rfc_id: Digest, *, now_ms: int, slot: int, account: DayAccount) -> None:
+    def admit(
+        self, rfc: Signed[Rfc], rfc_id: Digest, *, now_ms: int, slot: int, account: DayAccount, listing: Listing
+    ) -> None:
         """Let an RFC whose signatures hold into the queue and reserve its TokenMax; ``account`` is the day's.
 
         An RFC that is here already, or has its answer, is left as it is: ask :meth:`outcome`. Raises
-        :class:`RfcRefused` with wrong_router, unit_unsupported (S16), expired, wrong_day, budget_spent (S37),
-        index_used, token_max_over_allowance (S36) or busy (no room, or more than its user may send or have waiting),
+        :class:`RfcRefused` with wrong_router, unit_unsupported (S16), expired, wrong_day, model_not_listed (S8),
+        budget_spent (S37), index_used, token_max_over_allowance (S36) or busy (no room, or more than its user may send or have waiting),
         and then changes nothing but the user's rate.
         """
         if self.outcome(rfc_id) is not None:
@@ -105,6 +108,8 @@ class Desk:
             raise RfcRefused("expired", f"the deadline passed {now_ms - asked.deadline_ms} ms ago", left)
         if access_pass.day != day:
             raise RfcRefused("wrong_day", f"the pass is for day {access_pass.day}, it is day {day}", left)
+        if (why := unlisted(listing, asked.model_id, day, self._terms.params)) is not None:
+            raise RfcRefused("model_not_listed", why, left)
         self.allowances.check_standing(asked.session_key)
         self._check_budget(asked.token_max, 1, account, left)  # no bid is below 1 wei
         if len(self._open) + len(self._unsettled) >= MAX_TICKETS:

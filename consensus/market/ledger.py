@@ -27,6 +27,7 @@ from consensus.market.ledger_state import (
     day_ranks,
     oldest_day,
 )
+from consensus.market.listing import ListingDraft
 from consensus.market.maturing import AuditDraft, Audits, Credited, Matured
 from consensus.market.opinions import transcript_of
 from consensus.market.penalties import Penalties, counted_as
@@ -99,6 +100,7 @@ class Draft:
         self._commitments = dict(ledger.commitments)
         self._outcomes: list[Outcome] = []
         self._audits = AuditDraft(ledger.audits, self._params, slot)
+        self.listing = ListingDraft(ledger.listing, terms, slot)
         self._drawn = ledger.drawn
         if opening is not None and opening.drawn:
             self._drawn = Draw(self.day, Term(ledger.running.epoch + 1, opening.drawn))
@@ -166,6 +168,8 @@ class Draft:
     def settle(self, settlement: Settlement, ids: VerifiedIds) -> Outcome:
         """Settle a session whose signatures hold. Raises :class:`SettlementInvalid` and then changes nothing."""
         account, session = self._check(settlement, ids)
+        if not self.listing.is_payable(model_id := settlement.rfc.payload.model_id, account.day):
+            raise SettlementInvalid("model_not_listed", model_id)
         charged = charged_tokens(settlement)
         if session.used + charged > session.allowance:
             raise SettlementInvalid("allowance_exceeded", session.used + charged)
@@ -382,6 +386,7 @@ class Draft:
             ranks=dict(sorted((day, held) for day, held in self._ranks.items() if day >= first_day)),
             pairs=_by_day(old.pairs, self._pairs, first_day),
             audits=audits,
+            listing=self.listing.finish(first_day),
         )
 
     def _mature(self, matured: Matured) -> tuple[dict[Address, int], dict[int, DayAccount], Audits]:

@@ -14,6 +14,15 @@ from eth_hash.auto import keccak
 from consensus.committee import Committee
 from consensus.market import access
 from consensus.market.errors import BatchInvalid
+from consensus.market.listing import (
+    NO_LISTING,
+    Listing,
+    genesis_listing,
+    listing_roots,
+    plain_listing,
+    restored_listing,
+    without_lists,
+)
 from consensus.market.maturing import Audits, audit_roots, plain, restored, without_tries
 from consensus.market.penalties import Penalties, Penalty
 from consensus.market.speed import SpeedSample
@@ -159,6 +168,8 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """Day to session key ‖ provider to the T credited (S8); empty where the network has no cap."""
     audits: Audits = Audits()
     """Credits that are not due yet, and what was picked for a second opinion (S8)."""
+    listing: Listing = NO_LISTING
+    """Which models are payable (S8); empty where the network has no list."""
 
     @property
     def running(self) -> Term:
@@ -197,11 +208,14 @@ def genesis_ledger(
     opening: DayOpening,
     reference_price_wei: int,
     commitments: Sequence[Signed[BeaconCommitment]],
+    *,
+    models: Iterable[Digest] = (),
 ) -> Ledger:
-    """The state at height 0, before any batch.
+    """The state at height 0, before any batch; ``models`` are those that are listed from the start.
 
     Trusts the commitments' members, who are the genesis file's. Raises :class:`BatchInvalid` for an opening that
-    makes no AccessRate and :class:`~gossip.errors.SignerMismatch` for a commitment by another key.
+    makes no AccessRate, :class:`~consensus.market.errors.ListingInvalid` for too many models, and
+    :class:`~gossip.errors.SignerMismatch` for a commitment by another key.
     """
     check_opening(opening, opening.day, 0)
     ranks = {opening.day: listed_ranks(opening)} if terms.params.tells_ranks else {}
@@ -236,6 +250,7 @@ def genesis_ledger(
         since=0,
         is_rescued=False,
         ranks=ranks,
+        listing=genesis_listing(models, opening.day, terms.params),
     )
 
 
@@ -280,6 +295,7 @@ def encode_ledger(ledger: Ledger) -> bytes:
         ranks={day: dict(held) for day, held in ledger.ranks.items()},
         pairs={day: dict(tokens) for day, tokens in ledger.pairs.items()},
         audits=plain(ledger.audits),
+        listing=plain_listing(ledger.listing),
     )
     return encode(_Snapshot(copied, dict(Penalties.of(ledger.penalties, ledger.day).written)))
 
@@ -300,6 +316,7 @@ def decode_ledger(data: bytes) -> Ledger:
         pairs={day: Trie.of(tokens) for day, tokens in held.pairs.items()},
         ranks={day: Trie.of(ranks) for day, ranks in held.ranks.items()},
         audits=restored(held.audits),
+        listing=restored_listing(held.listing),
     )
 
 
@@ -321,6 +338,7 @@ def state_root(ledger: Ledger) -> Digest:
         ranks={},
         pairs={},
         audits=without_tries(ledger.audits),
+        listing=without_lists(ledger.listing),
     )
     roots = [
         CreditTree.of(ledger.credits).root,
@@ -333,6 +351,7 @@ def state_root(ledger: Ledger) -> Digest:
         Trie.of(ledger.penalised).root,
         Trie.of(ledger.day_credits).root,
         *_roots_by_day(ledger.ranks),
+        *listing_roots(ledger.listing),
     ]
     return Digest(keccak(b"".join(roots) + encode(small)))
 

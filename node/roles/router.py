@@ -271,7 +271,8 @@ class HomeRouter:
         if rfc.payload.access_pass.payload.issuer == self._node.address:
             self._evidence.note_rfc(rfc)
         try:
-            self._desk.admit(rfc, rfc_id, now_ms=now_ms(), slot=self._node.slot(), account=self._account())
+            slot, listing = self._node.slot(), self._public.ledger.listing
+            self._desk.admit(rfc, rfc_id, now_ms=now_ms(), slot=slot, account=self._account(), listing=listing)
         except RfcRefused as refused:
             return self._refuse(rfc_id, refused.code, refused.detail, refused.allowance_left)
         self._matcher.hurry()

@@ -17,6 +17,7 @@ from consensus.market.ledger_state import (
     next_reference_price,
     state_root,
 )
+from consensus.market.listing import Listing
 from consensus.market.maturing import Audits
 from consensus.market.settlement import verify_settlement
 from consensus.market.speed import SpeedSample, is_fast_enough, us_per_t, with_sample
@@ -315,7 +316,7 @@ def test_the_state_root_covers_everything_but_the_parent(world: World) -> None:
     changes |= {"bootstrap_credited": Uint256(9), "day_credits": empty, "pairs": {0: {b"pair": 9}}}
     changes |= {"audits": Audits(forfeited_wei=Uint256(9)), "ranks": {0: {address("provider"): 1}}}
     term = replace(ledger.running, epoch=9)
-    changes |= {"committees": (term,), "drawn": Draw(9, term)}
+    changes |= {"committees": (term,), "drawn": Draw(9, term), "listing": Listing(ordered={MODEL: 1})}
     assert set(changes) == set(ledger.__struct_fields__) - {"parent"}
     assert len({state_root(replace(ledger, **{name: value})) for name, value in changes.items()} | {root}) == 24
 
