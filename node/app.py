@@ -16,7 +16,6 @@ from functools import partial
 import trio
 
 from consensus.market.desk import Desk
-from consensus.market.ledger_state import genesis_ledger
 from consensus.member.core import MemberCore
 from contracts.errors import ChainUnavailable
 from gossip.network import NetworkConfig, open_network
@@ -148,9 +147,7 @@ async def _run_roles(node: Node, network: NetworkFile) -> None:
 
 async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -> Parts:
     """Start the roles of ``node``'s configuration in ``nursery``; returns once each of them runs."""
-    committee, opening = network.committee(), network.opening()
-    genesis = genesis_ledger(node.terms, committee, opening, network.reference_price_wei, network.commitments)
-    public = PublicState(node, genesis)
+    public = PublicState(node, network.genesis())
     await public.replay()
     feed, sessions = Feed(node, public), SessionLog(node.terms.domain)
     peers = Peers(node, public, node.config.roles, (*network.bootstrap, *node.config.bootstrap))

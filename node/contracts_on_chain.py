@@ -115,6 +115,7 @@ class OnChain:
             supply_wei=snapshot.supply_wei,
             budget_wei=economics.budget(0, 0),
             reference_price_wei=self._file.reference_price_wei,
+            listed=self._file.listed,
         )
 
     def _token(self, placed: "Placement") -> Address:

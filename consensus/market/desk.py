@@ -92,8 +92,8 @@ class Desk:
 
         An RFC that is here already, or has its answer, is left as it is: ask :meth:`outcome`. Raises
         :class:`RfcRefused` with wrong_router, unit_unsupported (S16), expired, wrong_day, model_not_listed (S8),
-        budget_spent (S37), index_used, token_max_over_allowance (S36) or busy (no room, or more than its user may send or have waiting),
-        and then changes nothing but the user's rate.
+        budget_spent (S37), index_used, token_max_over_allowance (S36) or busy (no room, or more than its user may send
+        or have waiting), and then changes nothing but the user's rate.
         """
         if self.outcome(rfc_id) is not None:
             return

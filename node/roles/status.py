@@ -10,6 +10,7 @@ from consensus.market.errors import MarketError
 from consensus.market.explain_access import Holding, explain_allowance, explain_day
 from consensus.market.explain_opinions import explain_credit
 from consensus.market.ledger_state import account_of
+from consensus.market.listing import is_payable
 from consensus.market.proof import CreditProof
 from consensus.tendermint.certificate import signers_of
 from contracts.errors import ChainUnavailable
@@ -110,9 +111,13 @@ class NodeStatus:
         return [{"bid_id": bid.id(self._node.terms.domain), "bid": bid.payload} for bid in bids]
 
     async def models(self) -> dict[str, Any]:
-        """The models on offer and, at a committee member, which providers have proven that they have them (S42)."""
+        """The models on offer, whether each is listed (S8) and, at a committee member, which providers have proven
+        that they have them (S42)."""
         proofs = None if self.challenger is None else self.challenger.states()
-        return {"models": self._public.book.models(now_ms()), "proofs": proofs}
+        ledger, params = self._public.ledger, self._node.terms.params
+        day, models = params.day_of(self._node.slot()), self._public.book.models(now_ms())
+        listed = {one.model_id: is_payable(ledger.listing, one.model_id, day, params) for one in models}
+        return {"models": models, "is_listed": listed, "proofs": proofs}
 
     async def batch(self, height: int) -> dict[str, Any] | None:
         """One certified batch, and who signed it."""

@@ -103,7 +103,9 @@ def _batch(ledger: Ledger, terms: Terms, pending: Sequence[Settlement]) -> tuple
 def _ledger(terms: Terms, size: int) -> Ledger:
     """A day on which ``size`` users and as many providers have had business."""
     opening = DayOpening(0, 1, Uint256(10**25), Uint256(3_456 * 10**18))
-    ledger = replace(genesis_ledger(terms, Committee.of(1, [Member(_ROUTER, 1)]), opening, _PRICE, ()), slot=100)
+    ledger = replace(
+        genesis_ledger(terms, Committee.of(1, [Member(_ROUTER, 1)]), opening, _PRICE, (), models=(_MODEL,)), slot=100
+    )
     sessions = {_address("user", number): SessionUse(0, _ALLOWANCE, 9, ((0, 4),)) for number in range(size)}
     credit = {_address("provider", number): Uint256(10**18 + number) for number in range(size)}
     tickets = {_digest("old ticket", number): 50 for number in range(size)}

@@ -15,6 +15,7 @@ from consensus.market.access import pass_commitment
 from consensus.market.book import Book, StandingBid
 from consensus.market.desk import Desk
 from consensus.market.ledger_state import DayAccount, opened
+from consensus.market.listing import genesis_listing
 from consensus.market.matching import build_match, candidates, draw, pick
 from consensus.market.ranking import Ranking
 from consensus.market.rivals import draw_rivals, payable
@@ -76,6 +77,7 @@ class Market:
         self.router = _key("router")
         self.models = [_digest("model", number) for number in range(size.models)]
         self.book = _book(self.terms, size, self.models)
+        self.listing = genesis_listing(self.models, 0, self.terms.params)
         self.account: DayAccount = opened(
             DayOpening(0, 1, Uint256(10**25), Uint256(10**30)), reference_price_wei=PRICE_WEI, epoch=1
         )
@@ -123,7 +125,7 @@ class Market:
 
     def admit(self, rfc: Signed[Rfc], rfc_id: Digest) -> None:
         """Into the queue."""
-        self.desk.admit(rfc, rfc_id, now_ms=NOW_MS, slot=SLOT, account=self.account)
+        self.desk.admit(rfc, rfc_id, now_ms=NOW_MS, slot=SLOT, account=self.account, listing=self.listing)
 
     def draw_next(self) -> "Drawn":
         """Whose turn it is, and the provider that is drawn for it."""

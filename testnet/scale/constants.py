@@ -11,7 +11,7 @@ import trio
 from msgspec.structs import replace
 
 from consensus.market.ledger import Draft
-from consensus.market.ledger_state import Ledger, genesis_ledger, state_root
+from consensus.market.ledger_state import Ledger, state_root
 from consensus.market.settlement import Standing, VerifiedIds, certified_ids, verify_settlement
 from consensus.params import Terms
 from consensus.tendermint.certificate import verify_certificate
@@ -153,10 +153,7 @@ def _verify(made: list[Settlement], terms: Terms) -> None:
 
 def _settle(builder: LogBuilder, made: list[Settlement]) -> tuple[float, int]:
     """CPU seconds and bytes of memory of a settlement in the ledger, its own message left out."""
-    network, terms = builder.network, builder.network.terms()
-    before = genesis_ledger(
-        terms, network.committee(), network.opening(), network.reference_price_wei, network.commitments
-    )
+    terms, before = builder.network.terms(), builder.network.genesis()
     data = [encode(settlement) for settlement in made]
     ids = [certified_ids(settlement, terms) for settlement in made]
     took = min(_once(lambda: _settle_all(before, terms, data, ids)) for _ in range(5))  # no pause of the collector's

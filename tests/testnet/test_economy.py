@@ -18,7 +18,7 @@ from testnet.economy.market_day import Offer, allocate
 from testnet.economy.population import name, standing
 from testnet.economy.rules import Flow, Proposals, charged_worth, compute_found_out, compute_kept, settle_flows
 from testnet.economy.simulation import Setup, Simulation
-from tests.consensus.builders import PRICE, WEI, World, address, make_terms
+from tests.consensus.builders import MODEL, PRICE, WEI, World, address, make_terms
 
 SMALL = Setup(days=20, users=60, providers=30)
 DEAR = WEI // 100 // 1_200
@@ -36,7 +36,7 @@ def test_a_day_of_flows_is_settled_as_the_ledger_settles_its_sessions(percent: i
     balances = {address(f"provider {n}"): WEI for n in range(3)}
     ranks = {f"provider {n}": access.rank(WEI) for n in range(3)}
     world = World(terms=terms, budget_wei=BUDGET_WEI, ranks=ranks if percent else {})
-    ledger = genesis_ledger(terms, world.committee, world.opening(), DEAR, ())
+    ledger = genesis_ledger(terms, world.committee, world.opening(), DEAR, (), models=(MODEL,))
     draft, flows, reasons = Draft(ledger, terms, 10), list[Flow](), Counter[str]()
     for _ in range(12):
         session, provider = f"session {chance.randrange(3)}", f"provider {chance.randrange(3)}"

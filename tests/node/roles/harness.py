@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from consensus.committee import Committee, Member
 from consensus.market.access import home_routers
-from consensus.market.ledger_state import Ledger, genesis_ledger
+from consensus.market.ledger_state import Ledger
 from consensus.params import NetworkParams, Terms
 from contracts.signing import Key
 from contracts.typed_data import Address, Domain
@@ -182,6 +182,7 @@ class Lab:
             budget_wei=3_456 * WEI,
             reference_price_wei=PRICE,
             commitments=tuple(secret.commitment(day) for day in (0, 1) for secret in secrets),
+            listed=(SyntheticEngine(MODEL).model_id,) if params.listed_models else (),
         )
 
     @property
@@ -253,9 +254,7 @@ class Lab:
             yield node
 
     def genesis(self) -> Ledger:
-        network = self.network
-        opening, price = network.opening(), network.reference_price_wei
-        return genesis_ledger(self.terms, self.committee, opening, price, network.commitments)
+        return self.network.genesis()
 
     async def _run(self, name: str, config: NodeFile, who: Key, *, task_status: trio.TaskStatus[Running]) -> None:
         gone = trio.Event()
