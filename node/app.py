@@ -42,6 +42,7 @@ from node.roles.feed import Feed
 from node.roles.finder import Finder
 from node.roles.journal import DeskJournal
 from node.roles.link import CommitteeLink
+from node.roles.listings import Listings
 from node.roles.matching import Matcher
 from node.roles.member import CommitteeMember
 from node.roles.openings import Openings
@@ -228,8 +229,12 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
         parts.epochs.on_rescue += [member.rescued, lambda _: link.follow_members()]
     parts.status.balances, parts.status.issued = balances, desk.allowances.issued_to
     parts.status.challenger = challenger
+    parts.status.listings = listings = Listings(
+        node, public, orders=core.orders, balances=balances, challenger=challenger, give=member.give_order
+    )
     await nursery.start(link.run)
     await nursery.start(member.run, link)
+    await listings.load()
     await nursery.start(router.run)
 
 

@@ -30,6 +30,7 @@ from node.roles.demand import Demand
 from node.roles.evidence import EvidencePool
 from node.roles.feed import Feed
 from node.roles.link import CommitteeLink
+from node.roles.listings import Listings
 from node.roles.member import CommitteeMember
 from node.roles.network_metrics import NetworkMetrics
 from node.roles.public import PublicState
@@ -57,6 +58,7 @@ class NodeStatus:
         self.member: CommitteeMember | None = None
         self.link: CommitteeLink | None = None
         self.challenger: Challenger | None = None
+        self.listings: Listings | None = None
         self.demand: Demand | None = None
         self.feed: Feed | None = None
         self._explainer = Explainer(node, public)
@@ -222,6 +224,20 @@ class NodeStatus:
                 {"router": router, "day": day, "tokens": tokens} for (router, day), tokens in self.over_issued.items()
             ],
         }
+
+    async def listing(self) -> dict[str, Any] | None:
+        """The list of models and the orders that wait (S8); None for a node that is no member."""
+        return None if self.listings is None else self.listings.report()
+
+    async def look_at(self, model_id: Digest) -> dict[str, Any] | None:
+        """Who bids for a model, for a member that is asked to list it; None for a node that is no member."""
+        return None if self.listings is None else await self.listings.look(model_id)
+
+    async def order(self, model_id: Digest, *, is_listed: bool) -> dict[str, Any]:
+        """Give this member's order to list a model or not. Raises :class:`Unanswerable`."""
+        if self.listings is None:
+            raise Unanswerable("this node is no committee member: only members list models")
+        return await self.listings.order(model_id, is_listed=is_listed)
 
     def _standing_of(self, address: Address, stake: int) -> dict[str, Any]:
         heard = None if self.member is None else self.member.others.get(address)
