@@ -7,7 +7,7 @@ from consensus.market.ledger_state import Ledger
 from consensus.market.listing import assemble_order, check_order
 from consensus.member.events import Effect, OrderHeard, Tell
 from consensus.params import NetworkParams
-from contracts.typed_data import Address, Signature
+from contracts.typed_data import Address, Digest, Signature
 from gossip.messages.base import Signed
 from gossip.messages.listing import MAX_ORDERS, ListingFrame, ListingOrder, ListModel
 
@@ -52,6 +52,14 @@ class Orders:
             for order in self._all()
             if self._may_fit(order, ledger, slot)
         }
+
+    def choose(self, model_id: Digest, ledger: Ledger, slot: int, *, is_listed: bool) -> ListModel:
+        """What a member signs whose operator says so: the order that most of the committee has given, else a new one."""
+        weight = ledger.committee.weight
+        given = {order: sum(map(weight, who)) for order, who in self.open(ledger, slot).items()}
+        today = self._params.day_of(slot)
+        known = [one for one in given if (one.model_id, one.is_listed) == (model_id, is_listed) and one.day <= today]
+        return max(known, key=lambda one: (given[one], one.day), default=ListModel(model_id, is_listed, today))
 
     def signatures(self, order: ListModel) -> dict[Address, Signature]:
         """An order's signatures by member."""

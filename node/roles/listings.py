@@ -76,12 +76,10 @@ class Listings:
 
         Raises :class:`Unanswerable` where this member's word would change nothing.
         """
-        ledger, today = self._public.ledger, self._day()
+        ledger = self._public.ledger
         if ledger.committee.weight(self._node.address) == 0:
             raise Unanswerable("this node is no member of the running committee")
-        given = {order: self._weight(who) for order, who in self._orders.open(ledger, self._node.slot()).items()}
-        known = [one for one in given if (one.model_id, one.is_listed) == (model_id, is_listed) and one.day <= today]
-        order = max(known, key=lambda one: (given[one], one.day), default=ListModel(model_id, is_listed, today))
+        order = self._orders.choose(model_id, ledger, self._node.slot(), is_listed=is_listed)
         if (objection := self._objection(order)) is not None:
             raise Unanswerable(f"the order would change nothing: {objection}")
         vote = sign(order, self._node.key, self._node.terms.domain)
