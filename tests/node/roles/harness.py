@@ -1,7 +1,7 @@
 """Whole nodes in one trio process: real libp2p hosts on loopback, real SQLite files, a chain in memory, short slots."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -18,7 +18,7 @@ from consensus.market.access import home_routers
 from consensus.market.ledger_state import Ledger
 from consensus.params import NetworkParams, Terms
 from contracts.signing import Key
-from contracts.typed_data import Address, Domain
+from contracts.typed_data import Address, Digest, Domain
 from gossip.messages import Signed, Unit, sign
 from gossip.messages.market import PassRequest, Rfc
 from gossip.messages.router import Granted, Matched, PassAsk, RfcAsk
@@ -36,11 +36,15 @@ from node.roles.access import ask_router
 from node.roles.secrets import SlotSecrets
 from node.roles.user import UserAnswer
 from node.store import open_store
+from tests.consensus import builders
 from tests.consensus.builders import World, key
 from tests.node.roles.fakes import DOMAIN, MEMBERS, MODEL, URL, WEI, FakeChain
 
 PRICE = 10**11
 """The reference price, in wei per T."""
+LISTED = (SyntheticEngine(MODEL).model_id, builders.MODEL, builders.OTHER_MODEL)
+"""What most tests ask for, of an engine or of a ledger alone."""
+
 PATIENCE_S = 40.0
 """How long a condition may take on a machine that is busy with other things; it takes a fraction of it."""
 
@@ -154,6 +158,8 @@ class Lab:
         nursery: trio.Nursery,
         domain: Domain = DOMAIN,
         calls: ChainCalls | None = None,
+        *,
+        models: Sequence[Digest] = (),
     ) -> None:
         self.folder = folder
         self.chain = FakeChain()
@@ -182,7 +188,7 @@ class Lab:
             budget_wei=3_456 * WEI,
             reference_price_wei=PRICE,
             commitments=tuple(secret.commitment(day) for day in (0, 1) for secret in secrets),
-            listed=(SyntheticEngine(MODEL).model_id,) if params.listed_models else (),
+            listed=(*LISTED, *models),
         )
 
     @property
@@ -356,8 +362,13 @@ async def open_lab(
     params: NetworkParams = SHORT,
     domain: Domain = DOMAIN,
     calls: ChainCalls | None = None,
+    *,
+    models: Sequence[Digest] = (),
 ) -> AsyncIterator[Lab]:
-    """A network with nobody in it yet; leaving stops every node. What waits for seconds waits for less here."""
+    """A network with nobody in it yet; leaving stops every node. What waits for seconds waits for less here.
+
+    ``models`` are listed beside :data:`LISTED`.
+    """
     monkeypatch.setattr(asking, "GO_ON_DEADLINE_MS", 1_000)
     monkeypatch.setattr(peers, "DIAL_EVERY_S", 0.2)
     monkeypatch.setattr(sync, "RECONCILE_S", 0.5)
@@ -365,7 +376,7 @@ async def open_lab(
     monkeypatch.setattr(epochs, "RESCUE_POLL_S", 0.2)
     monkeypatch.setattr(finder, "LOOK_S", 0.2)
     async with trio.open_nursery() as nursery:
-        lab = Lab(folder, params, nursery, domain, calls)
+        lab = Lab(folder, params, nursery, domain, calls, models=models)
 
         @asynccontextmanager
         async def engine_of(_: ModelOffer, data_dir: Path) -> AsyncIterator[Engine]:

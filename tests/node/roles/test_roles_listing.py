@@ -17,7 +17,19 @@ from node.errors import Unanswerable
 from node.roles.access import AccessRefused
 from tests.consensus.builders import key, named_digest
 from tests.node.roles.fakes import MODEL, WEI
-from tests.node.roles.harness import SHORT, Lab, Running, ask, ask_match, ask_pass, chat, make_rfc, open_lab, until
+from tests.node.roles.harness import (
+    LISTED,
+    SHORT,
+    Lab,
+    Running,
+    ask,
+    ask_match,
+    ask_pass,
+    chat,
+    make_rfc,
+    open_lab,
+    until,
+)
 
 DAYS_OF_4_S = replace(SHORT, day_slots=10, settle_window_slots=40)
 MODEL_ID = SyntheticEngine(MODEL).model_id
@@ -112,7 +124,7 @@ async def test_who_may_not_order_and_what_changes_nothing(tmp_path: Path, monkey
             await order(member, is_listed=True)
         told = await member.parts.status.listing()
         assert told is not None
-        assert told["listed"] == {MODEL_ID: 0}
+        assert told["listed"] == dict.fromkeys(LISTED, 0)
         await order(member, is_listed=True, model_id=named_digest("another"))
         await order(member, is_listed=True, model_id=named_digest("another"))
         await until(lambda: _percent(member) == 25, "its own order, once")
