@@ -211,7 +211,7 @@ def _scorers(view: View, crowd: int) -> tuple[int, int]:
     or as its rival; rivals are drawn among addresses, so a crowd fills its part of them.
     """
     proposals = view.rules.proposals
-    if not proposals.listed_models:
+    if not view.rules.params.listed_models:
         return min(crowd, MAX_OFFERS), 0
     if proposals.scorers_by_credit:
         return PAID_SHARE, 100 - PAID_SHARE
@@ -224,9 +224,9 @@ def _scorers(view: View, crowd: int) -> tuple[int, int]:
 
 
 def _wash(view: View, *, users: int, providers: int, scorers: int) -> Turn:
-    """Own sessions with own providers: on a model that nobody else has, at the ceiling; where only listed models are
-    payable, on a public one just below everybody's price, as far as the draw can be steered."""
-    rules, is_own = view.rules, not view.rules.proposals.listed_models
+    """Own sessions with own providers: on a public model just below everybody's price, as far as the draw can be
+    steered; on a network without a list of models on one that nobody else has, at the ceiling."""
+    rules, is_own = view.rules, not view.rules.params.listed_models
     price = view.ceiling_wei if is_own else min(view.ceiling_wei, view.lowest[TARGET] * 94 // 100)
     steered = view.access_t if is_own else view.access_t * OWN_SHARE // 100
     worth = charged_worth(SESSION_T, price, view.account.reference_price_wei, rules.proposals)

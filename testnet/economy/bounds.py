@@ -18,7 +18,6 @@ PROPOSED = Rules(
     Proposals(
         charge_worth=True,
         deposit_sessions=600,
-        listed_models=True,
         charge_unfiled=True,
         scorers_by_credit=True,
         fails_by_share=True,
@@ -81,19 +80,20 @@ def variations() -> Iterator[tuple[str, Rules]]:
         ("today, ceiling 100 %", replace(params, ceiling_percent=100)),
         ("today, forfeits of the provider", replace(params, forfeits="provider")),
         ("today, half of all sessions audited", replace(params, audit_bps=5_000)),
-        ("today, 8 providers a model", replace(params, min_providers=8)),
+        ("today, without the list of models", replace(params, listed_models=False)),
+        ("today, 8 providers a model, without the list", replace(params, min_providers=8, listed_models=False)),
         ("today, a provider earns 1 % of its MOR a day at most", replace(params, earnings_percent=1)),
     ):
         yield title, Rules(changed, TODAY.proposals)
     rules = PROPOSED.proposals
     yield "proposed, forfeits of the pair", replace(PROPOSED, params=TODAY.params)
+    yield "proposed, without the list", replace(PROPOSED, params=replace(PROPOSED.params, listed_models=False))
     yield (
         "proposed, ceiling 100 % for quota by worth",
         Rules(replace(PROPOSED.params, ceiling_percent=100), replace(rules, charge_worth=False)),
     )
     for name in (
         "charge_worth",
-        "listed_models",
         "charge_unfiled",
         "scorers_by_credit",
         "fails_by_share",

@@ -30,8 +30,6 @@ class Proposals(msgspec.Struct, frozen=True):
     """T above the day's reference price cost as much quota as they are worth: T × price ÷ reference, rounded up."""
     deposit_sessions: int = 0
     """So many of a provider's last sessions stay immature however long ago, and forfeit together with the others."""
-    listed_models: bool = False
-    """Only models that others than the attacker serve are payable (a list of public models, say)."""
     charge_unfiled: bool = False
     """A ticket that nobody files anything for costs its user the voucher window."""
     scorers_by_credit: bool = False

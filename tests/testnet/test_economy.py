@@ -16,7 +16,7 @@ from testnet.economy.attacks import STRATEGIES, honest
 from testnet.economy.bounds import PROPOSED, TODAY, Outcome, play
 from testnet.economy.market_day import Offer, allocate
 from testnet.economy.population import name, standing
-from testnet.economy.rules import Flow, Proposals, charged_worth, compute_found_out, compute_kept, settle_flows
+from testnet.economy.rules import Flow, Proposals, Rules, charged_worth, compute_found_out, compute_kept, settle_flows
 from testnet.economy.simulation import Setup, Simulation
 from tests.consensus.builders import MODEL, PRICE, WEI, World, address, make_terms
 
@@ -111,7 +111,11 @@ def test_todays_rules_break_where_it_is_said_and_the_proposed_ones_hold() -> Non
     def broken(rules_outcomes: list[Outcome]) -> set[str]:
         return {one.name for one in rules_outcomes if one.broken}
 
-    idle = {"wash-idle", "sybil-users", "sybil-providers", "colluding-opinions"}
+    own_models = {"wash-computing", "wash-idle"}
+    crowds = {"sybil-users", "sybil-providers", "colluding-opinions"}
     today = broken(play(changed(SMALL, rules=TODAY), tuple(STRATEGIES)))
-    assert idle | {"wash-computing", "withholding"} <= today
+    assert crowds | {"withholding"} <= today
+    assert not own_models & today, "nobody is paid on a model of its own"
+    without_list = Rules(replace(TODAY.params, listed_models=False))
+    assert crowds | own_models <= broken(play(changed(SMALL, rules=without_list), tuple(STRATEGIES)))
     assert broken(play(changed(SMALL, rules=PROPOSED), tuple(STRATEGIES))) == set()
