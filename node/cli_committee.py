@@ -131,7 +131,7 @@ def unlist(
 
 @app.command()
 def models(config: Config = Path("node.toml"), overrides: Overrides = None) -> None:
-    """Print the list of payable models, and the orders that wait for other members or for a batch."""
+    """Print the list of payable models and, at a member, the orders that wait for other members or for a batch."""
     print_control(config, overrides, "/committee/listing")
 
 

@@ -77,10 +77,10 @@ class StatusSource(Protocol):
         """What a committee member signed last, and why."""
 
     async def listing(self) -> Any:
-        """The list of payable models, and the orders that wait; None for a node that is no member."""
+        """The list of payable models, and at a member the orders that wait."""
 
     async def look_at(self, model_id: Digest) -> Any:
-        """Who bids for a model, for a member that is asked to list it."""
+        """Who bids for a model, for a member that is asked to list it. Raises :class:`~node.errors.Unanswerable`."""
 
     async def order(self, model_id: Digest, *, is_listed: bool) -> Any:
         """Give this member's order to list a model or not. Raises :class:`~node.errors.Unanswerable`."""

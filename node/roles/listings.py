@@ -91,17 +91,6 @@ class Listings:
         self._give(OrderHeard(vote, self._node.address))
         return {"model_id": model_id, "is_listed": is_listed, "day": order.day, "in_force": self._in_force()}
 
-    def report(self) -> dict[str, Any]:
-        """Today's list, the one that is coming, and the orders that wait for members or for a batch."""
-        listing, today = self._public.ledger.listing, self._day()
-        return {
-            "has_list": self._node.terms.params.listed_models,
-            "day": today,
-            "listed": listing.on(today),
-            "coming": {day: sorted(models) for day, models in listing.lists.items() if day > today},
-            "orders": self._waiting(),
-        }
-
     async def look(self, model_id: Digest) -> dict[str, Any]:
         """What a member should know of a model before it lists it: who bids for it, and what MOR stands behind each."""
         listing, params, now = self._public.ledger.listing, self._node.terms.params, now_ms()
@@ -113,7 +102,7 @@ class Listings:
             "name": None if found is None else found.name,
             "is_listed": is_payable(listing, model_id, params.day_of(slot), params),
             "bids": [await self._bidder(standing) for standing in ahead],
-            "orders": [one for one in self._waiting() if one["model_id"] == model_id],
+            "orders": [one for one in self.waiting() if one["model_id"] == model_id],
         }
 
     async def _bidder(self, standing: StandingBid) -> dict[str, Any]:
@@ -136,7 +125,8 @@ class Listings:
             self._node.log.info("balance not known", provider=provider.hex(), reason=str(error))
             return None
 
-    def _waiting(self) -> list[dict[str, Any]]:
+    def waiting(self) -> list[dict[str, Any]]:
+        """The orders that wait for members or for a batch, and how much of the voting power gives each."""
         ledger, total = self._public.ledger, self._public.ledger.committee.total
         return [
             {

@@ -225,13 +225,23 @@ class NodeStatus:
             ],
         }
 
-    async def listing(self) -> dict[str, Any] | None:
-        """The list of models and the orders that wait (S8); None for a node that is no member."""
-        return None if self.listings is None else self.listings.report()
+    async def listing(self) -> dict[str, Any]:
+        """Today's list of models, the ones that are coming and, at a member, the orders that wait (S8)."""
+        listing, params = self._public.ledger.listing, self._node.terms.params
+        today = params.day_of(self._node.slot())
+        return {
+            "has_list": params.listed_models,
+            "day": today,
+            "listed": listing.on(today),
+            "coming": {day: sorted(models) for day, models in listing.lists.items() if day > today},
+            "orders": None if self.listings is None else self.listings.waiting(),
+        }
 
-    async def look_at(self, model_id: Digest) -> dict[str, Any] | None:
-        """Who bids for a model, for a member that is asked to list it; None for a node that is no member."""
-        return None if self.listings is None else await self.listings.look(model_id)
+    async def look_at(self, model_id: Digest) -> dict[str, Any]:
+        """Who bids for a model, for a member that is asked to list it. Raises :class:`Unanswerable`."""
+        if self.listings is None:
+            raise Unanswerable("this node is no committee member: only members list models")
+        return await self.listings.look(model_id)
 
     async def order(self, model_id: Digest, *, is_listed: bool) -> dict[str, Any]:
         """Give this member's order to list a model or not. Raises :class:`Unanswerable`."""

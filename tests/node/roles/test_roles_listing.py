@@ -72,7 +72,6 @@ async def test_members_list_a_model_that_was_refused_before(tmp_path: Path, monk
 
         # What a member sees before it signs, and two that are not enough.
         seen = await members[0].parts.status.look_at(MODEL_ID)
-        assert seen is not None
         assert [(bid["provider"], bid["balance_wei"]) for bid in seen["bids"]] == [(provider.address, WEI)]
         await order(members[0], is_listed=True)
         await order(members[1], is_listed=True)
@@ -106,7 +105,7 @@ def lab_number(member: Running) -> int:
 
 def _percent(member: Running) -> float:
     assert member.parts.status.listings is not None
-    waiting = member.parts.status.listings.report()["orders"]
+    waiting = member.parts.status.listings.waiting()
     return waiting[0]["stake_percent"] if waiting else 0
 
 
@@ -117,13 +116,14 @@ async def test_who_may_not_order_and_what_changes_nothing(tmp_path: Path, monkey
         full = await lab.start("full", ("full",))
         with pytest.raises(Unanswerable, match="no committee member"):
             await order(full, is_listed=True)
-        assert await full.parts.status.listing() is None
+        assert (await full.parts.status.listing())["orders"] is None
+        with pytest.raises(Unanswerable, match="no committee member"):
+            await full.parts.status.look_at(MODEL_ID)
         with pytest.raises(Unanswerable, match="no member of the running committee"):
             await order(waiting, is_listed=True)
         with pytest.raises(Unanswerable, match="nothing_changes"):
             await order(member, is_listed=True)
         told = await member.parts.status.listing()
-        assert told is not None
         assert told["listed"] == dict.fromkeys(LISTED, 0)
         await order(member, is_listed=True, model_id=named_digest("another"))
         await order(member, is_listed=True, model_id=named_digest("another"))
