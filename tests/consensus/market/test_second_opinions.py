@@ -39,7 +39,7 @@ SCORERS = ("x", "y", "z")
 
 def make_world(**params: Any) -> World:
     """Everything is picked, unless a test says otherwise."""
-    return World(make_terms(**({"audit_slots": WINDOW, "audit_bps": 10_000} | params)))
+    return World(make_terms(**({"audit_slots": WINDOW, "audit_bps": 10_000, "forfeits": "pair"} | params)))
 
 
 def session(world: World, **changes: Any) -> Settlement:
@@ -128,17 +128,17 @@ def test_without_a_window_everything_is_as_it_was() -> None:
     ledger = world.after(world.ledger(), [session(world)], slot=10)
     assert ledger.total_credited == 100 * PRICE
     assert ledger.audits == world.ledger().audits
-    assert not has_work(ledger.audits, 100, 99, world.terms.params)
+    assert not has_work(ledger.audits, 100, 99, world.terms.params, is_new_day=True)
 
 
 def test_an_idle_network_still_picks_and_pays() -> None:
     world = make_world()
     params = world.terms.params
     ledger = world.after(world.ledger(), [session(world)], slot=10)
-    assert has_work(ledger.audits, ledger.outcomes[0].credited_wei, 11, params)
+    assert has_work(ledger.audits, ledger.outcomes[0].credited_wei, 11, params, is_new_day=False)
     ledger = world.after(ledger, slot=11)
-    assert not has_work(ledger.audits, 0, 12, params)
-    assert has_work(ledger.audits, 0, end_slot(ledger, world), params)
+    assert not has_work(ledger.audits, 0, 12, params, is_new_day=True)
+    assert has_work(ledger.audits, 0, end_slot(ledger, world), params, is_new_day=False)
 
 
 def test_what_is_put_by_counts_as_paid_when_a_day_opens() -> None:
