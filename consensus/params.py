@@ -36,7 +36,7 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scores_required: bool = True
     """Where credits mature: only providers that can score count among the others of ``min_providers``."""
     audit_bps: int = 200
-    """The beacon picks so many of 10,000 credited sessions of 500 T or less for a second opinion (S8), of longer ones in
+    """The beacon picks so many of 10,000 credited sessions of up to 500 T for a second opinion (S8), of longer ones in
     proportion to their T."""
     canary_slots: int = 0
     """A member that holds MOR asks as a user about once in so many slots, and has every answer audited; 0: never."""
