@@ -46,8 +46,8 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where credits mature: those that come due first fill a provider's deposit, until it is worth so many T at the
     day's reference price (600 typical sessions); a failed pick forfeits it. 0: none."""
     deposit_slots: int = 14_400
-    """A provider's deposit is released once none of its sessions has been credited for so many slots (two days): longer
-    than a ticket may be settled and picked."""
+    """A provider's full deposit is released once none of its sessions has been credited for so many slots (two days):
+    longer than a ticket may be settled and picked."""
     tie_percent: int = 5
     """Bids so close to the lowest take part in the draw (S27, S34)."""
     ceiling_percent: int = 200

@@ -2,8 +2,10 @@
 
 A provider's credits that come due first fill its deposit, until that is worth ``deposit_tokens`` at the reference price
 of the day; only what is beyond matures. A failed pick takes the deposit. Once nothing of a provider's has been put by
-for ``deposit_slots``, its deposit is released: it leaves with the first batches of the following days, out of their
-budgets and not of those that it came from, which the contract has long closed.
+for ``deposit_slots``, a deposit that was full is released: it leaves with the first batches of the following days, out
+of their budgets and not of those that it came from, which the contract has long closed. One that was never full stays,
+and is filled on when its provider comes back: addresses cost nothing, so whoever computes nothing would else put a
+session or two on each, too few to be picked, and have them all released.
 
 A provider costs one entry here and one in a calendar, which looks at it once a period, not once a session.
 """
@@ -31,7 +33,10 @@ class Deposit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
     wei: Uint256
     part: int
-    """Part of the calendar in which it is released unless another session of the provider is put by; 0 once it was."""
+    """Part of the calendar in which it may be released unless another session of the provider is put by; 0 once that
+    has ended."""
+    is_full: bool = False
+    """Whether it has ever been full since it was last empty."""
 
 
 NO_DEPOSIT = Deposit(NOTHING, 0)
@@ -113,7 +118,7 @@ class DepositDraft:
         """Take a provider's deposit; its wei."""
         held = self._of(provider)
         if held.wei:
-            self._changed[provider] = replace(held, wei=NOTHING)
+            self._changed[provider] = replace(held, wei=NOTHING, is_full=False)
         return held.wei
 
     def fill(self, provider: Address, wei: int) -> int:
@@ -122,8 +127,9 @@ class DepositDraft:
             return wei
         held = self._of(provider)
         kept = min(wei, max(0, self._full_wei - held.wei))
-        if kept:
-            self._changed[provider] = replace(held, wei=Uint256(held.wei + kept))
+        is_full = held.is_full or held.wei + kept >= self._full_wei
+        if kept or is_full != held.is_full:
+            self._changed[provider] = replace(held, wei=Uint256(held.wei + kept), is_full=is_full)
         return wei - kept
 
     def close(self, pay_wei: int) -> tuple[Deposits, dict[Address, int]]:
@@ -152,7 +158,7 @@ class DepositDraft:
         self._calendar.setdefault(part, {})[provider] = True
 
     def _release(self, calendar: dict[int, Trie[Address, bool]], leaving: dict[int, Mapping[Address, Uint256]]) -> int:
-        """Look at all whose part has ended: they leave, or are listed where their last session has moved them to.
+        """Look at all whose part has ended: full deposits leave, unless their last sessions have moved them on.
 
         Gives the wei that leave.
         """
@@ -165,8 +171,8 @@ class DepositDraft:
                 if held.part > part:
                     self._list(held.part, provider)
                     continue
-                self._changed[provider] = NO_DEPOSIT
-                if held.wei:
+                self._changed[provider] = NO_DEPOSIT if held.is_full else replace(held, part=0)
+                if held.is_full:
                     released[provider] = held.wei
             if released:
                 leaving[part] = Trie.of(released)

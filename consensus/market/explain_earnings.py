@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from consensus.market.deposits import NO_DEPOSIT, RELEASE_PERCENT, Deposits, has_deposits, release_slot
+from consensus.market.deposits import RELEASE_PERCENT, Deposits, has_deposits, release_slot
 from consensus.market.errors import show
 from consensus.market.ledger_state import Ledger
 from consensus.market.opinions import due_slot
@@ -60,11 +60,13 @@ def _deposit_lines(ledger: Ledger, params: NetworkParams, provider: Address) -> 
     )
     if deposit.wei < full:
         yield f"    what comes due fills it first: {show_mor(full - deposit.wei)} until credits mature"
-    if deposit != NO_DEPOSIT:
+    if deposit.is_full:
         yield (
             f"    released in slot {release_slot(deposit.part, params)} unless another session is credited before"
             f" (params.deposit_slots = {params.deposit_slots:,})"
         )
+    else:
+        yield "    not released before it has been full"
     yield "    forfeited with all that is immature if a second opinion fails"
     before, own = _leaving(deposits, provider)
     if own:

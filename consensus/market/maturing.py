@@ -126,7 +126,7 @@ class AuditDraft:
         """Take an opinion whose signature holds. Raises :class:`OpinionInvalid` and then changes nothing."""
         held = self._picks.get(opinion.ticket_id) or self._held.pick(opinion.ticket_id)
         pick = check_opinion(held, opinion, self._slot, self._params)
-        self._picks[opinion.ticket_id] = with_opinion(pick, opinion)
+        self._picks[opinion.ticket_id] = with_opinion(pick, opinion, self._params)
 
     def _credit_of(self, provider: Address) -> int:
         """What the ledger before has credited, deposit included; looked up once a batch."""

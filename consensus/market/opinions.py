@@ -2,9 +2,10 @@
 
 A later batch's beacon picks a share of the credited sessions and, for each, up to three scorers among the providers of
 the model that tickets have shown. The first speaks first; the next one may once one has spoken or a third of the window
-has gone by without a word. One Pass settles it, unless somebody said Fail: then two of a kind do. At the end of the
-window a pick that nobody has passed has failed, whoever it was that did not open or did not answer: either side of the
-session can open the transcript, so a provider that has computed its answer never depends on its user.
+has gone by without a word. One Pass settles it, unless somebody said Fail or the session is very long: then two of a
+kind do. At the end of the window a pick that nobody has passed has failed, whoever it was that did not open or did not
+answer: either side of the session can open the transcript, so a provider that has computed its answer never depends on
+its user.
 """
 
 from collections.abc import Callable, Iterable
@@ -31,6 +32,8 @@ TYPICAL_T = 500
 """T of a typical session. Longer ones are picked in proportion to their T, so that few large ones gain nobody more
 than many small: however it cuts them, whoever computes nothing gets to TYPICAL_T × 10,000 ÷ ``audit_bps`` T, 25,000 by
 default, before its first pick, on average and at most."""
+
+ALL_PICKED = 10_000 * TYPICAL_T
 
 BUCKETS = 64
 """Parts that the window is cut into: credits mature, and picks end, a part at a time."""
@@ -103,8 +106,17 @@ def is_picked(beacon: Digest, ticket_id: Digest, tokens: int, params: NetworkPar
     ``audit_bps`` of 10,000 are up to :data:`TYPICAL_T`, above that in proportion to T, at last all of them.
     """
     drawn = keccak(b"second opinion" + beacon + ticket_id)
-    share = params.audit_bps * max(TYPICAL_T, tokens)
-    return int.from_bytes(drawn[:8], "big") % (10_000 * TYPICAL_T) < share
+    return int.from_bytes(drawn[:8], "big") % ALL_PICKED < pick_share(tokens, params)
+
+
+def pick_share(tokens: int, params: NetworkParams) -> int:
+    """How many of :data:`ALL_PICKED` sessions of ``tokens`` T are picked; more than all are all."""
+    return params.audit_bps * max(TYPICAL_T, tokens)
+
+
+def needs_two(tokens: int, params: NetworkParams) -> bool:
+    """Whether one Pass is too little for a session of ``tokens`` T: as many, cut up, would be picked twice or more."""
+    return pick_share(tokens, params) >= 2 * ALL_PICKED
 
 
 def draw_scorers(
@@ -192,13 +204,13 @@ def check_opinion(pick: Pick | None, opinion: Opinion, slot: int, params: Networ
     return pick
 
 
-def with_opinion(pick: Pick, opinion: Opinion) -> Pick:
+def with_opinion(pick: Pick, opinion: Opinion, params: NetworkParams) -> Pick:
     """The pick once a checked opinion has been given."""
     given = (*pick.given, Given(opinion.scorer, opinion.passed))
     passes = sum(one.passed for one in given)
     fails = len(given) - passes
     decision: Decision = ""
-    if (passes and not fails) or passes > 1:
+    if passes > 1 or (passes and not fails and not needs_two(pick.tokens, params)):
         decision = "passed"
     elif fails > 1:
         decision = "failed"

@@ -152,7 +152,8 @@ class LedgerSide:
 
     def _is_at_rest(self) -> bool:
         audits = self.ledger.audits
-        waiting = audits.immature_wei + audits.deposits.held_wei + audits.deposits.leaving_wei
+        full = sum(one.wei for one in audits.deposits.held.values() if one.is_full)
+        waiting = audits.immature_wei + full + audits.deposits.leaving_wei
         return waiting == 0 and max(self.submitted, default=0) == self.ledger.height
 
     def _wait_until(self, slot: int) -> None:

@@ -214,6 +214,33 @@ def test_who_comes_back_begins_anew_and_still_gets_the_old_deposit() -> None:
     balance(ledger, 600 * PRICE)
 
 
+def test_a_deposit_that_was_never_full_stays_until_its_provider_has_filled_it() -> None:
+    world = make_world()
+    ledger = world.after(after_day(world, earned(world, 2), 1), slot=140)
+    deposits = ledger.audits.deposits
+    assert deposits.of(PROVIDER) == Deposit(Uint256(200 * PRICE), 0)
+    assert (deposits.leaving_wei, deposits.calendar) == (0, {}), "a Sybil's single session would leave like that"
+    back = session(world, day=1, session="back", slot=141)
+    ledger = world.after(world.after(ledger, [back], slot=142), slot=143)
+    ledger = world.after(after_day(world, ledger, 2), slot=270)
+    assert ledger.audits.deposits.leaving_wei == FULL * PRICE
+    ledger = after_day(world, ledger, 3)
+    assert ledger.credits == {PROVIDER: 300 * PRICE}
+    balance(ledger, 300 * PRICE)
+
+
+def test_a_forfeited_deposit_has_to_be_filled_again() -> None:
+    params = make_world().terms.params
+    draft = DepositDraft(Deposits(), params, 50, price_wei=1)
+    draft.note(PROVIDER)
+    assert (draft.fill(PROVIDER, 260), draft.forfeit(PROVIDER), draft.forfeit(PROVIDER)) == (10, 250, 0)
+    draft.fill(PROVIDER, 249)
+    after, _ = draft.close(0)
+    assert after.of(PROVIDER) == Deposit(Uint256(249), part_of(50, params), is_full=False)
+    later, _ = DepositDraft(after, params, 50 + 2 * WAITS, price_wei=1).close(0)
+    assert (later.held_wei, later.leaving_wei) == (249, 0)
+
+
 def test_many_leave_in_the_order_in_which_they_left_a_tenth_of_a_budget_a_day() -> None:
     params = make_world().terms.params
     leaving: dict[int, Any] = {
@@ -231,7 +258,7 @@ def test_many_leave_in_the_order_in_which_they_left_a_tenth_of_a_budget_a_day() 
 
 
 def test_a_tenth_of_the_budget_bounds_what_leaves_on_a_day() -> None:
-    world = make_world(deposit_tokens=10**6, budget_policy="emission")
+    world = make_world(deposit_tokens=400, budget_policy="emission")
     world.budget_wei = 500 * PRICE
     ledger = earned(world, 4, allowance=500)
     ledger = world.after(after_day(world, ledger, 1), slot=140)

@@ -159,7 +159,10 @@ class Ledgers(RuleBasedStateMachine):
                 break
             self._close(20)
         audits = self.ledger.audits
-        assert (audits.immature_wei, audits.deposits.held_wei, audits.deposits.leaving_wei) == (0, 0, 0)
+        assert (audits.immature_wei, audits.deposits.leaving_wei) == (0, 0)
+        left = audits.deposits.held.values()
+        full_wei = self.world.terms.params.deposit_tokens * self.ledger.account.reference_price_wei
+        assert all(not one.is_full and (one.wei < full_wei or one.wei == 0) for one in left)
         self.no_wei_is_lost_or_made()
 
     @invariant()
