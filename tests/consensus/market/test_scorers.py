@@ -7,7 +7,16 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from consensus.market.opinions import MAX_OFFERS, SCORERS, TYPICAL_T, Offer, draw_scorers, is_picked, with_offer
+from consensus.market.opinions import (
+    MAX_OFFERS,
+    SCORERS,
+    TYPICAL_T,
+    Offer,
+    draw_scorers,
+    is_picked,
+    needs_two,
+    with_offer,
+)
 from consensus.params import NetworkParams
 from contracts.typed_data import Address, Digest
 from tests.consensus.builders import PRICE, World, address, make_terms, named_digest
@@ -145,3 +154,29 @@ def test_who_no_longer_counts_makes_room_however_much_it_was_paid() -> None:
     made = with_offer(offers, bid, 6 + params.settle_window_slots, params, weights)
     assert address("newcomer") in {offer.provider for offer in made}
     assert len(made) == MAX_OFFERS
+
+
+# Very long sessions.
+
+
+@pytest.mark.parametrize(("tokens", "said", "decision"), [(999, 1, "passed"), (1_000, 1, ""), (1_000, 2, "passed")])
+def test_a_very_long_session_takes_two_of_a_kind(tokens: int, said: int, decision: str) -> None:
+    world = World(make_terms(audit_slots=12, audit_bps=10_000))
+    assert needs_two(tokens, world.terms.params) is (tokens == 1_000)
+    rivals = [world.bid(name, scores=True) for name in "xyz"]
+    made = world.settlement(tokens=tokens, token_max=tokens, rivals=rivals)
+    ledger = world.after(world.after(world.ledger(), [made], slot=10), slot=11)
+    ((ticket, pick),) = next(iter(ledger.audits.picks.values())).items()
+    names = {address(name): name for name in "xyz"}
+    for offer in pick.scorers[:said]:
+        opinion = world.opinion(names[offer.provider], ticket, tokens=tokens)
+        ledger = world.after(ledger, slot=ledger.slot + 1, opinions=[opinion])
+    found = ledger.audits.pick(ticket)
+    assert found is not None
+    assert (found.decision, len(found.given)) == (decision, said)
+    ledger = world.after(ledger, slot=40)
+    assert ledger.credits[address("provider")] == tokens * PRICE, "where nobody else speaks, one Pass is a Pass"
+
+
+def test_the_default_asks_two_of_a_kind_from_50_000_t_on() -> None:
+    assert [needs_two(tokens, PARAMS) for tokens in (500, 49_999, 50_000)] == [False, False, True]
