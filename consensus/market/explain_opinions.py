@@ -3,7 +3,7 @@
 from consensus.market.deposits import has_deposits
 from consensus.market.errors import show
 from consensus.market.ledger_state import Ledger
-from consensus.market.opinions import TYPICAL_T, Pick, bucket_of, due_slot, turns
+from consensus.market.opinions import TYPICAL_T, Pick, bucket_of, due_slot, needs_two, turns
 from consensus.params import NetworkParams
 from contracts.typed_data import Address, Digest
 
@@ -53,5 +53,7 @@ def _pick_lines(pick: Pick, slot: int, params: NetworkParams) -> list[str]:
     for number, offer in enumerate(pick.scorers):
         state = said.get(offer.provider) or ("may speak" if number < may else "waits for its turn")
         lines.append(f"  {show(offer.provider)} at {offer.price_wei} wei per T: {state}")
+    if needs_two(pick.tokens, params):
+        lines.append(f"  two of a kind are asked for: {pick.tokens} T in parts would be picked twice")
     lines.append("verdict: " + (_DECISIONS[pick.decision] if pick.decision else "still open"))
     return lines

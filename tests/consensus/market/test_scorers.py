@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from consensus.market.explain_opinions import explain_credit
 from consensus.market.opinions import (
     MAX_OFFERS,
     SCORERS,
@@ -167,6 +168,8 @@ def test_a_very_long_session_takes_two_of_a_kind(tokens: int, said: int, decisio
     made = world.settlement(tokens=tokens, token_max=tokens, rivals=rivals)
     ledger = world.after(world.after(world.ledger(), [made], slot=10), slot=11)
     ((ticket, pick),) = next(iter(ledger.audits.picks.values())).items()
+    told = explain_credit(ledger, world.terms.params, ticket, (pick.provider, pick.session_key), 11)
+    assert any("two of a kind are asked for" in line for line in told) is (tokens == 1_000)
     names = {address(name): name for name in "xyz"}
     for offer in pick.scorers[:said]:
         opinion = world.opinion(names[offer.provider], ticket, tokens=tokens)
