@@ -6,7 +6,7 @@ change, a batch carries the order, and it comes into force with a day, so that a
 late settlement is judged by the list of its ticket's day.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from msgspec.structs import replace
@@ -177,15 +177,8 @@ def _recent(ordered: Mapping[Digest, int], day: int) -> dict[Digest, int]:
 # What of it stands in tries.
 
 
-def listing_roots(listing: Listing) -> Iterator[bytes]:
-    """The number of lists, then each first day and the root of its models."""
-    yield len(listing.lists).to_bytes(8, "big")
-    for first, models in listing.lists.items():
-        yield first.to_bytes(8, "big") + Trie.of(models).root
-
-
 def without_lists(listing: Listing) -> Listing:
-    """``listing`` with all but what is in :func:`listing_roots`."""
+    """``listing`` with all but its lists, which enter the state root by roots of their own."""
     return replace(listing, lists={})
 
 

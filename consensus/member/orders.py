@@ -54,7 +54,7 @@ class Orders:
         }
 
     def choose(self, model_id: Digest, ledger: Ledger, slot: int, *, is_listed: bool) -> ListModel:
-        """What a member signs whose operator says so: the order that most of the committee has given, else a new one."""
+        """What a member signs whose operator says so: the order that most of the power has given, else a new one."""
         weight = ledger.committee.weight
         given = {order: sum(map(weight, who)) for order, who in self.open(ledger, slot).items()}
         today = self._params.day_of(slot)

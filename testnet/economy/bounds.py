@@ -7,19 +7,17 @@ from msgspec.structs import replace
 
 from consensus.params import NetworkParams
 from testnet.economy.attacks import IDLE, STRATEGIES, honest
-from testnet.economy.rules import Proposals, Rules
+from testnet.economy.rules import SESSION_T, Proposals, Rules
 from testnet.economy.simulation import Days, Setup, Simulation
 
 TODAY = Rules()
 """A network's default parameters."""
 
 PROPOSED = Rules(
-    NetworkParams(forfeits="provider"),
+    NetworkParams(),
     Proposals(
         charge_worth=True,
-        deposit_sessions=600,
         charge_unfiled=True,
-        scorers_by_credit=True,
         fails_by_share=True,
         speed_from_canaries=True,
     ),
@@ -78,7 +76,6 @@ def variations() -> Iterator[tuple[str, Rules]]:
     params = TODAY.params
     for title, changed in (
         ("today, ceiling 100 %", replace(params, ceiling_percent=100)),
-        ("today, forfeits of the provider", replace(params, forfeits="provider")),
         ("today, half of all sessions audited", replace(params, audit_bps=5_000)),
         ("today, without the list of models", replace(params, listed_models=False)),
         ("today, 8 providers a model, without the list", replace(params, min_providers=8, listed_models=False)),
@@ -86,7 +83,7 @@ def variations() -> Iterator[tuple[str, Rules]]:
     ):
         yield title, Rules(changed, TODAY.proposals)
     rules = PROPOSED.proposals
-    yield "proposed, forfeits of the pair", replace(PROPOSED, params=TODAY.params)
+    yield "proposed, forfeits of the pair", replace(PROPOSED, params=replace(params, forfeits="pair"))
     yield "proposed, without the list", replace(PROPOSED, params=replace(PROPOSED.params, listed_models=False))
     yield (
         "proposed, ceiling 100 % for quota by worth",
@@ -95,13 +92,10 @@ def variations() -> Iterator[tuple[str, Rules]]:
     for name in (
         "charge_worth",
         "charge_unfiled",
-        "scorers_by_credit",
         "fails_by_share",
         "speed_from_canaries",
     ):
         yield f"proposed, without {name}", replace(PROPOSED, proposals=replace(rules, **{name: False}))
     for sessions in (0, 150, 300):
-        yield (
-            f"proposed, deposit of {sessions} sessions",
-            replace(PROPOSED, proposals=replace(rules, deposit_sessions=sessions)),
-        )
+        deposit = replace(params, deposit_tokens=sessions * SESSION_T)
+        yield f"proposed, deposit of {sessions} sessions", replace(PROPOSED, params=deposit)
