@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import trio
 
+from consensus.market.speed import compute_mean
 from contracts.signing import Key
 from contracts.typed_data import Digest
 from gossip.errors import GossipError
@@ -118,7 +119,7 @@ class UserAgent:
         cards = []
         for listing in self._public.book.models(now_ms()):
             known = samples.get(listing.model_id, ())
-            mean = sum(sample.us_per_t for sample in known) // len(known) if known else None
+            mean = compute_mean(known) if known else None
             cards.append(ModelCard(listing.name, listing.model_id, listing.providers, listing.lowest_price_wei, mean))
         return tuple(cards)
 
