@@ -349,7 +349,7 @@ class Draft:
         matured = self._audits.finish(beacon, _credited(old.outcomes))
         credits, days, audits = self._mature(matured)
         penalties, penalised = self._penalties.finish()
-        speed = {model: made.finish(beacon, model) for model, made in self._speed.items()}
+        speed = {model: kept for model, made in self._speed.items() if (kept := made.finish(beacon, model))}
         return Ledger(
             height=old.height + 1,
             slot=self.slot,

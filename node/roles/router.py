@@ -325,7 +325,8 @@ class HomeRouter:
         except SettlementInvalid as error:
             return self._refuse(filing.ticket_id, error.reason, str(error))
         if is_open:
-            self._matcher.filed(filing.ticket_id)
+            if isinstance(filing, ReportFiling) or not filing.runs:
+                self._matcher.filed(filing.ticket_id)
             await self._journal.note_filing(filing)
         if settlement is not None:
             self._hand_over(settlement)
@@ -378,6 +379,10 @@ class HomeRouter:
             before, slot = slot, await self._node.next_slot(slot)
             for settlement in self._desk.due(slot):
                 self._hand_over(settlement)
+            for ticket_id, session_key in self._desk.lapse(slot):
+                self._journal.forget_filings(ticket_id)
+                self._succession.tell_usage(session_key)
+                self._matcher.hurry()
             if day_of(slot) > day_of(before):
                 self._desk.allowances.forget_before(day_of(slot))
                 self._succession.forget_before(day_of(slot))

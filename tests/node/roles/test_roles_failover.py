@@ -118,6 +118,9 @@ async def test_what_a_user_may_use_today_and_how_fast_a_model_is(
         assert 0 < unknown.reset_s <= 4_000
         answer, _ = await ask(user, chat(max_tokens=7))
         assert "x-yellowstone-tokens-left" not in answer.headers(), "without a chain nobody here knows"
+        # Of every 256 T one makes a sample: a long answer surely, the short one perhaps.
+        longer, _ = await ask(user, chat(max_tokens=2 * STEP_T))
+        assert longer.tokens >= STEP_T
         await until(lambda: user.parts.public.ledger.speed, "a speed sample")
         (card,) = await agent.models()
         assert card.us_per_t is not None
@@ -128,6 +131,6 @@ async def test_what_a_user_may_use_today_and_how_fast_a_model_is(
         agent._access._balance = account.snapshot_block, 500 * WEI
         known = await agent.allowance()
         assert known.limit_tokens == account.max_t * 500 * WEI // account.supply_wei
-        assert known.remaining_tokens == known.limit_tokens - 7
+        assert known.remaining_tokens == known.limit_tokens - 7 - longer.tokens
         answer, _ = await ask(user, chat(max_tokens=3))
         assert answer.headers()["x-yellowstone-tokens-left"] == str(known.remaining_tokens - 3)
