@@ -179,7 +179,7 @@ class Provider:
         return WARM_S if self._strangers.is_member(stream.remote_peer) else STRANGER_S
 
     async def _answer_question(self, stream: FrameStream, data: bytes) -> bool:
-        """Whether it was a member's."""
+        """Whether it was a member's, and is answered."""
         domain = self._node.terms.domain
         query = decode(Signed[LivenessQuery], data)
         router = query.signer(domain)
@@ -189,7 +189,15 @@ class Provider:
         if self._evidence.has_issued_twice(router, self._today()):
             await stream.fail("double_pass", f"0x{router.hex()} gave one session key two passes today")
             return False
-        answer = LivenessAnswer(query.id(domain), self._node.address, await self._free_slots(query.payload.bid_id))
+        free = 0
+        with trio.move_on_after(self._node.terms.params.liveness_ms / 1_000) as deadline:
+            free = await self._free_slots(query.payload.bid_id)
+        if deadline.cancelled_caught:
+            # whoever asked has given up, and asks on another stream next time: one that an engine hangs in must not
+            # take the place of that one
+            self._node.log.warning("too slow for a liveness check", bid=query.payload.bid_id.hex())
+            return False
+        answer = LivenessAnswer(query.id(domain), self._node.address, free)
         await stream.send(encode(sign(answer, self._node.key, domain)))
         return True
 

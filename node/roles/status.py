@@ -73,6 +73,7 @@ class NodeStatus:
                 ("link_dropped_frames", "Committee frames that found a full queue"),
                 ("feed_refused", "Well-signed bids, records and proofs that the book's rules refused"),
                 ("feed_throttled", "Well-signed bids, records and proofs not passed on: their signer says too much"),
+                ("feed_poor", "Well-signed bids and proofs not passed on: of bidders without MOR, or too many unknown"),
                 ("rfcs_throttled", "Well-signed RFCs not passed on: their session key sends too many"),
             )
         }
@@ -335,5 +336,7 @@ class NodeStatus:
         self._gauges["link_dropped_frames"].set(0 if self.link is None else self.link.dropped)
         self._gauges["feed_refused"].set(0 if self.feed is None else self.feed.refused)
         self._gauges["feed_throttled"].set(0 if self.feed is None else self.feed.throttled)
+        bidders = None if self.feed is None else self.feed.bidders
+        self._gauges["feed_poor"].set(0 if bidders is None else bidders.refused)
         self._gauges["rfcs_throttled"].set(0 if self.demand is None else self.demand.throttled)
         return generate_latest(self._metrics).decode()

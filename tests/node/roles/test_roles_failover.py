@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from consensus.market.speed import STEP_T
 from inference.engine import Generation, Piece
 from inference.errors import EngineBusy, EngineCrashed, EngineError, EngineUnavailable
 from inference.synthetic import SyntheticEngine
@@ -107,7 +108,7 @@ async def test_what_a_user_may_use_today_and_how_fast_a_model_is(
 ) -> None:
     async with open_lab(tmp_path, monkeypatch) as lab:
         await lab.start_committee()
-        await lab.start_provider("provider")
+        await lab.start_provider("provider", SyntheticEngine(MODEL, answer_tokens=2 * STEP_T))
         lab.offline.add("user")
         user = await lab.start_user("user", 500 * WEI)
         await lab.market(providers=1)
