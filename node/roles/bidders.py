@@ -2,9 +2,9 @@
 
 A bid of somebody who is known to hold too little is not passed on, which is nobody's fault who did: their chain may be
 ahead or behind. Somebody unknown is let through, and asked about afterwards; so that fresh addresses do not get past,
-all of them together keep to one pace; a newcomer that
-finds it used up comes with the next comparison of books. Who was known to hold MOR at an earlier snapshot stays so until the new one says
-otherwise, in an outage of the chain for as long as that lasts (S5).
+all of them together keep to one pace, and a newcomer that finds it used up comes with the next comparison of books. Who
+was known to hold MOR at an earlier snapshot stays so until the new one says otherwise, in an outage of the chain for as
+long as that lasts (S5).
 """
 
 from collections import OrderedDict
@@ -95,6 +95,8 @@ class Bidders:
             found = await self._chain.balances(asked, block)
         except ChainUnavailable as error:
             self._node.log.info("balances of bidders are not known", reason=str(error))
+            for bidder in asked:
+                self._want(bidder)
             return
         for bidder, wei in found.items():
             self._known[bidder] = block, wei
