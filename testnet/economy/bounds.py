@@ -19,10 +19,7 @@ PROPOSED = Rules(
         charge_worth=True,
         deposit_sessions=600,
         listed_models=True,
-        charge_unfiled=True,
         scorers_by_credit=True,
-        fails_by_share=True,
-        speed_from_canaries=True,
     ),
 )
 """With which both bounds hold."""
@@ -94,10 +91,7 @@ def variations() -> Iterator[tuple[str, Rules]]:
     for name in (
         "charge_worth",
         "listed_models",
-        "charge_unfiled",
         "scorers_by_credit",
-        "fails_by_share",
-        "speed_from_canaries",
     ):
         yield f"proposed, without {name}", replace(PROPOSED, proposals=replace(rules, **{name: False}))
     for sessions in (0, 150, 300):

@@ -32,14 +32,8 @@ class Proposals(msgspec.Struct, frozen=True):
     """So many of a provider's last sessions stay immature however long ago, and forfeit together with the others."""
     listed_models: bool = False
     """Only models that others than the attacker serve are payable (a list of public models, say)."""
-    charge_unfiled: bool = False
-    """A ticket that nobody files anything for costs its user the voucher window."""
     scorers_by_credit: bool = False
     """Scorers are drawn by what they have been paid, not by address."""
-    fails_by_share: bool = False
-    """A provider's points of a day are the percent of its T of that day that Fails were told of."""
-    speed_from_canaries: bool = False
-    """Speed samples come from the committee's canaries alone, not from whoever reports."""
 
 
 class Rules(msgspec.Struct, frozen=True):

@@ -85,6 +85,14 @@ def test_who_computes_nothing_is_found_out_as_far_as_others_score() -> None:
     assert compute_kept(10**6, 64_000, 5_000, 1.0, PROPOSED) < 1e-5
 
 
+def test_what_fails_windows_and_samples_cost_an_attacker() -> None:
+    """By the ledger's and the desk's own functions: nothing is free, and nobody is slowed all day."""
+    withheld = Simulation(SMALL, STRATEGIES["withholding"]).run()
+    assert withheld.profit == [0] * SMALL.days
+    base, poisoned = (Simulation(SMALL, one).run() for one in (honest, STRATEGIES["latency-poisoning"]))
+    assert sum(poisoned.honest_profit) > sum(base.honest_profit) // 2
+
+
 def test_quota_by_worth_charges_what_is_dearer_than_the_reference() -> None:
     by_worth = Proposals(charge_worth=True)
     assert charged_worth(100, 2 * PRICE, PRICE, Proposals()) == 100
@@ -113,5 +121,6 @@ def test_todays_rules_break_where_it_is_said_and_the_proposed_ones_hold() -> Non
 
     idle = {"wash-idle", "sybil-users", "sybil-providers", "colluding-opinions"}
     today = broken(play(changed(SMALL, rules=TODAY), tuple(STRATEGIES)))
-    assert idle | {"wash-computing", "withholding"} <= today
+    assert idle | {"wash-computing"} <= today
+    assert not {"withholding", "latency-poisoning"} & today
     assert broken(play(changed(SMALL, rules=PROPOSED), tuple(STRATEGIES))) == set()
