@@ -19,7 +19,17 @@ from node.roles.access import AccessRefused
 from node.roles.journal import PASS, DeskJournal
 from tests.consensus.builders import key
 from tests.node.roles.fakes import MEMBERS, WEI
-from tests.node.roles.harness import PATIENCE_S, Lab, Running, ask_match, ask_pass, make_rfc, open_lab, until
+from tests.node.roles.harness import (
+    PATIENCE_S,
+    Lab,
+    Running,
+    ask_match,
+    ask_pass,
+    eventually,
+    make_rfc,
+    open_lab,
+    until,
+)
 
 T = TypeVar("T")
 
@@ -91,9 +101,14 @@ async def comes_back(lab: Lab, asker: Running, old: list[Any], known: list[Any],
     with pytest.raises(AccessRefused, match="0 T are left of UserMax"):
         await patient(partial(ask_pass, asker, first, who, key("more"), tokens=0))
     assert first.desk().allowances.issued_to(who.address, 0) == most
-    stored = [event for event in await first.node.store.journal(0) if event.kind == PASS]
-    sessions = {decode(Signed[PassIssued], event.data).payload.access_pass.payload.session_key for event in stored}
-    assert sessions == {granted.access_pass.payload.session_key for granted in known}
+    expected = {granted.access_pass.payload.session_key for granted in known}
+
+    async def are_stored() -> bool:
+        stored = [event for event in await first.node.store.journal(0) if event.kind == PASS]
+        sessions = {decode(Signed[PassIssued], event.data).payload.access_pass.payload.session_key for event in stored}
+        return sessions == expected
+
+    await eventually(are_stored, "every pass of the day on the disk, and no other")
     await first.stop()
     await until(lambda: address not in second.member_parts()[1].linked, "its death")
 
