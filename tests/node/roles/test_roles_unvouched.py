@@ -12,9 +12,10 @@ from gossip.messages.session import Query, Report, SessionOpen, TokenFrame, deco
 from gossip.topics import SESSION
 from inference.engine import ChatMessage
 from inference.session.query import QueryBody, encode_body
+from inference.synthetic import SyntheticEngine
 from node.roles.access import ask_router
 from tests.consensus.builders import key
-from tests.node.roles.fakes import WEI
+from tests.node.roles.fakes import MODEL, WEI
 from tests.node.roles.harness import SHORT, Lab, Running, ask, ask_match, ask_pass, chat, make_rfc, open_lab, until
 
 
@@ -117,3 +118,26 @@ async def test_a_long_session_is_said_to_go_on(tmp_path: Path, monkeypatch: pyte
             async for _ in answer.pieces():
                 pass
         await until(lambda: user.parts.public.ledger.total_credited, "the credit")
+
+
+async def test_an_agent_whose_client_left_never_believes_it_has_more_than_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        await lab.start_committee()
+        await lab.start_provider("provider", SyntheticEngine(MODEL, answer_tokens=60, interval_s=0.02))
+        user = await lab.start_user("user", 100 * WEI)
+        await lab.market(providers=1)
+        agent = user.parts.agent
+        assert agent is not None
+        async with agent.chat(chat(max_tokens=60)) as answer:
+            async for _ in answer.pieces():
+                if answer.tokens >= 4:
+                    break
+        got, ticket_id = answer.tokens, answer._legs[0].session.outcome.ticket_id
+        assert got < 60
+        desk, (wallet,) = lab.home_of(user.address).desk(), agent._access._day.wallets
+        await until(lambda: not desk.is_open(ticket_id), "the end of the router's patience")
+        await until(lambda: desk.allowances.used(wallet.key.address) < 60, "the settlement")
+        used = desk.allowances.used(wallet.key.address)
+        assert got <= used <= agent._access.used() <= used + SHORT.voucher_window
