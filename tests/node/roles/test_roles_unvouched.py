@@ -1,5 +1,6 @@
 """What a user takes without vouching is off its pass all the same, and a provider out of reach costs it 1 T (S36)."""
 
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -131,9 +132,10 @@ async def test_an_agent_whose_client_left_never_believes_it_has_more_than_it_has
         agent = user.parts.agent
         assert agent is not None
         async with agent.chat(chat(max_tokens=60)) as answer:
-            async for _ in answer.pieces():
-                if answer.tokens >= 4:
-                    break
+            async with aclosing(answer.pieces()) as pieces:
+                async for _ in pieces:
+                    if answer.tokens >= 4:
+                        break
         got, ticket_id = answer.tokens, answer._legs[0].session.outcome.ticket_id
         assert got < 60
         desk, (wallet,) = lab.home_of(user.address).desk(), agent._access._day.wallets
