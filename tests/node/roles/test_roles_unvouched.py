@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 import trio
 
+from contracts.signing import Key
 from gossip.errors import TransportError
 from gossip.messages import encode, sign
 from gossip.messages.router import Matched, ReportFiling
@@ -21,9 +22,9 @@ from tests.node.roles.fakes import MODEL, WEI
 from tests.node.roles.harness import SHORT, Lab, Running, ask, ask_match, ask_pass, chat, make_rfc, open_lab, until
 
 
-async def take(lab: Lab, asker: Running, matched: Matched, tokens: int) -> None:
+async def take(lab: Lab, asker: Running, session: Key, matched: Matched, tokens: int) -> None:
     """Open a session, read so many T, vouch for none, and be gone."""
-    session, domain = key("session"), lab.terms.domain
+    domain = lab.terms.domain
     ticket_id = matched.ticket.id(domain)
     body = encode_body(QueryBody(messages=(ChatMessage("user", "tell me a lot"),), max_tokens=64))
     stream = await asker.node.network.open_stream(matched.provider.payload.peer_id, SESSION, timeout=10)
@@ -39,35 +40,38 @@ async def take(lab: Lab, asker: Running, matched: Matched, tokens: int) -> None:
         await stream.aclose()
 
 
-@pytest.mark.parametrize("says", ["fail", "pass", "nothing"])
 async def test_taking_the_window_and_vouching_for_none_costs_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whatever the user says then: a Fail or a Pass of 0 T, or nothing."""
     window = SHORT.voucher_window
     async with open_lab(tmp_path, monkeypatch) as lab:
         await lab.start_committee()
         await lab.start_provider("provider")
-        asker, who, session = await lab.start("asker", ("full",)), key("user"), key("session")
+        asker, who = await lab.start("asker", ("full",)), key("user")
         lab.chain.balances[who.address] = 100 * WEI
         await lab.market(providers=1)
         await lab.knows(asker, providers=1)
         home = lab.home_of(who.address)
-        granted = await ask_pass(asker, home, who, session)
-        matched = await ask_match(asker, home, make_rfc(session, granted))
-        await take(lab, asker, matched, window)
-        ticket_id = matched.ticket.id(lab.terms.domain)
-        if says != "nothing":
+        allowances, successor = home.desk().allowances, lab.home_of(who.address, 1).desk().allowances
+        for says in ("fail", "pass", "nothing"):
+            session = key(says)
+            matched = await ask_match(
+                asker, home, make_rfc(session, await ask_pass(asker, home, who, session, tokens=100))
+            )
+            await take(lab, asker, session, matched, window)
+            if says == "nothing":
+                continue
+            ticket_id = matched.ticket.id(lab.terms.domain)
             report = sign(Report(ticket_id, session.address, 0, 0, 0, says == "pass"), session, lab.terms.domain)
             filing = ReportFiling(ticket_id, report, None)
             await ask_router(asker.node, asker.parts.public, home.address, filing, timeout=20)
-        allowances = home.desk().allowances
-        await until(lambda: not home.desk().is_open(ticket_id), "the end of the router's patience")
-        await until(lambda: allowances.used(session.address) == window, "the charge")
+        keys = [key(says).address for says in ("fail", "pass", "nothing")]
+        await until(lambda: [allowances.used(one) for one in keys] == [window] * 3, "all charges")
+        await until(lambda: [successor._told.get(one) for one in keys] == [window] * 3, "the next in rank to know")
         assert asker.parts.public.ledger.total_credited == 0
         explained = await home.parts.status.explain_allowance(who.address)
-        assert any(f"used {window} T of the passes" in line for line in explained["explanation"])
-        successor = lab.home_of(who.address, 1).desk().allowances
-        await until(lambda: successor._told.get(session.address) == window, "the next in rank to know")
+        assert any(f"used {3 * window} T of the passes" in line for line in explained["explanation"])
 
 
 async def test_a_provider_out_of_reach_costs_its_user_one_t(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
