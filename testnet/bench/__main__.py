@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from consensus.params import NetworkParams
+from inference.session.pace import FRAMES_PER_S
 from node.replay import Checks
 from testnet.bench.cancel import measure_cancel
-from testnet.bench.capacity import measure_capacity
+from testnet.bench.capacity import UNPACED, measure_capacity, measure_together
 from testnet.bench.figures import Figures
 from testnet.bench.inference import measure_inference
 from testnet.bench.padding import measure_padding
@@ -84,12 +85,20 @@ def inference(  # noqa: PLR0917  # typer hands them over by name
 
 @app.command()
 def streams(
-    count: Annotated[int, typer.Option(min=1, max=200, help="Streams at once.")] = 64,
+    count: Annotated[int, typer.Option(min=1, max=1_000, help="Streams at once.")] = 64,
     rate: Annotated[float, typer.Option(min=1, help="T a second of each.")] = 50.0,
     seconds: Annotated[float, typer.Option(min=1, help="For about so long.")] = 10.0,
+    compare: Annotated[bool, typer.Option("--compare", help="A frame for each T beside paced frames.")] = False,
 ) -> None:
     """One provider process on one core, with many users at once: synthetic engine, real streams, vouchers and store."""
-    _print_rows(("", "measured", "target"), _run_plain(measure_capacity, count, rate, seconds).rows())
+    if not compare:
+        _print_rows(("", "measured", "target"), _run_plain(measure_capacity, count, rate, seconds).rows())
+        return
+    rows = [
+        (name, *_run_plain(measure_together, count, rate, seconds, frames_per_s).cells())
+        for name, frames_per_s in (("a frame for each T", UNPACED), ("paced frames", FRAMES_PER_S))
+    ]
+    _print_rows(("", "streams", "T/s", "T a piece", "CPU a T (µs)", "user's CPU a T (µs)"), rows)
 
 
 @app.command()
