@@ -105,7 +105,7 @@ class DeskJournal:
         desk.restore(
             placed.rfc,
             placed.ticket,
-            is_settled=is_over or ledger.is_settled(ticket_id),
+            is_settled=is_over or ledger.is_settled(placed.rfc.payload),
             credited_wei=0 if outcome is None else outcome.credited_wei,
         )
 

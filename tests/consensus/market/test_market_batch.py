@@ -161,7 +161,7 @@ def test_the_proposer_leaves_out_what_cannot_be_settled_and_says_why(world: Worl
     header, body, rejected = world.propose(world.ledger(), [good, good, early, dear])
     assert body.settlements == (good,)
     assert [(left.reason.split(":")[0], left.retry) for left in rejected] == [
-        ("already_settled", False),
+        ("index_used", False),
         ("report_awaited", True),
         ("price_over_ceiling", False),
     ]
