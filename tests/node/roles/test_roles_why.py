@@ -9,6 +9,7 @@ import trio
 from msgspec.structs import replace
 
 from consensus.market.matching import pick
+from consensus.market.ranking import Band, Ranking
 from consensus.market.rests import Rests
 from contracts.typed_data import Address, Digest
 from gossip.messages import sign
@@ -142,14 +143,14 @@ async def _another_candidate_set(
     lab: Lab, user: Running, watcher: Running, cheated: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The draw itself holds, and whoever heard the hidden bid sees that it is missing."""
-    live_bids = Matcher._live_bids
 
-    def without(self: Matcher, *args: Any) -> Any:
-        bids, rivals, others = live_bids(self, *args)
-        return tuple(one for one in bids if one.bid.provider != cheated.address), rivals, others
+    def without(self: Ranking, *args: Any) -> Band:
+        band = draw(self, *args)
+        return replace(band, bids=tuple(one for one in band.bids if one.bid.provider != cheated.address))
 
+    draw = Ranking.draw
     with monkeypatch.context() as patch:
-        patch.setattr(Matcher, "_live_bids", without)
+        patch.setattr(Ranking, "draw", without)
         for _ in range(10):
             answer, _ = await ask(user, chat(max_tokens=1))
             if (await explained(watcher, answer.rfc_id))["hidden"]:
