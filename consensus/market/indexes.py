@@ -1,7 +1,8 @@
 """Which indexes of a pass have been settled: a bit for each, in pages that are kept by session key and number.
 
-A session counts up, so that a day of thousands of RFCs is a few pages; whoever leaves gaps pays a T for every index that
-it does use, and costs a page at most. A page is a string of bits, the lowest index first, without zero bytes at its end.
+A session counts up, so that a day of thousands of RFCs is a few pages; whoever leaves gaps pays a T for every index
+that it does use, and costs a page at most. A page is a string of bits, the lowest index first, and ends with no zero
+byte.
 """
 
 from contracts.typed_data import Address
