@@ -22,7 +22,8 @@ from gossip.messages.market import Ticket
 from gossip.messages.session import Cosigned, Voucher
 from gossip.network import NetworkConfig, open_network
 from gossip.topics import SESSION
-from inference.engine import Generation, Piece
+from inference.engine import Generation, Piece, join_pieces
+from inference.exllamav2.engine import JOINED_T
 from inference.session.pace import FRAMES_PER_S, FramePace
 from inference.session.provider import SessionServer
 from inference.synthetic import SyntheticEngine
@@ -76,9 +77,28 @@ class SteppingEngine(SyntheticEngine):
         into, out = trio.open_memory_channel[Piece](tokens)
         self._answers[into] = 0, tokens
         try:
-            yield out
+            yield _Steps(out)
         finally:
             self._answers.pop(into, None)
+
+
+class _Steps:
+    """What has been computed, all at once where that is several T, as the ExLlamaV2 engine gives it."""
+
+    def __init__(self, pieces: trio.MemoryReceiveChannel[Piece]) -> None:
+        self._pieces = pieces
+
+    def __aiter__(self) -> "_Steps":
+        return self
+
+    async def __anext__(self) -> Piece:
+        piece = await self._pieces.receive()
+        try:
+            while piece.finish is None and len(piece.token_ids) < JOINED_T:
+                piece = join_pieces(piece, self._pieces.receive_nowait())
+        except trio.WouldBlock:
+            return piece
+        return piece
 
 
 def make_engine(options: SellerOptions) -> SyntheticEngine:
