@@ -178,13 +178,12 @@ class Serving:
         return piece
 
     async def _take_paced(self, pieces: trio.MemoryReceiveChannel[Piece]) -> Piece:
-        """The next of the answer; where the process sends enough frames already, all that comes until one is due."""
+        """The next of the answer; where the process sends enough frames already, what has come when one is due."""
         batch = self._batch
-        piece = await _receive(pieces)
-        if piece.finish is None and trio.current_time() < self._pace.due:
+        if trio.current_time() < self._pace.due:
             await trio.sleep_until(self._pace.due)
             batch = max(batch, self._room)
-        return _joined(piece, pieces, batch)
+        return _joined(await _receive(pieces), pieces, batch)
 
     @property
     def _room(self) -> int:

@@ -34,7 +34,7 @@ from testnet.progress import Progress
 
 SAMPLE = 400
 ENTRIES = 20_000
-SINGLE, JOINED = (32, 50.0, 6.0), (400, 50.0, 8.0)
+SINGLE, JOINED = (32, 50.0, 6.0), (400, 50.0, 10.0)
 """Streams, T a second of each and seconds of the providers that T and frames are told apart on."""
 MAX_SETTLEMENT_BYTES = 8_192
 HOSTS, RATE, SECONDS = 12, 30, 8
