@@ -77,6 +77,13 @@ def test_amounts_beyond_64_bits_have_roots() -> None:
     assert len(roots) == 3
 
 
+@settings(max_examples=100)
+@given(st.sets(st.binary(min_size=3, max_size=3), max_size=60), st.binary(max_size=3), st.integers(1, 8))
+def test_what_begins_alike_is_found_together(keys: set[bytes], prefix: bytes, bucket: int) -> None:
+    held = Trie[bytes, int](bucket=bucket).with_items(dict.fromkeys(keys, 1))
+    assert set(held.with_prefix(prefix)) == {key for key in keys if key.startswith(prefix)}
+
+
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.sampled_from([0, 0, 1, 2, 70])), max_size=12))
 def test_s44_half_of_the_points_are_gone_every_day_without_touching_them(steps: list[tuple[int, int, int]]) -> None:
