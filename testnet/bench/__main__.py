@@ -17,7 +17,7 @@ from testnet.bench.capacity import UNPACED, measure_capacity, measure_together
 from testnet.bench.figures import Figures
 from testnet.bench.inference import measure_inference
 from testnet.bench.padding import measure_padding
-from testnet.bench.runs import measure_match, measure_memory, measure_ttft, rows
+from testnet.bench.runs import measure_match, measure_memory, measure_pressed, measure_ttft, rows
 from testnet.errors import TestnetError
 from testnet.files import CACHE
 from testnet.launch import EXPECTED, leaves
@@ -41,10 +41,19 @@ PLOT = CACHE / "bench-inference.png"
 
 
 @app.command()
-def match(queries: Queries = 100, members: Members = 4, providers: Providers = 2, folder: Folder = FOLDER) -> None:
-    """Time from RFC to match and to the provider's open stream, without inference."""
+def match(
+    queries: Queries = 100,
+    members: Members = 4,
+    providers: Providers = 2,
+    rate: Annotated[float, typer.Option(min=0, help="Queries a second; 0: one after the other.")] = 0.0,
+    folder: Folder = FOLDER,
+) -> None:
+    """Time from RFC to match and to the provider's open stream, without inference. Fails where a query is lost."""
     options = TestnetOptions(members=members, providers=providers, directory=folder, max_tokens=4)
-    _print_figures(_run(measure_match, options, queries))
+    if rate:
+        _print_figures(_run_plain(measure_pressed, options, queries, rate, Progress(Console(stderr=True))))
+    else:
+        _print_figures(_run(measure_match, options, queries))
 
 
 @app.command()
