@@ -33,6 +33,8 @@ from testnet.errors import TestnetError
 from testnet.progress import Progress
 
 SAMPLE = 400
+TRIES = 3
+"""Of which the quickest counts: what other work on the machine adds is no cost of the step."""
 ENTRIES = 20_000
 SINGLE, JOINED = (32, 50.0, 6.0), (400, 50.0, 10.0)
 """Streams, T a second of each and seconds of the providers that T and frames are told apart on."""
@@ -93,8 +95,8 @@ def measure_constants(progress: Progress) -> Constants:
     with progress.step("timing signatures, settlements and the ledger"):
         check = _signature(made[0], terms)
         rfcs = [encode(one.rfc) for one in made]
-        rfc_check = _once(lambda: _check_rfcs(rfcs, terms)) / SAMPLE
-        verify = _once(lambda: _verify(made, terms)) / SAMPLE
+        rfc_check = min(_once(lambda: _check_rfcs(rfcs, terms)) for _ in range(TRIES)) / SAMPLE
+        verify = min(_once(lambda: _verify(made, terms)) for _ in range(TRIES)) / SAMPLE
         settle = _settle(builder, made)
         committee = builder.network.committee()
         recover.cache_clear()
@@ -169,7 +171,7 @@ def _verify(made: list[Settlement], terms: Terms) -> None:
 def _stream_costs() -> tuple[float, float]:
     """CPU seconds of a T and of a frame: a provider that gives each T a frame, and one with many T in each."""
     single = trio.run(measure_together, *SINGLE, UNPACED)
-    joined = trio.run(measure_together, *JOINED, FRAMES_PER_S)
+    joined = min((trio.run(measure_together, *JOINED, FRAMES_PER_S) for _ in range(2)), key=lambda one: one.cpu_us)
     shares = [1 / one.tokens_a_piece for one in (single, joined)]
     if shares[0] - shares[1] < shares[0] / 2:
         raise TestnetError(f"frames of {joined.tokens_a_piece:.1f} T beside {single.tokens_a_piece:.1f} tell nothing")
