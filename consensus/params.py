@@ -86,8 +86,8 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The deadline of an answer to a challenge."""
     age_boost_ms: int = 1_000
     """Waiting so long lifts an RFC by one priority step (S26: small holders don't starve)."""
-    batch_settlements: int = 1_000
-    """Settlements in one batch at most."""
+    batch_settlements: int = 8_400
+    """Settlements in one batch at most: those of 700 RFC/s in 12 s (S22)."""
     voucher_window: int = 32
     """T that a provider sends ahead of the last voucher before it waits."""
     propose_ms: int = 3_000

@@ -164,7 +164,7 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
     await nursery.start(evidence.run)
     await nursery.start(peers.run)
     await nursery.start(parts.sync.run)
-    if {"member", "provider"} & set(node.config.roles):
+    if "member" in node.config.roles or node.config.follow_rfcs:
         parts.demand = status.demand = Demand(node, public, evidence)
         await nursery.start(parts.demand.run)
     if "member" in node.config.roles:
@@ -221,6 +221,8 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
         succession=succession,
     )
     member.on_accused = parts.evidence.found
+    if parts.demand is not None:
+        router.on_rfc = parts.demand.take
     parts.status.over_issued = router.over_issued
     member.on_router_frame, member.on_drop, member.on_behind = router.hear, router.dropped, parts.sync.hurry
     parts.member, parts.link, parts.router, parts.core = member, link, router, core

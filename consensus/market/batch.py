@@ -18,8 +18,9 @@ from consensus.market.settlement import VerifiedSettlements
 from consensus.params import Terms
 from contracts.merkle import merkle_root
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Uint256
-from gossip.messages.base import Signed
+from gossip.messages.base import Signed, encode
 from gossip.messages.committee import (
+    MAX_BATCH_BYTES,
     MAX_OPINIONS,
     BatchBody,
     BatchHeader,
@@ -32,6 +33,9 @@ from gossip.messages.listing import MAX_ORDERS, ListingOrder
 from gossip.messages.opinions import Opinion
 from gossip.messages.records import BeaconCommitment
 from gossip.messages.session import Settlement
+
+MAX_SETTLED_BYTES = MAX_BATCH_BYTES - (2 << 20)
+"""A proposer puts no more into a batch: what else is in a proposal takes less than 2 MiB."""
 
 MAX_COMMITMENTS = 64
 """Commitments in one batch at most."""
@@ -108,6 +112,7 @@ class Selection:
         if hand_over is not None:
             self.draft.hand_over(hand_over)
         self.settled: list[Settlement] = []
+        self._bytes = 0
         self._rejected: list[Rejected] = []
         self._pending = iter(pending)
         self._check = verified or VerifiedSettlements(terms)
@@ -118,8 +123,8 @@ class Selection:
         return tuple(self._rejected)
 
     def fill(self, count: int) -> int:
-        """Settle on, until there are ``count`` or no more; how many there are."""
-        while len(self.settled) < count:
+        """Settle on, until there are ``count``, or no more, or as many bytes as a batch holds; how many there are."""
+        while len(self.settled) < count and self._bytes < MAX_SETTLED_BYTES:
             settlement = next(self._pending, None)
             if settlement is None:
                 break
@@ -129,6 +134,7 @@ class Selection:
                 self._rejected.append(Rejected(settlement, str(error), error.retry))
             else:
                 self.settled.append(settlement)
+                self._bytes += len(encode(settlement))
         return len(self.settled)
 
 

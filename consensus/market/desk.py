@@ -7,7 +7,7 @@ filings → a settlement, or nothing filed until its deadline → charged a vouc
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from consensus.market.allowances import Allowances, RoutersOf
 from consensus.market.book import StandingBid
@@ -67,6 +67,8 @@ class Desk:
         """T promised and not settled, by session key and provider."""
         self._in_use: dict[tuple[Address, Digest], int] = {}
         """Sessions running, by provider and model."""
+        self.on_seat: Callable[[tuple[Address, Digest]], None] = lambda _: None
+        """Called with provider and model whose :meth:`slots_left` have changed."""
 
     def admit(
         self, rfc: Signed[Rfc], rfc_id: Digest, *, now_ms: int, slot: int, account: DayAccount, listing: Listing
@@ -310,6 +312,7 @@ class Desk:
         self._count_pair(ticket.payload, ticket.payload.token_max)
         seat = _seat(ticket.payload.bid.payload)
         self._in_use[seat] = self._in_use.get(seat, 0) + 1
+        self.on_seat(seat)
         return ticket_id
 
     def file_report(self, filing: ReportFiling, slot: int) -> Settlement | None:
@@ -464,6 +467,7 @@ class Desk:
         self._in_use[seat] -= 1
         if self._in_use[seat] == 0:
             del self._in_use[seat]
+        self.on_seat(seat)
         self._done[ticket_id] = None
         if len(self._done) > MAX_REMEMBERED:
             del self._done[next(iter(self._done))]

@@ -252,7 +252,7 @@ class MemberCore:
 
     def _hear_settlement(self, settlement: Settlement, *, own: bool) -> None:
         ticket_id = self._ticket_id(settlement)
-        if self.ledger.is_settled(ticket_id):
+        if not own and self.ledger.is_settled(settlement.rfc.payload):
             return
         try:
             is_new = self.pool.add(ticket_id, settlement, own=own, slot=self._slot)

@@ -24,7 +24,7 @@ MAX_BATCH_BYTES = 14 << 20
 MAX_TOLD = 64
 """Settlements in one frame at most."""
 
-MAX_OPINIONS = 256
+MAX_OPINIONS = 1_024
 """Second opinions in a batch at most."""
 
 MAX_MEMBERS = 64

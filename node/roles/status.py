@@ -172,8 +172,13 @@ class NodeStatus:
         return await self._explainer.explain(rfc_id) if messages is None else await self._told(*messages)
 
     async def rfcs(self) -> list[dict[str, Any]]:
-        """The RFCs that this node heard last, oldest first: what it may ask about."""
-        return [] if self.demand is None else self.demand.heard()
+        """The RFCs that this node heard last, oldest first: what it may ask about.
+
+        Raises :class:`~node.errors.Unanswerable` where it does not listen.
+        """
+        if self.demand is None:
+            raise Unanswerable("this node hears no RFCs: members do, or it follows them with follow_rfcs = true")
+        return self.demand.heard()
 
     async def _told(self, rfc: Signed[Rfc], matched: Matched) -> dict[str, Any]:
         credit = await self._explain_credit(matched.match.payload.ticket_id, matched.ticket.payload)

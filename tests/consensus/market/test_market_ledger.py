@@ -233,19 +233,20 @@ def test_a_router_can_look_ahead_to_the_next_days_numbers(world: World) -> None:
 
 
 def test_what_is_too_old_to_matter_is_forgotten(world: World) -> None:
-    ledger = world.after(world.ledger(), [world.settlement()])
-    assert ledger.settled
-    (ticket,) = ledger.settled[0]
-    assert ledger.is_settled(ticket)
-    assert not ledger.is_settled(named_digest("another ticket"))
+    settlement = world.settlement()
+    ledger = world.after(world.ledger(), [settlement])
+    rfc = settlement.rfc.payload
+    assert ledger.is_settled(rfc)
+    assert not ledger.is_settled(replace(rfc, index=rfc.index + 1))
     assert ledger.sessions
     assert set(ledger.commitments) == {0, 1}
     later = world.after(ledger, slot=150)
-    assert later.is_settled(ticket)
+    assert later.is_settled(rfc)
     assert later.sessions[0] == ledger.sessions[0]
     much_later = world.after(later, slot=200)
     assert not much_later.sessions
-    assert not much_later.settled
+    assert not much_later.is_settled(rfc)
+    assert not much_later.indexes
     assert set(much_later.days) == {1, 2}
     assert set(much_later.commitments) == {1}
     assert much_later.credits == later.credits
@@ -276,7 +277,7 @@ def test_the_state_root_covers_everything_but_the_parent(world: World) -> None:
     root = state_root(ledger)
     assert state_root(replace(ledger, parent=named_digest("x"))) == root
     empty: dict[Address, Uint256] = {}
-    changes: dict[str, Any] = dict.fromkeys(("credits", "days", "sessions", "settled", "speed", "penalties"), empty)
+    changes: dict[str, Any] = dict.fromkeys(("credits", "days", "sessions", "indexes", "speed", "penalties"), empty)
     changes |= {"penalised": empty, "commitments": empty, "outcomes": (), "beacon": named_digest("x")}
     changes |= {"height": 9, "slot": 9, "day": 9, "total_credited": Uint256(9), "since": 9, "is_rescued": True}
     changes |= {"bootstrap_credited": Uint256(9), "day_credits": empty, "pairs": {0: {b"pair": 9}}}

@@ -212,12 +212,14 @@ class Lab:
     async def start_member(self, number: int, **options: Any) -> Running:
         return await self.start(f"member{number}", ("member",), MEMBERS[number], **options)
 
-    async def start_provider(self, name: str, engine: Engine | None = None, **offer: Any) -> Running:
+    async def start_provider(
+        self, name: str, engine: Engine | None = None, *, follow_rfcs: bool = False, **offer: Any
+    ) -> Running:
         """A provider that holds MOR, unless its balance is set already."""
         self.chain.balances.setdefault(key(name).address, WEI)
         model = replace(ModelOffer(model=MODEL, price_wei=PRICE, engine="synthetic"), **offer)
         self.engines[self.folder / name] = engine or SyntheticEngine(MODEL, slots=model.slots)
-        return await self.start(name, ("provider",), models=(model,))
+        return await self.start(name, ("provider",), models=(model,), follow_rfcs=follow_rfcs)
 
     async def start_finder(self, name: str) -> Running:
         """A plain full node that opted in."""
@@ -235,9 +237,10 @@ class Lab:
         *,
         models: tuple[ModelOffer, ...] = (),
         finder: bool | None = None,
+        follow_rfcs: bool = False,
     ) -> Running:
         """A node on its own folder under ``name``; one that ran before finds its store there again."""
-        config = replace(self.config(name, roles, models), finder=finder)
+        config = replace(self.config(name, roles, models), finder=finder, follow_rfcs=follow_rfcs)
         running: Running = await self._nursery.start(self._run, name, config, who or key(name))
         self.running[name] = running
         return running
