@@ -90,9 +90,12 @@ def test_the_mean_of_like_queries_is_the_plain_mean() -> None:
     assert compute_mean([]) == 0
 
 
-@pytest.mark.parametrize("percent", [20, 35])
-def test_who_has_less_than_half_of_a_models_t_makes_no_honest_provider_slow(percent: int) -> None:
-    """Whatever it says, in however many sessions under however many names."""
+@pytest.mark.parametrize(("percent", "most"), [(20, 0), (35, 18)])
+def test_who_has_less_than_half_of_a_models_t_makes_hardly_an_honest_provider_slow(percent: int, most: int) -> None:
+    """Whatever it says, in however many sessions under however many names.
+
+    With a third of the T, more than half of a hundred draws fall on it in one batch of some hundreds.
+    """
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     chance, params = random.Random(seed), NetworkParams()
@@ -110,8 +113,7 @@ def test_who_has_less_than_half_of_a_models_t_makes_no_honest_provider_slow(perc
             beacon = Digest(chance.randbytes(32))
             kept = with_samples(kept, draw_timed(passed, beacon, MODEL, params), params)
             slow += batch >= 20 and not is_fast_enough(kept, 20_000, params)
-        # of a hundred draws more than half may fall on it by chance
-        assert slow <= (0 if percent < 40 else 60), (size, slow)
+        assert slow <= most, (size, slow)
 
 
 def test_samples_come_from_the_batches_before() -> None:
