@@ -18,6 +18,8 @@ from tests.contracts.traced import Line, Trace
 
 ROOT = Path(__file__).parents[2]
 TESTS = (
+    "bounds",
+    "events",
     "economics",
     "compute_contract",
     "registry_contract",
@@ -27,14 +29,11 @@ TESTS = (
     "emission_source",
     "mor_contract",
     "contract_views",
-    "evidence_agrees",
-    "certificate_vectors",
-    "ledger_contract",
 )
 """The tests that call contracts on an EVM in this process, the telling ones first."""
 
-SLOW = ("twin", "registry_solvency")
-"""State machines, which would hold up every mutant that survives."""
+SLOW = ("evidence_agrees", "certificate_vectors", "ledger_contract", "twin", "registry_solvency")
+"""State machines and whole sets of vectors, which would hold up every mutant that survives."""
 
 
 PYTEST = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")

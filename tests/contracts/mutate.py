@@ -11,12 +11,13 @@ import gc
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import tomllib
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,6 +29,7 @@ from contracts.artifacts import CONTRACT_NAMES, MODULE_NAMES, Artifact, load_art
 from contracts.build import SOURCES_DIR
 from tests.contracts import coverage
 from tests.contracts.mutants import Mutant, mutants_of
+from tests.contracts.quicker_vyper import remember_what_is_optimal
 
 SURVIVORS = Path(__file__).parent / "survivors.toml"
 CACHE = coverage.ROOT / ".cache" / "mutation"
@@ -40,6 +42,11 @@ PATIENCE_S = 600
 
 FAVOURITES = 8
 """So many of the tests that have noticed the most faults of a source come before the quick ones."""
+
+EDGES = ("bounds", "events")
+"""Files that hold what no other test comes near."""
+
+REASON = re.compile(r'"(\w+: [^"]+)"')
 
 Tests = dict[str, list[str]]
 """The tests that run a source, ``compute``, or a line of it, ``compute:12``; the quickest first."""
@@ -61,11 +68,32 @@ class Known:
             return []
         return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
-    def ordered(self, contract: str, tests: list[str]) -> list[str]:
-        """``tests``, but those first that have noticed the most of the contract's faults."""
-        killers = Counter(line[2] for line in self.lines() if line[0].startswith(f"{contract}: ") and line[2:])
-        first = [test for test, _ in killers.most_common() if test in tests][:FAVOURITES]
-        return first + [test for test in tests if test not in first]
+    def ordered(self, mutant: Mutant, tests: list[str]) -> list[str]:
+        """``tests``, the likeliest to notice first.
+
+        Those that have noticed a fault of the same line, those that name the line's reason to revert, those that have
+        noticed the most of the source's faults, and those that look for edges.
+        """
+        lines = [line for line in self.lines() if line[2:]]
+        here = [line[2] for line in lines if line[0].startswith(f"{mutant.contract}: {mutant.text} | ")]
+        named = [test for reason in REASON.findall(mutant.text) for test in tests if _names(test, reason)]
+        killers = Counter(line[2] for line in lines if line[0].startswith(f"{mutant.contract}: "))
+        quick = tests[: -(len(tests) // 20) or None]
+        favourites = [test for test, _ in killers.most_common() if test in quick][:FAVOURITES]
+        edges = [test for test in tests if any(f"/test_{name}.py" in test for name in EDGES)]
+        asked = set(tests)
+        return [test for test in dict.fromkeys([*here, *named, *favourites, *edges, *tests]) if test in asked]
+
+
+def _names(test: str, reason: str) -> bool:
+    file, name = test.split("::")[:2]
+    return any(f"def {name.split('[')[0]}(" in part and reason in part for part in _parts(file))
+
+
+@cache
+def _parts(file: str) -> list[str]:
+    """A test file's functions, each with what decorates it."""
+    return (coverage.ROOT / file).read_text(encoding="utf-8").split("\n\n\n")
 
 
 class Witness:
@@ -92,6 +120,7 @@ def outcome_of(mutant: Mutant, importer: str, tests: Tests, known: Known) -> Out
     """
     signal.signal(signal.SIGALRM, lambda *_: os._exit(9))
     gc.disable()  # the compiler's syntax trees are needed until it is done
+    remember_what_is_optimal()
     compiled = _compile(mutant, importer)
     gc.enable()
     if compiled is None:
@@ -106,7 +135,7 @@ def outcome_of(mutant: Mutant, importer: str, tests: Tests, known: Known) -> Out
             (Path(folder) / f"{name}.json").write_bytes(msgspec.json.encode(made))
         artifacts.ARTIFACTS_DIR = Path(folder)
         load_artifact.cache_clear()
-        return _verdict(known.ordered(mutant.contract, chosen))
+        return _verdict(known.ordered(mutant, chosen))
 
 
 def _compile(mutant: Mutant, importer: str) -> dict[str, Artifact] | None:
