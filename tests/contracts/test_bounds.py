@@ -96,6 +96,7 @@ def test_64_are_paid_at_once_and_a_65th_does_not_fit(world: World) -> None:
     with refused(""):
         world.compute("claim_many", 1, many)
     assert world.compute("claim_many", 1, many[:64]) == 64 * 65 // 2
+    assert [world.balance(provider) for provider in credits] == [*range(1, 65), 0]
 
 
 def test_a_proof_has_24_siblings_at_most(world: World) -> None:
