@@ -194,7 +194,9 @@ class ChainClient:
         """Send a transaction to the contract ``name`` at ``to`` and wait until it is mined."""
         return self.send(key, to, load_artifact(name).encode_call(function, *arguments), f"{name}.{function}")
 
-    def deploy(self, key: Key, name: str, *arguments: object, announce: Callable[[Sent], None] = unannounced) -> Address:
+    def deploy(
+        self, key: Key, name: str, *arguments: object, announce: Callable[[Sent], None] = unannounced
+    ) -> Address:
         """Deploy the contract ``name`` and return its address; ``announce`` as for :meth:`send`."""
         what = f"deployment of {name}"
         data = load_artifact(name).encode_deployment(*arguments)

@@ -1,7 +1,8 @@
 """Line coverage of the Vyper sources by their tests.
 
 ``python -m tests.contracts.coverage`` prints a figure per file and the lines that no test runs, and exits with 1 where
-a file is below ``--least`` percent. ``--map FILE`` writes which test runs which lines and for how long, for tests.contracts.mutate.
+a file is below ``--least`` percent. ``--map FILE`` writes which test runs which lines and for how long, for
+tests.contracts.mutate.
 """
 
 import argparse
@@ -36,7 +37,7 @@ SLOW = ("evidence_agrees", "certificate_vectors", "ledger_contract", "twin", "re
 """State machines and whole sets of vectors, which would hold up every mutant that survives."""
 
 
-PYTEST = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+PYTEST = ("-p", "no:randomly", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 """Tests in their order; what has been imported before pytest is not rewritten, and need not be."""
 
 
@@ -73,7 +74,7 @@ def record(files: list[str]) -> tuple[int, Recorder]:
     """Run the tests of ``files``; pytest's exit status and what was run."""
     with Trace().listening() as trace:
         recorder = Recorder(trace)
-        status = pytest.main([*PYTEST, *files], plugins=[recorder])
+        status = pytest.main(["-q", *PYTEST, *files], plugins=[recorder])
     return int(status), recorder
 
 

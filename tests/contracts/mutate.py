@@ -16,13 +16,16 @@ import signal
 import sys
 import tomllib
 from collections import Counter
-from contextlib import redirect_stderr, redirect_stdout
-from functools import cache, partial
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import boa  # noqa: F401 - before processes are forked
 import msgspec
 import pytest
+from hypothesis import Phase, settings
 
 from contracts import artifacts
 from contracts.artifacts import CONTRACT_NAMES, MODULE_NAMES, Artifact, load_artifact
@@ -78,11 +81,11 @@ class Known:
         here = [line[2] for line in lines if line[0].startswith(f"{mutant.contract}: {mutant.text} | ")]
         named = [test for reason in REASON.findall(mutant.text) for test in tests if _names(test, reason)]
         killers = Counter(line[2] for line in lines if line[0].startswith(f"{mutant.contract}: "))
-        quick = tests[: -(len(tests) // 20) or None]
-        favourites = [test for test, _ in killers.most_common() if test in quick][:FAVOURITES]
+        favourites = [test for test, _ in killers.most_common() if test in tests][:FAVOURITES]
         edges = [test for test in tests if any(f"/test_{name}.py" in test for name in EDGES)]
-        asked = set(tests)
-        return [test for test in dict.fromkeys([*here, *named, *favourites, *edges, *tests]) if test in asked]
+        quick = set(tests[: -max(1, len(tests) // 20)])  # the slowest stay last
+        first = dict.fromkeys(test for test in (*here, *named, *favourites, *edges) if test in quick)
+        return list(dict.fromkeys([*first, *tests]))
 
 
 def _names(test: str, reason: str) -> bool:
@@ -96,16 +99,23 @@ def _parts(file: str) -> list[str]:
     return (coverage.ROOT / file).read_text(encoding="utf-8").split("\n\n\n")
 
 
+class Collected:
+    """A pytest plugin: the tests are collected, and ``work`` is done in place of running them."""
+
+    def __init__(self, work: Callable[[pytest.Session], None]) -> None:
+        self.work = work
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """All tests are known."""
+        self.work(session)
+        return True
+
+
 class Witness:
-    """A pytest plugin: which test failed first, or which module wasn't even imported."""
+    """A pytest plugin: which test failed first."""
 
     def __init__(self) -> None:
         self.noticed = ""
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A module's collection is over."""
-        if report.failed:
-            self.noticed = self.noticed or report.nodeid
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A test's setup, call or teardown is over."""
@@ -113,12 +123,24 @@ class Witness:
             self.noticed = self.noticed or report.nodeid
 
 
-def outcome_of(mutant: Mutant, importer: str, tests: Tests, known: Known) -> Outcome:
+@dataclass(frozen=True)
+class Bench:
+    """What every mutant is judged with, handed to processes by forking."""
+
+    session: pytest.Session
+    tests: Tests
+    known: Known
+
+
+def outcome_of(mutant: Mutant, importer: str, bench: Bench) -> Outcome:
     """What becomes of a mutant, in a process of its own.
 
     ``importer`` is the one contract that has the fault; the others stay as they are.
     """
     signal.signal(signal.SIGALRM, lambda *_: os._exit(9))
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for place in (1, 2):
+        os.dup2(nowhere, place)
     gc.disable()  # the compiler's syntax trees are needed until it is done
     remember_what_is_optimal()
     compiled = _compile(mutant, importer)
@@ -128,14 +150,14 @@ def outcome_of(mutant: Mutant, importer: str, tests: Tests, known: Known) -> Out
     if not compiled:
         return "same code", ""
     # a line that no single test runs is a constant, or is run by all that deploy the contract
-    chosen = tests.get(f"{mutant.contract}:{mutant.line}") or tests[importer]
+    chosen = bench.tests.get(f"{mutant.contract}:{mutant.line}") or bench.tests[importer]
     with TemporaryDirectory() as folder:
         for name in CONTRACT_NAMES:
             made = compiled.get(name) or load_artifact(name)
             (Path(folder) / f"{name}.json").write_bytes(msgspec.json.encode(made))
         artifacts.ARTIFACTS_DIR = Path(folder)
         load_artifact.cache_clear()
-        return _verdict(known.ordered(mutant, chosen))
+        return _verdict(bench.session, bench.known.ordered(mutant, chosen))
 
 
 def _compile(mutant: Mutant, importer: str) -> dict[str, Artifact] | None:
@@ -165,21 +187,17 @@ def _compile(mutant: Mutant, importer: str) -> dict[str, Artifact] | None:
     return {} if made == old else {importer: made}
 
 
-def _verdict(tests: list[str]) -> Outcome:
-    from hypothesis import Phase, settings
-
-    # a failure is enough: it need not be made small, nor be remembered
-    settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), database=None, derandomize=True)
-    settings.load_profile("mutants")
-    signal.alarm(PATIENCE_S)
+def _verdict(session: pytest.Session, tests: list[str]) -> Outcome:
     witness = Witness()
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        status = int(pytest.main([*coverage.PYTEST, "-x", "--tb=no", "--no-header", *tests], plugins=[witness]))
-    signal.alarm(0)
-    # a module whose first contract can't be deployed is no longer collected: that is noticed as well
-    if witness.noticed:
-        return "killed", witness.noticed
-    return {0: "survived"}.get(status, "broken"), ""
+    session.config.pluginmanager.register(witness)
+    items = {item.nodeid: item for item in session.items}
+    chosen = [items[test] for test in tests]
+    signal.alarm(PATIENCE_S)
+    for item, following in zip(chosen, [*chosen[1:], None], strict=True):
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if witness.noticed:
+            return "killed", witness.noticed
+    return "survived", ""
 
 
 def tests_by_line(path: Path) -> Tests:
@@ -194,24 +212,28 @@ def tests_by_line(path: Path) -> Tests:
     return found
 
 
-def _judged(mutant: Mutant, tests: Tests, known: Known) -> list[str]:
+_benches: list[Bench] = []
+"""The one of this process, once it is forked."""
+
+
+def _judged(mutant: Mutant) -> list[str]:
     """The mutant's line of results; a module's fault is put into each contract that imports the module."""
     outcomes: list[Outcome] = []
     for importer in IMPORTERS.get(mutant.contract, (mutant.contract,)):
-        outcomes.append(_in_a_child(mutant, importer, tests, known))
+        outcomes.append(_in_a_child(mutant, importer, _benches[-1]))
         if outcomes[-1][0] in {"killed", "broken"}:
             return [mutant.name, *outcomes[-1]]
     return [mutant.name, *max(outcomes, key=lambda outcome: outcome[0] == "survived")]
 
 
-def _in_a_child(mutant: Mutant, importer: str, tests: Tests, known: Known) -> Outcome:
+def _in_a_child(mutant: Mutant, importer: str, bench: Bench) -> Outcome:
     """:func:`outcome_of` in a fork: tests leave modules, caches and a broken contract behind."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            os.write(writer, json.dumps(outcome_of(mutant, importer, tests, known)).encode())
+            os.write(writer, json.dumps(outcome_of(mutant, importer, bench)).encode())
             status = 0
         finally:
             os._exit(status)
@@ -230,15 +252,28 @@ def run(mutants: list[Mutant], tests: Tests, known: Known, processes: int) -> di
     """The outcome of each by name; those that are known are not run again."""
     outcomes = {name: outcome for name, outcome, *_ in known.lines()}
     left = [mutant for mutant in mutants if mutant.name not in outcomes]
-    known.path.parent.mkdir(parents=True, exist_ok=True)
-    judged = partial(_judged, tests=tests, known=known)
-    with multiprocessing.get_context("fork").Pool(processes) as pool, known.path.open("a", encoding="utf-8") as log:
-        for number, line in enumerate(pool.imap_unordered(judged, left), 1):
-            name, outcome, _ = line
-            outcomes[name] = outcome
-            print(json.dumps(line), file=log, flush=True)
-            if outcome not in {"killed", "no code", "same code"}:
-                print(f"{number} of {len(left)}: {outcome}: {name}", flush=True)
+
+    def work(session: pytest.Session) -> None:
+        gc.collect()
+        gc.freeze()
+        bench = Bench(session, tests, known)
+        context = multiprocessing.get_context("fork")
+        with context.Pool(processes, _benches.append, (bench,)) as pool, known.path.open("a", encoding="utf-8") as log:
+            for number, line in enumerate(pool.imap_unordered(_judged, left), 1):
+                name, outcome, _ = line
+                outcomes[name] = outcome
+                print(json.dumps(line), file=log, flush=True)
+                if outcome not in {"killed", "no code", "same code"}:
+                    print(f"{number} of {len(left)}: {outcome}: {name}", flush=True)
+
+    if left:
+        known.path.parent.mkdir(parents=True, exist_ok=True)
+        # a failure is enough: it need not be made small, nor be remembered
+        phases = (Phase.explicit, Phase.generate)
+        settings.register_profile("mutants", phases=phases, database=None, derandomize=True)
+        settings.load_profile("mutants")
+        options = (*coverage.PYTEST, "-qq", "-s", "--tb=no", "--no-header", "--no-summary")
+        pytest.main([*options, *coverage.files_of(coverage.TESTS)], plugins=[Collected(work)])
     return {mutant.name: outcomes[mutant.name] for mutant in mutants}
 
 
@@ -287,11 +322,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    import boa  # noqa: F401 - before processes are forked
-    import hypothesis.stateful  # noqa: F401 - as above
-
-    import contracts.bindings
-    import tests.consensus.builders  # noqa: F401 - as above
-
-    gc.freeze()
     sys.exit(main())

@@ -11,7 +11,7 @@ from vyper.ir import optimizer
 
 def remember_what_is_optimal() -> None:
     """For the rest of this process, which compiles one contract and keeps all its nodes."""
-    original = optimizer._optimize  # noqa: SLF001 - there is no other way in
+    original = optimizer._optimize
     done: dict[tuple[int, object], IRnode] = {}
 
     def optimize(node: IRnode, parent: IRnode | None) -> tuple[bool, IRnode]:
@@ -22,4 +22,4 @@ def remember_what_is_optimal() -> None:
         done[id(found), above] = found
         return changed, found
 
-    optimizer._optimize = optimize  # noqa: SLF001 - as above
+    optimizer._optimize = optimize

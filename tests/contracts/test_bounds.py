@@ -149,7 +149,7 @@ def test_a_forged_tree_does_not_spill_into_the_receiver(world: World) -> None:
         world.compute("claim_many", 1, [(ALICE, huge, ())])
 
 
-# S35: what is there
+# the money that is there (S35)
 
 
 def short(day: int, missing: int) -> World:
@@ -260,3 +260,35 @@ def test_nobody_binds_a_source_to_nobody(world: World) -> None:
     world.chain.pass_time(86_400)
     world.compute("change_source")
     assert world.compute("source").lower() == "0x" + ZERO_ADDRESS.hex()
+
+
+def test_a_day_is_rolled_from_its_first_second_on() -> None:
+    side = Side()
+    side.pass_time(94)
+    side.roll(1)
+    assert side.gate.rolled == 0
+    side.pass_time(1)
+    side.roll(1)
+    assert side.gate.rolled == 2
+    side.check()
+
+
+def test_claimable_counts_what_has_been_paid_already(world: World) -> None:
+    credits = {ALICE: 5, BOB: 5}
+    world.submit(world.header(1, credits, total_credited=Uint256(8)))
+    world.claim(credits, ALICE, 1)
+    proof = merkle_proof(credits, BOB)
+    assert world.compute("claimable", BOB, 5, 1, proof) == 0, "3 wei are left"
+    world.submit(world.header(2, {ALICE: 9}, total_credited=Uint256(9)))
+    assert world.compute("claimable", ALICE, 9, 2, ()) == 4
+    assert world.claim({ALICE: 9}, ALICE, 2) == 4
+    assert world.compute("claimable", ALICE, 5, 1, merkle_proof(credits, ALICE)) == 0, "an old root owes nothing"
+    assert world.compute("claimable", ALICE, 9, 3, ()) == 0, "an unknown height owes nothing"
+
+
+def test_the_least_price_and_the_least_supply_are_some(world: World) -> None:
+    compute = world.compute
+    assert compute("max_t", 10, 1) == 10
+    assert compute("max_t_dollars", 10**18, 3, 1) == 3_000
+    assert compute("access_rate", 7, 1) == 7 * MOR
+    assert compute("user_max", 7, 1, 2) == 14

@@ -79,7 +79,7 @@ class Side:
     def credit(
         self, provider: Address, market: int, bootstrap: int, day: int, gap: int = 1, *, is_claiming: bool = False
     ) -> bool:
-        """A batch of ``day`` with so much more for ``provider``, who may claim in the same call; whether it is taken."""
+        """A batch of ``day`` with so much more for ``provider``, who may claim in one call; whether it is taken."""
         credits = self.credited | {provider: self.credited[provider] + market + bootstrap}
         total = Uint256(sum(credits.values()))
         slot = day * DAY_SLOTS
