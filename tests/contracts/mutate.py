@@ -49,6 +49,10 @@ FAVOURITES = 8
 EDGES = ("bounds", "events")
 """Files that hold what no other test comes near."""
 
+SLOW, SLOW_S = "slow", 3.0
+"""Tests that take more than so many seconds are only asked about lines whose reason to revert they name, and about
+constants: they would hold up every mutant that survives."""
+
 REASON = re.compile(r'"(\w+: [^"]+)"')
 
 Tests = dict[str, list[str]]
@@ -79,7 +83,7 @@ class Known:
         """
         lines = [line for line in self.lines() if line[2:]]
         here = [line[2] for line in lines if line[0].startswith(f"{mutant.contract}: {mutant.text} | ")]
-        named = [test for reason in REASON.findall(mutant.text) for test in tests if _names(test, reason)]
+        named = [test for test in tests if _is_named(mutant, test)]
         killers = Counter(line[2] for line in lines if line[0].startswith(f"{mutant.contract}: "))
         favourites = [test for test, _ in killers.most_common() if test in tests][:FAVOURITES]
         edges = [test for test in tests if any(f"/test_{name}.py" in test for name in EDGES)]
@@ -88,9 +92,11 @@ class Known:
         return list(dict.fromkeys([*first, *tests]))
 
 
-def _names(test: str, reason: str) -> bool:
+def _is_named(mutant: Mutant, test: str) -> bool:
+    """Whether a test expects the reason to revert that is in the mutant's line."""
     file, name = test.split("::")[:2]
-    return any(f"def {name.split('[')[0]}(" in part and reason in part for part in _parts(file))
+    own = [part for part in _parts(file) if f"def {name.split('[')[0]}(" in part]
+    return any(reason in part for reason in REASON.findall(mutant.text) for part in own)
 
 
 @cache
@@ -151,6 +157,7 @@ def outcome_of(mutant: Mutant, importer: str, bench: Bench) -> Outcome:
         return "same code", ""
     # a line that no single test runs is a constant, or is run by all that deploy the contract
     chosen = bench.tests.get(f"{mutant.contract}:{mutant.line}") or bench.tests[importer]
+    chosen = chosen + [test for test in bench.tests[SLOW] if _is_named(mutant, test) and test not in chosen]
     with TemporaryDirectory() as folder:
         for name in CONTRACT_NAMES:
             made = compiled.get(name) or load_artifact(name)
@@ -204,10 +211,14 @@ def tests_by_line(path: Path) -> Tests:
     """What ``tests.contracts.coverage --map`` has written, the other way round; the quickest test first."""
     written = json.loads(path.read_text(encoding="utf-8"))
     everybodys = {f"{source}:{line}" for source, line in written["collected"]}
-    found: Tests = {}
+    found: Tests = {SLOW: []}
     for test in sorted(written["tests"], key=written["seconds"].__getitem__):
         places = {f"{source}:{line}" for source, line in written["tests"][test]}
-        for place in (places - everybodys) | {place.split(":")[0] for place in places}:
+        sources = {place.split(":")[0] for place in places}
+        if written["seconds"][test] > SLOW_S:
+            found[SLOW].append(test)
+            places = sources
+        for place in (places - everybodys) | sources:
             found.setdefault(place, []).append(test)
     return found
 

@@ -108,3 +108,11 @@ def test_the_tokens_moves_are_seen(world: World) -> None:
     assert found == [([word(ALICE), word(BOB)], words(4))]
     found = logs(mor, transfer, BOB, "transferFrom", ALICE, BOB, 4)
     assert found == [([word(ALICE), word(BOB)], words(4))]
+
+
+def test_a_single_wei_of_emission_is_seen_coming() -> None:
+    world = World([1], economics=LIFELIKE, past_s=150, funds=0)
+    world.deploy_source(1)
+    event = "EmissionReceived(uint256)"
+    assert logs(world.compute, event, ALICE, "pull") == [([], words(1))]
+    assert logs(world.compute, event, ALICE, "pull") == []
