@@ -21,6 +21,7 @@ from eth_keys.backends.coincurve import CoinCurveECCBackend
 from eth_utils.address import to_checksum_address
 from web3 import HTTPProvider, Web3
 from web3.exceptions import BlockNotFound, ContractLogicError, TransactionNotFound, Web3Exception, Web3RPCError
+from web3.types import Nonce
 from web3.utils.address import get_create_address
 
 from contracts.artifacts import load_artifact
@@ -374,7 +375,7 @@ class ChainClient:
 
 def created_address(sender: Address, nonce: int) -> Address:
     """Where the contract stands that ``sender``'s transaction ``nonce`` creates."""
-    return Address(bytes.fromhex(get_create_address(to_checksum_address(sender), nonce)[2:]))
+    return Address(bytes.fromhex(get_create_address(to_checksum_address(sender), Nonce(nonce))[2:]))
 
 
 def raised_fee(fee: int) -> int:

@@ -212,5 +212,5 @@ def test_s23_a_lying_committee_gets_the_late_days_and_two_more_where_batches_com
 if __name__ == "__main__":
     examples = int(sys.argv[1]) if sys.argv[1:] else 500
     longer = settings(max_examples=examples, stateful_step_count=60, deadline=None)
-    run_state_machine_as_test(Economy, settings=longer)  # type: ignore[no-untyped-call]  # hypothesis annotates it not
+    run_state_machine_as_test(Economy, settings=longer)
     print(f"{examples} examples of 60 steps held all invariants")

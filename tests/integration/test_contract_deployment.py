@@ -138,7 +138,7 @@ class DyingClient(ChainClient):
     def _broadcast(self, outgoing: Any) -> None:
         self.sent += 1
         if self.sent == 2 and self.dies == "unsent":
-            self._eth.send_raw_transaction = die  # type: ignore[method-assign]  # dies when all is written
+            self._eth.send_raw_transaction = die  # type: ignore[assignment,method-assign]  # dies when all is written
         if self.sent == 2 and self.dies == "pooled":
             ask(self.chain, "evm_setAutomine", False)
         super()._broadcast(outgoing)
