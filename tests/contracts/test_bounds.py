@@ -292,3 +292,22 @@ def test_the_least_price_and_the_least_supply_are_some(world: World) -> None:
     assert compute("max_t_dollars", 10**18, 3, 1) == 3_000
     assert compute("access_rate", 7, 1) == 7 * MOR
     assert compute("user_max", 7, 1, 2) == 14
+
+
+def test_a_single_wei_of_stake_comes_and_goes_like_any_other(world: World) -> None:
+    world.stake(ALICE, 1)
+    world.registry("unstake", 1, sender=ALICE)
+    assert world.registry("unbonding", ALICE) == (1, world.chain.now_s + UNBONDING_S)
+    world.chain.pass_time(UNBONDING_S)
+    world.registry("withdraw", sender=ALICE)
+    assert world.balance(ALICE) == 1
+
+
+def test_a_single_wei_is_lost_and_a_single_wei_rewarded() -> None:
+    world = World((1, 20, 300))
+    least, small, _ = world.keys
+    assert world.registry("slash", *votes(world, least), sender=FINDER) == 0
+    assert (world.registry("stake_of", least.address), world.registry("forfeited_total")) == (0, 1)
+    assert "0x" + least.address.hex() not in world.registry("candidates")[0]
+    assert world.registry("slash", *votes(world, small), sender=FINDER) == 1 == world.balance(FINDER)
+    assert len(world.registry("candidates")[0]) == 1
