@@ -36,11 +36,18 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scores_required: bool = True
     """Where credits mature: only providers that can score count among the others of ``min_providers``."""
     audit_bps: int = 200
-    """The beacon picks so many of 10,000 credited sessions for a second opinion (S8)."""
+    """The beacon picks so many of 10,000 credited sessions of up to 500 T for a second opinion (S8), of longer ones in
+    proportion to their T."""
     canary_slots: int = 0
     """A member that holds MOR asks as a user about once in so many slots, and has every answer audited; 0: never."""
-    forfeits: Literal["pair", "provider"] = "pair"
+    forfeits: Literal["pair", "provider"] = "provider"
     """Whose immature credits are forfeited when a pick fails: the session key's with the provider, or all of its."""
+    deposit_tokens: int = 300_000
+    """Where credits mature: those that come due first fill a provider's deposit, until it is worth so many T at the
+    day's reference price (600 typical sessions); a failed pick forfeits it. 0: none."""
+    deposit_slots: int = 14_400
+    """A provider's full deposit is released once none of its sessions has been credited for so many slots (two days):
+    longer than a ticket may be settled and picked."""
     tie_percent: int = 5
     """Bids so close to the lowest take part in the draw (S27, S34)."""
     ceiling_percent: int = 200

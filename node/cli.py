@@ -101,15 +101,15 @@ def batch(height: int, config: Config = Path("node.toml"), overrides: Overrides 
 
 @app.command()
 def explain(
-    what: Annotated[str, typer.Argument(help="An RFC id, `day` or `allowance`.")],
+    what: Annotated[str, typer.Argument(help="An RFC id, `day`, `allowance` or `earnings`.")],
     subject: Annotated[
-        str | None, typer.Argument(help="DAY after `day` (today's without), ADDRESS after `allowance`.")
+        str | None, typer.Argument(help="DAY after `day` (today's without), ADDRESS after the others.")
     ] = None,
     config: Config = Path("node.toml"),
     overrides: Overrides = None,
 ) -> None:
     """Print why an RFC went to its provider, where its pay stands and, at a provider, why this one lost; or how a day's
-    numbers or an address's allowance come about."""
+    numbers, an address's allowance or a provider's pay come about."""
     from node.cli_explain import path_of  # noqa: PLC0415  # loads what only this command needs
 
     answer = ask_control(config, overrides, path_of(what, subject))

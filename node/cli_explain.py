@@ -12,14 +12,15 @@ def path_of(what: str, subject: str | None) -> str:
         if subject is not None and not subject.isdecimal():
             raise Unanswerable(f"{subject!r} is no day: days are numbers, and 0 is the first")
         return "/explain/day" if subject is None else f"/explain/day/{subject}"
-    if what == "allowance":
+    if what in {"allowance", "earnings"}:
         if subject is None:
-            raise Unanswerable("whose allowance? `yellowstone explain allowance ADDRESS`")
+            raise Unanswerable(f"whose {what}? `yellowstone explain {what} ADDRESS`")
         if not _is_hex(subject, _ADDRESS_DIGITS):
             raise Unanswerable(f"{subject!r} is no address: 0x and {_ADDRESS_DIGITS} hex digits")
-        return f"/explain/allowance/{subject}"
+        return f"/explain/{what}/{subject}"
     if subject is not None or not _is_hex(what, _ID_DIGITS):
-        raise Unanswerable(f"{what!r} is neither `day`, `allowance` nor an RFC id: 0x and {_ID_DIGITS} hex digits")
+        known = f"`day`, `allowance`, `earnings` nor an RFC id: 0x and {_ID_DIGITS} hex digits"
+        raise Unanswerable(f"{what!r} is neither {known}")
     return f"/explain/rfc/{what}"
 
 

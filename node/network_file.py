@@ -254,6 +254,10 @@ def check_params(path: Path, params: NetworkParams) -> None:
         raise ConfigInvalid(path, "params.pair_percent", f"{params.pair_percent} is not 1 to 100")
     if params.audit_bps > 10_000:
         raise ConfigInvalid(path, "params.audit_bps", f"{params.audit_bps} is above 10000")
+    waits = params.settle_window_slots + params.audit_slots
+    if params.audit_slots and params.deposit_tokens and params.deposit_slots <= waits:
+        told = f"{params.deposit_slots} is not above settle_window_slots + audit_slots = {waits}"
+        raise ConfigInvalid(path, "params.deposit_slots", told)
     if params.bootstrap_days > BOOTSTRAP_INTERVALS:
         raise ConfigInvalid(path, "params.bootstrap_days", f"{params.bootstrap_days} is above {BOOTSTRAP_INTERVALS}")
     for field in msgspec.structs.fields(params):

@@ -66,7 +66,7 @@ class Contract:
             return int(self.client.call("compute", self.compute, name, *arguments, block=block))
 
         supply = int(self.client.call("mor", self.mor, "totalSupply", block=account.snapshot_block))
-        max_t = ask("max_t", int(account.budget_wei), account.reference_price_wei)
+        max_t = ask("max_t", int(account.market_wei), account.reference_price_wei)
         return Views(
             block=block,
             time_s=self.client.block_timestamp(block),

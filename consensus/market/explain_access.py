@@ -10,6 +10,7 @@ import msgspec
 
 from consensus.market import access
 from consensus.market.bootstrap import bootstrap_reserve
+from consensus.market.deposits import RELEASE_PERCENT, has_deposits
 from consensus.market.errors import show
 from consensus.market.history import DayRecord
 from consensus.market.ledger_state import DayAccount, moved_price
@@ -60,8 +61,9 @@ def _day_lines(record: DayRecord, terms: Terms, today: int) -> Iterator[str]:
         f" {params.ceiling_percent} % = {ceiling:,} wei per T"
     )
     yield f"Use of the day's tickets, up to batch {record.as_of} (S37)"
+    left = " - deposits that left" if account.released_wei else "", _less_released(account)
     yield (
-        f"  budget left = budget + forfeited - credited - second opinions = {show_mor(account.budget_wei)} +"
+        f"  budget left = budget{left[0]} + forfeited - credited - second opinions = {left[1]} +"
         f" {show_mor(account.returned_wei)} - {show_mor(account.credited_wei)} - {show_mor(account.opinions_wei)} ="
         f" {show_exact(account.budget_left_wei)}"
     )
@@ -181,12 +183,23 @@ def _price_lines(account: DayAccount, params: NetworkParams) -> Iterator[str]:
 
 
 def _access_lines(account: DayAccount) -> Iterator[str]:
-    budget, price, supply, max_t = account.budget_wei, account.reference_price_wei, account.supply_wei, account.max_t
-    yield f"  MaxT = budget / reference price = {show_mor(budget)} / {price:,} wei per T = {max_t:,} T"
+    budget, price, supply, max_t = account.market_wei, account.reference_price_wei, account.supply_wei, account.max_t
+    if account.released_wei:
+        yield (
+            f"  MaxT = (budget - deposits that left) / reference price = ({_less_released(account)}) /"
+            f" {price:,} wei per T = {max_t:,} T"
+        )
+    else:
+        yield f"  MaxT = budget / reference price = {show_mor(budget)} / {price:,} wei per T = {max_t:,} T"
     yield f"    contract view max_t({budget}, {price})"
     rate = access.access_rate(max_t, supply)
     yield f"  AccessRate = MaxT / supply = {max_t:,} T / {show_mor(supply)} = {rate:,} T per 1 MOR a day"
     yield f"    contract view access_rate({max_t}, {supply})"
+
+
+def _less_released(account: DayAccount) -> str:
+    budget = show_mor(account.budget_wei)
+    return f"{budget} - {show_mor(account.released_wei)}" if account.released_wei else budget
 
 
 def _audit_lines(record: DayRecord, params: NetworkParams) -> Iterator[str]:
@@ -195,6 +208,11 @@ def _audit_lines(record: DayRecord, params: NetworkParams) -> Iterator[str]:
     yield f"  immature credits = {show_mor(record.immature_wei)}, {due}"
     yield f"  forfeited since genesis = {show_mor(record.forfeited_wei)}"
     yield f"  paid for opinions since genesis = {show_mor(record.opinions_wei)}"
+    if has_deposits(params):
+        yield (
+            f"  deposits = {show_mor(record.deposits_wei)}, of which {show_mor(record.leaving_wei)} have left and are"
+            f" paid by the next days' first batches, from {RELEASE_PERCENT} % of their budgets at most"
+        )
     yield f"  sessions picked, until their window ends = {record.picked:,}"
 
 

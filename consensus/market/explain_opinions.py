@@ -1,15 +1,16 @@
 """A session's credit on its way in words (S8): whether it was picked, who says what of it, and when it matures."""
 
+from consensus.market.deposits import has_deposits
 from consensus.market.errors import show
 from consensus.market.ledger_state import Ledger
-from consensus.market.opinions import Pick, bucket_of, due_slot, turns
+from consensus.market.opinions import TYPICAL_T, Pick, bucket_of, due_slot, needs_two, turns
 from consensus.params import NetworkParams
 from contracts.typed_data import Address, Digest
 
 _DECISIONS = {
     "passed": "passed: the credit matures",
-    "failed": "FAILED: the credit is forfeited",
-    "unheard": "nobody said a word in time: the credit is forfeited",
+    "failed": "FAILED: the credit is forfeited, and the provider's deposit",
+    "unheard": "nobody said a word in time: the credit is forfeited, and the provider's deposit",
 }
 
 
@@ -27,14 +28,16 @@ def explain_credit(
     bucket = bucket_of(picked_slot, params)
     end = due_slot(bucket, params)
     if ledger.slot >= end:
-        return (f"credit: its window ended in slot {end}; what had not been forfeited has matured",)
+        has_gone = "has filled the provider's deposit or matured" if has_deposits(params) else "has matured"
+        return (f"credit: its window ended in slot {end}; what had not been forfeited {has_gone}",)
     lines = [
         f"credit: immature until slot {end}, {params.audit_slots} slots after the batch of slot {picked_slot}"
         f" (params.audit_slots; the ledger stands at slot {ledger.slot})"
     ]
     pick = ledger.audits.pick(ticket_id)
     if pick is None:
-        lines.append(f"not picked for a second opinion: {params.audit_bps} of 10,000 are (params.audit_bps)")
+        share = f"{params.audit_bps} of 10,000 are (params.audit_bps)"
+        lines.append(f"not picked for a second opinion: {share}, of those above {TYPICAL_T} T more in proportion")
     else:
         lines += _pick_lines(pick, ledger.slot, params)
     if ledger.audits.is_struck(*pair, bucket):
@@ -50,5 +53,7 @@ def _pick_lines(pick: Pick, slot: int, params: NetworkParams) -> list[str]:
     for number, offer in enumerate(pick.scorers):
         state = said.get(offer.provider) or ("may speak" if number < may else "waits for its turn")
         lines.append(f"  {show(offer.provider)} at {offer.price_wei} wei per T: {state}")
+    if needs_two(pick.tokens, params):
+        lines.append(f"  two of a kind are asked for: {pick.tokens} T in parts would be picked twice")
     lines.append("verdict: " + (_DECISIONS[pick.decision] if pick.decision else "still open"))
     return lines

@@ -32,13 +32,16 @@ class DayRecord(msgspec.Struct, frozen=True):
     """What batch ``paid_by`` paid to the day's leaders (S24); 0 while that hasn't come."""
     paid_by: int = 0
     immature_wei: int = 0
-    """Put by for second opinions after the day's last batch (S8), whichever day's; so are the next three."""
+    """Put by for second opinions after the day's last batch (S8), whichever day's; so are the others below."""
     forfeited_wei: int = 0
     """Since genesis."""
     opinions_wei: int = 0
     """What scorers had been paid since genesis."""
     picked: int = 0
     """Sessions that were picked for a second opinion and whose window has not ended."""
+    deposits_wei: int = 0
+    """Providers' deposits, those included that have left and are not paid yet: ``leaving_wei``."""
+    leaving_wei: int = 0
 
 
 class History:
@@ -78,4 +81,6 @@ def _with_audits(record: DayRecord, audits: Audits) -> DayRecord:
         forfeited_wei=int(audits.forfeited_wei),
         opinions_wei=int(audits.opinions_wei),
         picked=sum(len(some) for some in audits.picks.values()),
+        deposits_wei=int(audits.deposits.held_wei + audits.deposits.leaving_wei),
+        leaving_wei=int(audits.deposits.leaving_wei),
     )

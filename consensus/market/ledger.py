@@ -6,7 +6,6 @@ Proposer and checker use the same draft, so they can't differ.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -32,7 +31,7 @@ from consensus.market.opinions import transcript_of
 from consensus.market.penalties import Penalties, counted_as
 from consensus.market.settlement import VerifiedIds
 from consensus.market.speed import SpeedSample, SpeedWindow, us_per_t
-from consensus.market.trie import Trie
+from consensus.market.trie import Trie, numbered_from
 from consensus.membership import Draw, Term, check_drawn, hand_over_to, verify_hand_over
 from consensus.params import Terms
 from contracts.merkle import CreditTree
@@ -43,9 +42,6 @@ from gossip.messages.committee import DayOpening, HandOverCertificate
 from gossip.messages.opinions import Opinion
 from gossip.messages.records import BeaconCommitment
 from gossip.messages.session import Settlement
-
-K = TypeVar("K", bound=bytes)
-V = TypeVar("V")
 
 MAX_COMMIT_AHEAD_DAYS = 7
 """How many days ahead a member may commit its secrets."""
@@ -98,7 +94,7 @@ class Draft:
         self._penalised: dict[bytes, bool] = {}
         self._commitments = dict(ledger.commitments)
         self._outcomes: list[Outcome] = []
-        self._audits = AuditDraft(ledger.audits, self._params, slot)
+        self._audits = AuditDraft(ledger.audits, self._params, slot, ledger.credits)
         self._drawn = ledger.drawn
         if opening is not None and opening.drawn:
             self._drawn = Draw(self.day, Term(ledger.running.epoch + 1, opening.drawn))
@@ -355,7 +351,11 @@ class Draft:
         """The new ledger, with what is too old to matter left out. Its ``parent`` is still the old batch's hash."""
         old, first_day = self._ledger, oldest_day(self.slot, self._params)
         beacon = next_beacon(old.beacon, reveal, old.parent)
-        matured = self._audits.finish(beacon, _credited(old.outcomes))
+        account = self._days[self.day]
+        leaving_wei = account.released_wei if self.day > old.day else 0
+        matured = self._audits.finish(
+            beacon, _credited(old.outcomes), price_wei=account.reference_price_wei, pay_wei=leaving_wei
+        )
         credits, days, audits = self._mature(matured)
         return Ledger(
             height=old.height + 1,
@@ -366,8 +366,8 @@ class Draft:
             total_credited=Uint256(old.total_credited + _gained(old.credits, credits)),
             credits=CreditTree.of(old.credits).with_items(credits),
             days=dict(sorted((day, account) for day, account in days.items() if day >= first_day)),
-            sessions=_by_day(old.sessions, self._sessions, first_day),
-            settled=_by_day(old.settled, self._settled, first_day),
+            sessions=numbered_from(old.sessions, self._sessions, first_day),
+            settled=numbered_from(old.settled, self._settled, first_day),
             speed=as_speed(old.speed).with_items({model: made.samples for model, made in self._speed.items()}),
             penalties=self._held_penalties.with_points(self._penalties),
             penalised=self._held_penalised.with_items(self._penalised),
@@ -380,7 +380,7 @@ class Draft:
             bootstrap_credited=Uint256(self._bootstrap),
             day_credits=self._day_credits.with_items(self._credited_today),
             ranks=dict(sorted((day, held) for day, held in self._ranks.items() if day >= first_day)),
-            pairs=_by_day(old.pairs, self._pairs, first_day),
+            pairs=numbered_from(old.pairs, self._pairs, first_day),
             audits=audits,
         )
 
@@ -438,15 +438,6 @@ def _credited(outcomes: Iterable[Outcome]) -> Iterator[Credited]:
         for made in outcomes
         if made.credited_wei
     )
-
-
-def _by_day(
-    held: Mapping[int, Mapping[K, V]], changed: Mapping[int, Mapping[K, V]], first_day: int
-) -> dict[int, Mapping[K, V]]:
-    """The maps of ``first_day`` and later with what has changed; a day that is over is dropped whole."""
-    days = sorted(day for day in {*held, *changed} if day >= first_day)
-    empty: Mapping[K, V] = {}
-    return {day: Trie.of(held.get(day, empty)).with_items(changed.get(day, empty)) for day in days}
 
 
 def settle(

@@ -5,19 +5,19 @@ What grows with users, providers or traffic stands in maps that share what staye
 root. Nothing outside :mod:`consensus.market.ledger` makes a new one from an old one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from eth_hash.auto import keccak
 
 from consensus.committee import Committee
 from consensus.market import access
+from consensus.market.deposits import compute_released
 from consensus.market.errors import BatchInvalid
 from consensus.market.maturing import Audits, audit_roots, plain, restored, without_tries
 from consensus.market.penalties import Penalties, Penalty
 from consensus.market.speed import SpeedSample
-from consensus.market.trie import Trie
+from consensus.market.trie import Trie, numbered_roots
 from consensus.membership import Draw, Term
 from consensus.params import NetworkParams, Terms
 from contracts.merkle import CreditTree
@@ -31,9 +31,6 @@ MAX_LEDGER_BYTES = 1 << 30
 
 NO_SPEED: Trie[Digest, tuple[SpeedSample, ...]] = Trie(bucket=1)
 """No samples yet. A model's are some kilobytes, so each is hashed alone."""
-
-K = TypeVar("K", bound=bytes)
-V = TypeVar("V")
 
 
 class DayAccount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -66,16 +63,23 @@ class DayAccount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     """Of ``credited_wei``, what was forfeited before it matured (S8)."""
     opinions_wei: Uint256 = Uint256(0)
     """What scorers were paid on this day."""
+    released_wei: Uint256 = Uint256(0)
+    """Of the budget, what the day's first batch pays to providers whose deposits have left (S8)."""
 
     @property
     def max_t(self) -> int:
-        """T that the day's budget buys (S38)."""
-        return access.max_t(self.budget_wei, self.reference_price_wei)
+        """T that the day's budget buys (S38), once deposits that leave have been paid out of it."""
+        return access.max_t(self.market_wei, self.reference_price_wei)
+
+    @property
+    def market_wei(self) -> int:
+        """Wei of the budget that are for the day's sessions."""
+        return self.budget_wei - self.released_wei
 
     @property
     def budget_left_wei(self) -> int:
         """Wei that may still be credited on this day (S37)."""
-        return self.budget_wei + self.returned_wei - self.credited_wei - self.opinions_wei
+        return self.market_wei + self.returned_wei - self.credited_wei - self.opinions_wei
 
     def ceiling_wei(self, params: NetworkParams) -> int:
         """The highest price per T that is matched on this day."""
@@ -324,24 +328,17 @@ def state_root(ledger: Ledger) -> Digest:
     )
     roots = [
         CreditTree.of(ledger.credits).root,
-        *_roots_by_day(ledger.sessions),
-        *_roots_by_day(ledger.settled),
-        *_roots_by_day(ledger.pairs),
+        *numbered_roots(ledger.sessions),
+        *numbered_roots(ledger.settled),
+        *numbered_roots(ledger.pairs),
         *audit_roots(ledger.audits),
         as_speed(ledger.speed).root,
         Penalties.of(ledger.penalties, ledger.day).root,
         Trie.of(ledger.penalised).root,
         Trie.of(ledger.day_credits).root,
-        *_roots_by_day(ledger.ranks),
+        *numbered_roots(ledger.ranks),
     ]
     return Digest(keccak(b"".join(roots) + encode(small)))
-
-
-def _roots_by_day(maps: Mapping[int, Mapping[K, V]]) -> Iterator[bytes]:
-    """The number of days, then each day and the root of its map."""
-    yield len(maps).to_bytes(8, "big")
-    for day, held in maps.items():
-        yield day.to_bytes(8, "big") + Trie.of(held).root
 
 
 def as_speed(samples: Mapping[Digest, tuple[SpeedSample, ...]]) -> Trie[Digest, tuple[SpeedSample, ...]]:
@@ -357,9 +354,11 @@ def opened(
     *,
     height: int = 0,
     paid_before_wei: int = 0,
+    released_wei: int = 0,
 ) -> DayAccount:
     """A day's account at its start; ``epoch`` is the running committee's, ``before`` the account that the price
-    follows from, None at genesis."""
+    follows from, None at genesis, ``released_wei`` what deposits
+    that have left take of the budget."""
     return DayAccount(
         day=opening.day,
         snapshot_block=opening.snapshot_block,
@@ -375,6 +374,7 @@ def opened(
         before_t=Uint256(0 if before is None else before.credited_t),
         before_wei=Uint256(0 if before is None else before.credited_wei),
         paid_before_wei=Uint256(paid_before_wei),
+        released_wei=Uint256(released_wei),
     )
 
 
@@ -417,7 +417,8 @@ def day_accounts(ledger: Ledger, terms: Terms, day: int, opening: DayOpening | N
 
     Without an opening, on a day that no batch fell into or for a look ahead, supply and snapshot carry over and the
     budget follows from the formula, as it does in the contract. Days so long gone that no ticket of theirs can be
-    settled any more are left out.
+    settled any more are left out. Deposits that have left are paid out of the budget of ``day`` alone, whose batch
+    comes; from the budgets of the days that they came from the contract takes nothing any more.
     """
     params, economics = terms.params, terms.economics
     accounts = dict(ledger.days)
@@ -431,7 +432,9 @@ def day_accounts(ledger: Ledger, terms: Terms, day: int, opening: DayOpening | N
             budget = Uint256(economics.budget(coming, paid))
             start = DayOpening(coming, before.snapshot_block, before.supply_wei, budget)
         price, epoch = next_reference_price(before, params), ledger.running.epoch
-        before = opened(start, price, epoch, before, height=ledger.height + 1, paid_before_wei=paid)
+        released = compute_released(ledger.audits.deposits, start.budget_wei if coming == day else 0)
+        height = ledger.height + 1
+        before = opened(start, price, epoch, before, height=height, paid_before_wei=paid, released_wei=released)
         accounts[coming] = before
     return accounts
 

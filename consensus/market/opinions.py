@@ -2,12 +2,13 @@
 
 A later batch's beacon picks a share of the credited sessions and, for each, up to three scorers among the providers of
 the model that tickets have shown. The first speaks first; the next one may once one has spoken or a third of the window
-has gone by without a word. One Pass settles it, unless somebody said Fail: then two of a kind do. At the end of the
-window a pick that nobody has passed has failed, whoever it was that did not open or did not answer: either side of the
-session can open the transcript, so a provider that has computed its answer never depends on its user.
+has gone by without a word. One Pass settles it, unless somebody said Fail or the session is very long: then two of a
+kind do. At the end of the window a pick that nobody has passed has failed, whoever it was that did not open or did not
+answer: either side of the session can open the transcript, so a provider that has computed its answer never depends on
+its user.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import msgspec
@@ -25,12 +26,22 @@ SCORERS = 3
 """Scorers drawn for a pick at most."""
 
 MAX_OFFERS = 64
-"""Scorers of one model that the ledger remembers; those that were seen last."""
+"""Scorers of one model that the ledger remembers; those that have been credited most."""
+
+TYPICAL_T = 500
+"""T of a typical session. Longer ones are picked in proportion to their T, so that few large ones gain nobody more
+than many small: however it cuts them, whoever computes nothing gets to TYPICAL_T × 10,000 ÷ ``audit_bps`` T, 25,000 by
+default, before its first pick, on average and at most."""
+
+ALL_PICKED = 10_000 * TYPICAL_T
 
 BUCKETS = 64
 """Parts that the window is cut into: credits mature, and picks end, a part at a time."""
 
 Decision = Literal["", "passed", "failed", "unheard"]
+
+Credit = Callable[[Address], int]
+"""What a provider has been credited so far, its deposit included, in wei."""
 
 
 class Offer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -89,32 +100,82 @@ def transcript_of(settlement: Settlement) -> Digest:
     return ZERO_DIGEST if settlement.voucher is None else settlement.voucher.payload.transcript
 
 
-def is_picked(beacon: Digest, ticket_id: Digest, params: NetworkParams) -> bool:
-    """Whether ``beacon`` picks a session for a second opinion."""
+def is_picked(beacon: Digest, ticket_id: Digest, tokens: int, params: NetworkParams) -> bool:
+    """Whether ``beacon`` picks a session of ``tokens`` T for a second opinion.
+
+    ``audit_bps`` of 10,000 are up to :data:`TYPICAL_T`, above that in proportion to T, at last all of them.
+    """
     drawn = keccak(b"second opinion" + beacon + ticket_id)
-    return int.from_bytes(drawn[:8], "big") % 10_000 < params.audit_bps
+    return int.from_bytes(drawn[:8], "big") % ALL_PICKED < pick_share(tokens, params)
+
+
+def pick_share(tokens: int, params: NetworkParams) -> int:
+    """How many of :data:`ALL_PICKED` sessions of ``tokens`` T are picked; more than all are all."""
+    return params.audit_bps * max(TYPICAL_T, tokens)
+
+
+def needs_two(tokens: int, params: NetworkParams) -> bool:
+    """Whether one Pass is too little for a session of ``tokens`` T: as many, cut up, would be picked twice or more."""
+    return pick_share(tokens, params) >= 2 * ALL_PICKED
 
 
 def draw_scorers(
-    beacon: Digest, ticket_id: Digest, provider: Address, offers: Iterable[Offer], oldest_slot: int
+    beacon: Digest,
+    ticket_id: Digest,
+    provider: Address,
+    offers: Iterable[Offer],
+    *,
+    oldest_slot: int,
+    credit_of: Credit,
 ) -> tuple[Offer, ...]:
-    """Who is to score, in order; only offers seen in ``oldest_slot`` or later count, and never the provider itself."""
+    """Who is to score, in order; only offers seen in ``oldest_slot`` or later count, and never the provider itself.
+
+    Each turn is drawn with a chance in proportion to what the network has credited so far: addresses cost nothing,
+    credit costs work. Whoever has none is drawn only where nobody else has any.
+    """
     found = [offer for offer in offers if offer.provider != provider and offer.slot >= oldest_slot]
-    found.sort(key=lambda offer: keccak(beacon + ticket_id + offer.provider))
-    return tuple(found[:SCORERS])
+    weighed = [(credit_of(offer.provider), offer) for offer in found]
+    if any(weight for weight, _ in weighed):
+        weighed = [one for one in weighed if one[0]]
+    else:
+        weighed = [(1, offer) for offer in found]
+    drawn: list[Offer] = []
+    while weighed and len(drawn) < SCORERS:
+        value = keccak(beacon + ticket_id + bytes((len(drawn),)))
+        mark = int.from_bytes(value, "big") % sum(weight for weight, _ in weighed)
+        drawn.append(weighed.pop(_place(weighed, mark))[1])
+    return tuple(drawn)
 
 
-def with_offer(offers: tuple[Offer, ...], bid: Bid, slot: int, params: NetworkParams) -> tuple[Offer, ...]:
-    """``offers`` with a bid that a ticket of ``slot`` shows; the same tuple where that is no news."""
+def _place(weighed: Iterable[tuple[int, Offer]], mark: int) -> int:
+    """Whose part of all weights laid end to end ``mark`` falls into."""
+    for place, (weight, _) in enumerate(weighed):
+        mark -= weight
+        if mark < 0:
+            return place
+    raise ValueError(mark)
+
+
+def with_offer(
+    offers: tuple[Offer, ...], bid: Bid, slot: int, params: NetworkParams, credit_of: Credit
+) -> tuple[Offer, ...]:
+    """``offers`` with a bid that a ticket of ``slot`` shows; the same tuple where that is no news.
+
+    Where there are too many, one goes that no longer counts, else who has been credited least, else the stalest: new
+    addresses push out nobody that was paid.
+    """
     held = next((offer for offer in offers if offer.provider == bid.provider), None)
     if held is not None:
         if slot < held.slot or (held.price_wei == bid.price_wei and slot < held.slot + params.settle_window_slots // 8):
             return offers
         offers = tuple(offer for offer in offers if offer is not held)
-    elif len(offers) >= MAX_OFFERS:
-        stalest = min(offers, key=lambda offer: (offer.slot, offer.provider))
-        offers = tuple(offer for offer in offers if offer is not stalest)
-    added = (*offers, Offer(bid.provider, bid.price_wei, slot))
+    new, oldest = Offer(bid.provider, bid.price_wei, slot), slot - params.settle_window_slots
+    added = (*offers, new)
+    if len(added) > MAX_OFFERS:
+        least = min(added, key=lambda one: (one.slot >= oldest, credit_of(one.provider), one.slot, one.provider))
+        if least is new:
+            return offers
+        added = tuple(offer for offer in added if offer is not least)
     return tuple(sorted(added, key=lambda offer: offer.provider))
 
 
@@ -143,13 +204,13 @@ def check_opinion(pick: Pick | None, opinion: Opinion, slot: int, params: Networ
     return pick
 
 
-def with_opinion(pick: Pick, opinion: Opinion) -> Pick:
+def with_opinion(pick: Pick, opinion: Opinion, params: NetworkParams) -> Pick:
     """The pick once a checked opinion has been given."""
     given = (*pick.given, Given(opinion.scorer, opinion.passed))
     passes = sum(one.passed for one in given)
     fails = len(given) - passes
     decision: Decision = ""
-    if (passes and not fails) or passes > 1:
+    if passes > 1 or (passes and not fails and not needs_two(pick.tokens, params)):
         decision = "passed"
     elif fails > 1:
         decision = "failed"

@@ -126,6 +126,29 @@ class Trie(Mapping[K, V], Generic[K, V]):
     def __len__(self) -> int:
         return self._count
 
+    def with_prefix(self, prefix: bytes) -> dict[K, V]:
+        """What stands under keys that begin with ``prefix``."""
+        node = self._node
+        while isinstance(node, _Branch) and node.at < 2 * len(prefix):
+            node = node.children[_nibble(prefix, node.at)]
+        return {key: self[key] for key in Trie(node) if key.startswith(prefix)}
+
+
+def numbered_from(
+    held: Mapping[int, Mapping[K, V]], changed: Mapping[int, Mapping[K, V]], first: int
+) -> dict[int, Mapping[K, V]]:
+    """The maps of ``first`` (a day, say) and later with what has changed; one that is over is dropped whole."""
+    numbers = sorted(number for number in {*held, *changed} if number >= first)
+    empty: Mapping[K, V] = {}
+    return {number: Trie.of(held.get(number, empty)).with_items(changed.get(number, empty)) for number in numbers}
+
+
+def numbered_roots(maps: Mapping[int, Mapping[K, V]]) -> Iterator[bytes]:
+    """How many maps there are, then each one's number (a day, a part of a window) and root."""
+    yield len(maps).to_bytes(8, "big")
+    for number, held in maps.items():
+        yield number.to_bytes(8, "big") + Trie.of(held).root
+
 
 class _Merge(Generic[K, V]):
     """One change of a trie; ``added`` counts the keys that were not there before."""

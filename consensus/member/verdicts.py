@@ -48,7 +48,9 @@ class Verdicts:
     def are_due(self, ledger: Ledger, closing: int) -> bool:
         """Whether a batch that closes ``closing`` would pick or mature something, or a scorer has spoken."""
         credited = sum(made.credited_wei for made in ledger.outcomes)
-        return has_work(ledger.audits, credited, closing, self._params) or bool(self.fit(ledger, closing))
+        is_new_day = self._params.day_of(closing) > ledger.day
+        is_due = has_work(ledger.audits, credited, closing, self._params, is_new_day=is_new_day)
+        return is_due or bool(self.fit(ledger, closing))
 
     def fit(self, ledger: Ledger, slot: int) -> tuple[Signed[Opinion], ...]:
         """Those that a batch closing ``slot`` would take, each by itself."""

@@ -84,6 +84,9 @@ class StatusSource(Protocol):
     async def explain_allowance(self, user: Address) -> Any:
         """How today's allowance of an address comes about, in lines of text."""
 
+    async def explain_earnings(self, provider: Address) -> Any:
+        """What a provider has been credited and when it comes, in lines of text."""
+
     async def metrics(self) -> str:
         """Prometheus text."""
 
@@ -135,6 +138,7 @@ def build_control(source: StatusSource, token: str) -> ASGIApp:
         answer("/explain/day", lambda _: source.explain_day(None)),
         answer("/explain/day/{day}", lambda r: source.explain_day(_number(r, "day"))),
         answer("/explain/allowance/{user}", lambda r: source.explain_allowance(Address(_hex(r, "user", 20)))),
+        answer("/explain/earnings/{who}", lambda r: source.explain_earnings(Address(_hex(r, "who", 20)))),
         Route("/metrics", metrics),
     ]
     return _BearerOnly(Starlette(routes=routes), token)

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from consensus.committee import Committee
 from consensus.market.errors import MarketError
 from consensus.market.explain_access import Holding, explain_allowance, explain_day
+from consensus.market.explain_earnings import explain_earnings
 from consensus.market.explain_opinions import explain_credit
 from consensus.market.ledger_state import account_of
 from consensus.market.proof import CreditProof
@@ -320,6 +321,12 @@ class NodeStatus:
         holding, is_opened = Holding(user, balance, members, issued), today <= self._public.ledger.day
         lines = explain_allowance(account, holding, is_opened=is_opened)
         return {"day": account.day, "balance_wei": balance, "explanation": lines}
+
+    async def explain_earnings(self, provider: Address) -> dict[str, Any]:
+        """What a provider has been credited: matured, at stake, immature, and when each comes."""
+        ledger = self._public.ledger
+        lines = explain_earnings(ledger, self._node.terms.params, provider)
+        return {"height": ledger.height, "explanation": lines}
 
     async def metrics(self) -> str:
         """Prometheus text."""

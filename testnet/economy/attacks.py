@@ -12,7 +12,6 @@ from consensus.market.allowances import MAX_PASSES_PER_USER, Allowances
 from consensus.market.errors import RfcRefused
 from consensus.market.ledger_state import DayAccount
 from consensus.market.matching import MAX_PENALTY
-from consensus.market.opinions import MAX_OFFERS
 from consensus.market.promises import Promises
 from consensus.market.speed import SpeedSample, is_fast_enough, with_sample
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Signature
@@ -20,13 +19,15 @@ from gossip.messages.base import Signed, Unit
 from gossip.messages.market import AccessPass, PassIssued, PassRequest, Rfc
 from testnet.economy.market_day import Offer
 from testnet.economy.population import Provider, name, standing
-from testnet.economy.rules import SESSION_T, Flow, Rules, charged_worth, compute_found_out, compute_kept
+from testnet.economy.rules import SESSION_T, Cut, Flow, Rules, charged_worth, compute_found_out, compute_kept
 
 SYBIL_USERS = 1_000
 SYBIL_PROVIDERS = 5_000
 PAID_SHARE = 10
-"""Percent of what a model's providers have been paid that went to the attacker, for work it did: its part of scorers
-that are drawn by it."""
+"""Percent of what a model's providers have been paid that went to the attacker, for work it did: its part of scorers,
+who are drawn by it."""
+CUTS = (SESSION_T, 5_000, 25_000, 100_000, 400_000)
+"""T of a session, as a cheat may choose them."""
 OWN_SHARE = 80
 """Percent of its own sessions on a public model that an attacker steers to itself, by price and by timing of slots."""
 HONEST_US = 20_000
@@ -96,29 +97,29 @@ def honest(view: View) -> Turn:
 
 def wash_computing(view: View) -> Turn:
     """Ask oneself and compute the answers."""
-    turn = _wash(view, users=1, providers=2, scorers=2)
+    turn = _wash(view, users=1, providers=2)
     turn.computed_t, turn.kept, turn.hardware_t = sum(f.sessions * f.tokens for f in turn.flows), 1.0, view.access_t
     return turn
 
 
 def wash_idle(view: View) -> Turn:
     """Ask oneself and compute nothing."""
-    return _wash(view, users=1, providers=2, scorers=2)
+    return _wash(view, users=1, providers=2)
 
 
 def sybil_users(view: View) -> Turn:
     """As wash_idle, over so many session keys that no pair has much to forfeit."""
-    return _wash(view, users=SYBIL_USERS, providers=2, scorers=2)
+    return _wash(view, users=SYBIL_USERS, providers=2)
 
 
 def sybil_providers(view: View) -> Turn:
     """As sybil_users, over so many providers that none has much to forfeit."""
-    return _wash(view, users=SYBIL_USERS, providers=SYBIL_PROVIDERS, scorers=2)
+    return _wash(view, users=SYBIL_USERS, providers=SYBIL_PROVIDERS)
 
 
 def colluding_opinions(view: View) -> Turn:
-    """As sybil_providers, and the Sybils are drawn to score one another: they crowd the scorers that tickets show."""
-    return _wash(view, users=SYBIL_USERS, providers=SYBIL_PROVIDERS, scorers=SYBIL_PROVIDERS)
+    """As sybil_providers, and the Sybils score one another where they are drawn: for work they have been paid for."""
+    return _wash(view, users=SYBIL_USERS, providers=SYBIL_PROVIDERS, paid_share=PAID_SHARE)
 
 
 def undercutting(view: View) -> Turn:
@@ -204,42 +205,31 @@ def _offer(view: View, price_wei: int, who: str) -> tuple[int, Offer]:
     return TARGET, Offer(standing(name(who), TARGET, max(1, price_wei)), view.access_t)
 
 
-def _scorers(view: View, crowd: int) -> tuple[int, int]:
-    """Of the scorers that the ledger remembers for a model, the attacker's ``crowd`` and the others, as they are drawn.
-
-    Nobody else for a model of its own. Of a public one the ledger remembers who was seen last on tickets, as the winner
-    or as its rival; rivals are drawn among addresses, so a crowd fills its part of them.
-    """
-    proposals = view.rules.proposals
-    if not proposals.listed_models:
-        return min(crowd, MAX_OFFERS), 0
-    if proposals.scorers_by_credit:
-        return PAID_SHARE, 100 - PAID_SHARE
-    known = len(view.honest.get(TARGET, ()))
-    if known + crowd <= MAX_OFFERS:
-        return crowd, known
-    seen = (1 + known / (known + crowd)) / 2
-    others = min(known, max(1, int(MAX_OFFERS * seen)))
-    return MAX_OFFERS - others, others
-
-
-def _wash(view: View, *, users: int, providers: int, scorers: int) -> Turn:
+def _wash(view: View, *, users: int, providers: int, paid_share: int = 0) -> Turn:
     """Own sessions with own providers: on a model that nobody else has, at the ceiling; where only listed models are
-    payable, on a public one just below everybody's price, as far as the draw can be steered."""
+    payable, on a public one just below everybody's price, as far as the draw can be steered. They are cut as it pays
+    best where nothing is computed."""
     rules, is_own = view.rules, not view.rules.proposals.listed_models
     price = view.ceiling_wei if is_own else min(view.ceiling_wei, view.lowest[TARGET] * 94 // 100)
     steered = view.access_t if is_own else view.access_t * OWN_SHARE // 100
-    worth = charged_worth(SESSION_T, price, view.account.reference_price_wei, rules.proposals)
-    sessions = steered // worth
-    found_out = compute_found_out(*_scorers(view, scorers))
-    kept = compute_kept(sessions, users * MAX_PASSES_PER_USER, providers, found_out, rules)
-    halves = (sessions - sessions // 2, sessions // 2)
-    flows = [
-        Flow(name("wash key"), name(f"wash provider {n}"), view.access_t, price, half, SESSION_T)
-        for n, half in enumerate(halves)
+    reference, best = view.account.reference_price_wei, Turn(kept=-1.0)
+    for tokens in CUTS:
+        sessions = steered // charged_worth(tokens, price, reference, rules.proposals)
+        cut = Cut(sessions, tokens, users * MAX_PASSES_PER_USER, providers, price / reference)
+        others = 0 if is_own else 100 - paid_share
+        kept = compute_kept(cut, compute_found_out(paid_share, others, tokens, rules.params), rules.params)
+        if kept > best.kept:
+            best = Turn(flows=_halved(view, price, sessions, tokens), kept=kept)
+    return best
+
+
+def _halved(view: View, price_wei: int, sessions: int, tokens: int) -> list[Flow]:
+    """Sessions between two providers of its own: each is paid for half of a pass."""
+    return [
+        Flow(name("wash key"), name(f"wash provider {n}"), view.access_t, price_wei, half, tokens)
+        for n, half in enumerate((sessions - sessions // 2, sessions // 2))
         if half
     ]
-    return Turn(flows=flows, kept=kept)
 
 
 def _samples(view: View, poisoned: int) -> tuple[SpeedSample, ...]:

@@ -7,20 +7,18 @@ from msgspec.structs import replace
 
 from consensus.params import NetworkParams
 from testnet.economy.attacks import IDLE, STRATEGIES, honest
-from testnet.economy.rules import Proposals, Rules
+from testnet.economy.rules import SESSION_T, Proposals, Rules
 from testnet.economy.simulation import Days, Setup, Simulation
 
 TODAY = Rules()
 """A network's default parameters."""
 
 PROPOSED = Rules(
-    NetworkParams(forfeits="provider"),
+    NetworkParams(),
     Proposals(
         charge_worth=True,
-        deposit_sessions=600,
         listed_models=True,
         charge_unfiled=True,
-        scorers_by_credit=True,
         fails_by_share=True,
         speed_from_canaries=True,
     ),
@@ -79,14 +77,13 @@ def variations() -> Iterator[tuple[str, Rules]]:
     params = TODAY.params
     for title, changed in (
         ("today, ceiling 100 %", replace(params, ceiling_percent=100)),
-        ("today, forfeits of the provider", replace(params, forfeits="provider")),
         ("today, half of all sessions audited", replace(params, audit_bps=5_000)),
         ("today, 8 providers a model", replace(params, min_providers=8)),
         ("today, a provider earns 1 % of its MOR a day at most", replace(params, earnings_percent=1)),
     ):
         yield title, Rules(changed, TODAY.proposals)
     rules = PROPOSED.proposals
-    yield "proposed, forfeits of the pair", replace(PROPOSED, params=TODAY.params)
+    yield "proposed, forfeits of the pair", replace(PROPOSED, params=replace(params, forfeits="pair"))
     yield (
         "proposed, ceiling 100 % for quota by worth",
         Rules(replace(PROPOSED.params, ceiling_percent=100), replace(rules, charge_worth=False)),
@@ -95,13 +92,10 @@ def variations() -> Iterator[tuple[str, Rules]]:
         "charge_worth",
         "listed_models",
         "charge_unfiled",
-        "scorers_by_credit",
         "fails_by_share",
         "speed_from_canaries",
     ):
         yield f"proposed, without {name}", replace(PROPOSED, proposals=replace(rules, **{name: False}))
     for sessions in (0, 150, 300):
-        yield (
-            f"proposed, deposit of {sessions} sessions",
-            replace(PROPOSED, proposals=replace(rules, deposit_sessions=sessions)),
-        )
+        deposit = replace(params, deposit_tokens=sessions * SESSION_T)
+        yield f"proposed, deposit of {sessions} sessions", replace(PROPOSED, params=deposit)

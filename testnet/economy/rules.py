@@ -13,13 +13,14 @@ from itertools import product
 import msgspec
 
 from consensus.market import access, pairs
+from consensus.market.deposits import has_deposits
 from consensus.market.ledger_state import DayAccount
-from consensus.market.opinions import SCORERS, Offer, Pick, decide, with_opinion
+from consensus.market.opinions import ALL_PICKED, SCORERS, TYPICAL_T, Offer, Pick, decide, pick_share, with_opinion
 from consensus.params import NetworkParams
 from contracts.typed_data import ZERO_DIGEST, Address
 from gossip.messages.opinions import Opinion
 
-SESSION_T = 500
+SESSION_T = TYPICAL_T
 """T of a session, the source's."""
 
 
@@ -28,14 +29,10 @@ class Proposals(msgspec.Struct, frozen=True):
 
     charge_worth: bool = False
     """T above the day's reference price cost as much quota as they are worth: T × price ÷ reference, rounded up."""
-    deposit_sessions: int = 0
-    """So many of a provider's last sessions stay immature however long ago, and forfeit together with the others."""
     listed_models: bool = False
     """Only models that others than the attacker serve are payable (a list of public models, say)."""
     charge_unfiled: bool = False
     """A ticket that nobody files anything for costs its user the voucher window."""
-    scorers_by_credit: bool = False
-    """Scorers are drawn by what they have been paid, not by address."""
     fails_by_share: bool = False
     """A provider's points of a day are the percent of its T of that day that Fails were told of."""
     speed_from_canaries: bool = False
@@ -144,12 +141,29 @@ def charged_worth(tokens: int, price_wei: int, reference_price_wei: int, proposa
 # Second opinions, for a session whose answer was never computed.
 
 
-def compute_found_out(friends: int, others: int) -> float:
-    """The chance that a pick of an answer that nobody computed fails, where so many of those who score are the
-    cheat's friends and say Pass, and all others say Fail."""
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a cheat cuts and spreads a day's T."""
+
+    sessions: float
+    """A day."""
+    tokens: int
+    """T of each."""
+    keys: int
+    providers: int
+    dearness: float = 1.0
+    """Its price in reference prices: a deposit is filled with wei."""
+
+
+def compute_found_out(friends: int, others: int, tokens: int, params: NetworkParams) -> float:
+    """The chance that a pick of an answer of ``tokens`` T that nobody computed fails.
+
+    Scorers are drawn by what they have been credited: ``friends`` parts of it are those of the cheat's friends, who
+    say Pass, ``others`` those of all others, who say Fail.
+    """
     if others == 0:
         return 0.0
-    return sum(chance for order, chance in _orders(friends, others) if _fails(order))
+    return sum(chance for order, chance in _orders(friends, others) if _fails(order, tokens, params))
 
 
 def _orders(friends: int, others: int) -> Iterable[tuple[tuple[bool, ...], float]]:
@@ -165,28 +179,29 @@ def _orders(friends: int, others: int) -> Iterable[tuple[tuple[bool, ...], float
 
 
 @lru_cache
-def _fails(order: tuple[bool, ...]) -> bool:
+def _fails(order: tuple[bool, ...], tokens: int, params: NetworkParams) -> bool:
     """What the ledger's rules make of scorers who speak in this order as soon as they may."""
     scorers = tuple(Offer(Address(bytes([n]) * 20), 1, 0) for n in range(len(order)))
-    pick = Pick(Address(bytes(20)), Address(b"\xff" * 20), ZERO_DIGEST, ZERO_DIGEST, 1, 0, scorers)
+    pick = Pick(Address(bytes(20)), Address(b"\xff" * 20), ZERO_DIGEST, ZERO_DIGEST, tokens, 0, scorers)
     for number, passes in enumerate(order):
         if pick.decision:
             break
-        pick = with_opinion(pick, Opinion(ZERO_DIGEST, ZERO_DIGEST, scorers[number].provider, 1, 0, 0, passes))
+        opinion = Opinion(ZERO_DIGEST, ZERO_DIGEST, scorers[number].provider, tokens, 0, 0, passes)
+        pick = with_opinion(pick, opinion, params)
     return decide(pick) != "passed"
 
 
-def compute_kept(sessions_a_day: float, keys: int, providers: int, found_out: float, rules: Rules) -> float:
-    """The share of the credit of answers that nobody computed which matures in the end.
+def compute_kept(cut: Cut, found_out: float, params: NetworkParams) -> float:
+    """The share of the credit of answers that nobody computed which gets out in the end.
 
     A credit survives where no pick fails among what is forfeited with it: what the pair, or the provider, has put by in
-    a window, and as proposed at least the provider's last ``deposit_sessions``. Each session is picked with
-    ``audit_bps`` and then fails with ``found_out``; sessions are spread evenly over keys and providers.
+    a window, and at least what fills the provider's deposit, which nobody gets back before it was full. Each session is
+    picked by the ledger's rule and then fails with ``found_out``.
     """
-    params = rules.params
     if params.audit_slots == 0:
         return 1.0
-    rate = params.audit_bps / 10_000 * found_out
-    in_window = sessions_a_day * params.audit_slots / params.day_slots
-    together = in_window / providers if params.forfeits == "provider" else in_window / (keys * min(providers, 2))
-    return float((1 - rate) ** max(1.0, together, rules.proposals.deposit_sessions))
+    rate = min(1.0, pick_share(cut.tokens, params) / ALL_PICKED) * found_out
+    in_window = cut.sessions * params.audit_slots / params.day_slots
+    parts = cut.providers if params.forfeits == "provider" else cut.keys * min(cut.providers, 2)
+    deposit = params.deposit_tokens / cut.tokens / cut.dearness if has_deposits(params) else 0
+    return float((1 - rate) ** max(1.0, in_window / parts, deposit))

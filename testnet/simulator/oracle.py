@@ -211,7 +211,7 @@ def check_conservation(before: Ledger, after: Ledger, terms: Terms) -> None:
 
 
 def _check_audits(before: Ledger, after: Ledger) -> None:
-    """Where credits mature (S8), what was settled is matured, immature or forfeited, and none of it twice."""
+    """Where credits mature (S8), what was settled is matured, at stake, immature or forfeited, and none of it twice."""
     settled = sum(outcome.credited_wei for outcome in after.outcomes)
     held = _accounted(after) - _accounted(before)
     if held != settled:
@@ -221,4 +221,5 @@ def _check_audits(before: Ledger, after: Ledger) -> None:
 def _accounted(ledger: Ledger) -> int:
     audits = ledger.audits
     matured = ledger.total_credited - ledger.bootstrap_credited - audits.opinions_wei
-    return matured + audits.immature_wei + audits.forfeited_wei
+    at_stake = audits.deposits.held_wei + audits.deposits.leaving_wei
+    return matured + at_stake + audits.immature_wei + audits.forfeited_wei

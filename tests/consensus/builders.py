@@ -51,7 +51,13 @@ def named_digest(name: str) -> Digest:
 def make_terms(**params: Any) -> Terms:
     """Terms of a test network; days are 100 slots unless told otherwise."""
     chosen: dict[str, Any] = {"day_slots": 100, "settle_window_slots": 100, "report_deadline_slots": 5}
-    chosen |= {"endowment_mor": 100_000, "min_providers": 1, "pair_percent": 100, "audit_slots": 0} | params
+    chosen |= {
+        "endowment_mor": 100_000,
+        "min_providers": 1,
+        "pair_percent": 100,
+        "audit_slots": 0,
+        "deposit_tokens": 0,
+    } | params
     return Terms(Domain(77_101, Address(b"\x77" * 20)), GENESIS_MS, NetworkParams(**chosen))
 
 

@@ -83,6 +83,7 @@ def fuzz_ledger(operations: int, seed: int) -> dict[str, int]:
             side.settle_up()
         except AssertionError as error:
             raise AssertionError(f"seed {seed}, operation {done.total()}: {error}") from error
+        done.update({"deposits held": int(side.most_at_stake > 0), "deposits paid back": int(side.released_wei > 0)})
         done.update({f"refused: {reason}": count for reason, count in side.forgeries.items()})
     return dict(done)
 

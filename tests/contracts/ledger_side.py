@@ -8,6 +8,7 @@ AssertionError where ledger and contract differ.
 import random
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import msgspec
 
@@ -31,14 +32,18 @@ PROVIDERS = tuple(f"provider {number}" for number in range(6))
 ADDRESSES = tuple(builders.address(name) for name in PROVIDERS)
 SLOT_S = 12
 DAY_SLOTS = 10
+MAX_DAYS_TO_REST = 400
+"""Days without a session after which no credit may wait any more: a tenth of a day's budget goes to deposits."""
 
 
 class LedgerSide:
     """A committee's ledger and its contract, from genesis on."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, **params: Any) -> None:
+        """``params`` stand in for what ``chance`` would choose."""
         self.chance = chance
-        self.params = NetworkParams(
+        audit_slots = chance.choice((0, 0, 3, 15))
+        chosen = NetworkParams(
             slot_ms=SLOT_S * 1_000,
             day_slots=DAY_SLOTS,
             settle_window_slots=DAY_SLOTS,
@@ -50,9 +55,14 @@ class LedgerSide:
             bootstrap_providers=3,
             min_providers=1,
             pair_percent=100,
-            audit_slots=0,
+            audit_slots=audit_slots,
+            audit_bps=chance.choice((0, 2_000)),
+            forfeits=chance.choice(("pair", "provider")),
+            deposit_tokens=chance.choice((0, 300, 1_000)),
+            deposit_slots=DAY_SLOTS + audit_slots + 5,
             emission_interval_s=SLOT_S * DAY_SLOTS,
         )
+        self.params = msgspec.structs.replace(chosen, **params)
         keys = [builders.key(f"member {number}") for number in range(4)]
         economics = msgspec.structs.replace(
             economics_of(self.params, 0), policy=BudgetPolicy(int(self.params.budget_policy == "pool"))
@@ -71,6 +81,8 @@ class LedgerSide:
         self.paid = dict.fromkeys(ADDRESSES, 0)
         self.known: list[Settlement] = []
         self.forgeries: dict[str, int] = {}
+        self.most_at_stake = self.released_wei = 0
+        """Wei of deposits that submitted batches have held at most, and have paid back."""
 
     @cached_property
     def is_even(self) -> bool:
@@ -119,7 +131,13 @@ class LedgerSide:
         return True
 
     def settle_up(self) -> None:
-        """Nothing is stuck: everybody is paid all that the newest submitted batch credits."""
+        """Nothing is stuck: once everybody has left, all are paid what the newest submitted batch credits."""
+        for _ in range(MAX_DAYS_TO_REST if self.params.audit_slots else 0):
+            if self._is_at_rest():
+                break
+            self.batch(DAY_SLOTS, 0)
+        else:
+            assert not self.params.audit_slots, "S33: immature credits and deposits come out in the end"
         if not self.submitted:
             return
         height = max(self.submitted)
@@ -131,6 +149,12 @@ class LedgerSide:
         for provider, credited, _ in many:
             assert self.world.balance(provider) == credited >= self.paid[provider]
             self.paid[provider] = credited
+
+    def _is_at_rest(self) -> bool:
+        audits = self.ledger.audits
+        full = sum(one.wei for one in audits.deposits.held.values() if one.is_full)
+        waiting = audits.immature_wei + full + audits.deposits.leaving_wei
+        return waiting == 0 and max(self.submitted, default=0) == self.ledger.height
 
     def _wait_until(self, slot: int) -> None:
         closes = self.world.economics.genesis_s + (slot + 1) * SLOT_S
@@ -166,6 +190,7 @@ class LedgerSide:
             last_ms=chance.choice((20, 20, 20, 60)) * max(1, tokens),
             with_report=chance.random() > 0.1,
             allowance=chance.choice((most, most, most, most, most + 1, min(most, 300))),
+            rivals=[self.market.bid("scorer", scores=True, price_wei=1)] if self.params.audit_slots else (),
         )
 
     def _signed(self, header: BatchHeader) -> Sequence[bytes]:
@@ -210,11 +235,14 @@ class LedgerSide:
         assert compute("credit_root", header.height) == CreditTree.of(ledger.credits).root, "S32: the same tree"
         credited, paid = compute("credited_total"), compute("paid_total")
         assert credited == ledger.total_credited == sum(ledger.credits.values()), "S33: the same credit"
+        self.most_at_stake = max(self.most_at_stake, int(ledger.audits.deposits.held_wei))
+        self.released_wei += int(ledger.account.released_wei) if ledger.account.opened_height == header.height else 0
         assert compute("bootstrap_credited") == ledger.bootstrap_credited, "S24: the same bootstrap"
         assert paid == sum(self.paid.values()) <= credited <= compute("received"), "S35: solvent"
         market = int(ledger.total_credited - ledger.bootstrap_credited)
         for account in ledger.days.values():
-            assert account.credited_wei <= account.budget_wei, "S37: no day spends more than its budget"
+            spent = account.credited_wei + account.opinions_wei + account.released_wei - account.returned_wei
+            assert spent <= account.budget_wei, "S37: no day spends more than its budget"
         spendable = sum(account.budget_left_wei for account in ledger.days.values())
         late = sum(account.budget_left_wei for account in ledger.days.values() if account.day < header.day)
         assert spendable - late <= compute("budget_left", header.day), "S37: what the ledger may spend is accepted"

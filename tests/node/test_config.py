@@ -114,6 +114,7 @@ def test_unknown_network_key_is_named(network_path: Path, old: str, new: str, ke
         ('stake_wei = "1000000000000000000000"', "stake_wei = 0", "committee.members[0].stake_wei", "0"),
         ("slot_ms = 4000", "slot_ms = 0", "params.slot_ms", "0"),
         ("propose_ms = 3000", "propose_ms = -1", "params.propose_ms", "-1"),
+        ("deposit_slots = 14400", "deposit_slots = 7800", "params.deposit_slots", "7800 is not above"),
         ('bootstrap = ["/ip4', 'bootstrap = ["ip4', "bootstrap[0]", "ip4"),
         ("snapshot_block = 7", "snapshot_block = -7", "opening.snapshot_block", "-7"),
     ],

@@ -16,7 +16,7 @@ from testnet.economy.attacks import STRATEGIES, honest
 from testnet.economy.bounds import PROPOSED, TODAY, Outcome, play
 from testnet.economy.market_day import Offer, allocate
 from testnet.economy.population import name, standing
-from testnet.economy.rules import Flow, Proposals, charged_worth, compute_found_out, compute_kept, settle_flows
+from testnet.economy.rules import Cut, Flow, Proposals, charged_worth, compute_found_out, compute_kept, settle_flows
 from testnet.economy.simulation import Setup, Simulation
 from tests.consensus.builders import PRICE, WEI, World, address, make_terms
 
@@ -76,13 +76,28 @@ def test_demand_goes_to_the_cheapest_band_evenly_and_nobody_gets_more_than_its_s
 
 
 def test_who_computes_nothing_is_found_out_as_far_as_others_score() -> None:
-    assert compute_found_out(10, 0) == 0.0
-    assert compute_found_out(0, 3) == 1.0
-    assert 0.0 < compute_found_out(30, 3) < compute_found_out(3, 30) < 1.0
-    assert compute_kept(10**6, 64, 2, 0.0, TODAY) == 1.0
-    by_pair = compute_kept(10**6, 64_000, 5_000, 1.0, TODAY)
-    assert by_pair > 0.95, "spread thin enough, a pair has nothing to forfeit"
-    assert compute_kept(10**6, 64_000, 5_000, 1.0, PROPOSED) < 1e-5
+    params = TODAY.params
+    assert compute_found_out(10, 0, 500, params) == 0.0
+    assert compute_found_out(0, 3, 500, params) == 1.0
+    assert 0.0 < compute_found_out(30, 3, 500, params) < compute_found_out(3, 30, 500, params) < 1.0
+    long = compute_found_out(10, 90, 50_000, params)
+    assert 0.85 < compute_found_out(10, 90, 49_999, params) < 0.95 < long, "one friend is not enough for a long one"
+
+
+def test_a_deposit_takes_from_sybils_what_neither_pairs_nor_windows_do() -> None:
+    params, thin = TODAY.params, Cut(10**6, 500, 64_000, 5_000)
+    assert compute_kept(thin, 0.0, params) == 1.0
+    without = replace(params, deposit_tokens=0, forfeits="pair")
+    assert compute_kept(thin, 1.0, without) > 0.95, "spread thin enough, a pair has nothing to forfeit"
+    assert compute_kept(thin, 1.0, replace(params, deposit_tokens=0)) > 0.7, "nor has a provider in a window"
+    assert compute_kept(thin, 1.0, params) < 1e-5
+    few = changed(thin, sessions=5_000)
+    assert compute_kept(few, 1.0, params) < 1e-5, "one session each gets nobody a deposit back"
+    for tokens in (100, 500, 5_000, 25_000, 100_000, 400_000):
+        cut = changed(thin, tokens=tokens, sessions=10**8 // tokens)
+        found_out = compute_found_out(10, 90, tokens, params)
+        assert compute_kept(cut, found_out, params) < 0.03, "however it cuts them, a tenth of the scorers its friends"
+    assert compute_kept(changed(thin, dearness=2.0), 1.0, params) < 0.003, "dear sessions fill it with half of the T"
 
 
 def test_quota_by_worth_charges_what_is_dearer_than_the_reference() -> None:

@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from consensus.market.budget import compute_budget, market_credit
+from consensus.market.deposits import release_slot
 from consensus.market.errors import OpinionInvalid
 from consensus.market.ledger import Draft
 from consensus.market.ledger_state import decode_ledger, encode_ledger, state_root
+from consensus.market.opinions import due_slot
 from contracts.budget import BudgetGate
 from contracts.typed_data import Address, Digest
 from gossip.messages.base import Signed
@@ -29,14 +31,17 @@ class Ledgers(RuleBasedStateMachine):
         share=st.sampled_from([0, 3_000, 10_000]),
         forfeits=st.sampled_from(["pair", "provider"]),
         policy=st.sampled_from(["emission", "pool"]),
+        deposit=st.sampled_from([0, 200, 3_000]),
     )
-    def start(self, window: int, share: int, forfeits: str, policy: str) -> None:
+    def start(self, window: int, share: int, forfeits: str, policy: str, deposit: int) -> None:
         terms = make_terms(
             day_slots=20,
             settle_window_slots=30,
             audit_slots=window,
             audit_bps=share,
             forfeits=forfeits,
+            deposit_tokens=deposit,
+            deposit_slots=30 + window + 1,
             budget_policy=policy,
             endowment_mor=100_000,
             min_providers=2,
@@ -91,6 +96,9 @@ class Ledgers(RuleBasedStateMachine):
 
     @rule(slots=st.sampled_from([1, 1, 2, 7, 40]))
     def close_batch(self, slots: int) -> None:
+        self._close(slots)
+
+    def _close(self, slots: int) -> None:
         world, slot, before = self.world, self.ledger.slot + slots, self.ledger
         day = world.terms.params.day_of(slot)
         opening = None
@@ -109,7 +117,11 @@ class Ledgers(RuleBasedStateMachine):
     def no_wei_is_lost_or_made(self) -> None:
         ledger, audits = self.ledger, self.ledger.audits
         matured = ledger.total_credited - ledger.bootstrap_credited - audits.opinions_wei
-        assert self.settled_wei == matured + audits.immature_wei + audits.forfeited_wei
+        deposits = audits.deposits
+        at_stake = deposits.held_wei + deposits.leaving_wei
+        assert self.settled_wei == matured + at_stake + audits.immature_wei + audits.forfeited_wei
+        assert deposits.held_wei == sum(one.wei for one in deposits.held.values())
+        assert deposits.leaving_wei == sum(sum(wei.values()) for wei in deposits.leaving.values())
         assert sum(ledger.credits.values()) == ledger.total_credited
         put_by = sum(sum(sums.values()) for sums in audits.immature.values())
         assert audits.immature_wei == put_by + sum(outcome.credited_wei for outcome in ledger.outcomes)
@@ -124,6 +136,34 @@ class Ledgers(RuleBasedStateMachine):
     def what_is_over_is_forgotten(self) -> None:
         for bucket in {*self.ledger.audits.immature, *self.ledger.audits.picks}:
             assert bucket > self.ledger.slot // max(1, self.world.terms.params.audit_slots // 64)
+
+    @invariant()
+    def nobody_leaves_with_a_pick_open(self) -> None:
+        audits, params = self.ledger.audits, self.world.terms.params
+        listed = [who for some in audits.deposits.calendar.values() for who in some]
+        assert len(listed) == len(set(listed)) == sum(one.part > 0 for one in audits.deposits.held.values())
+        if params.deposit_tokens:
+            for bucket, some in audits.picks.items():
+                for pick in some.values():
+                    stays = release_slot(audits.deposits.of(pick.provider).part, params)
+                    assert stays > due_slot(bucket, params)
+
+    def teardown(self) -> None:
+        """Everybody leaves: nothing is stuck."""
+        if not hasattr(self, "world"):
+            return
+        self.pending, self.opinions = [], []
+        for _ in range(80):
+            audits = self.ledger.audits
+            if not (audits.immature_wei or audits.picks or audits.deposits.calendar or audits.deposits.leaving_wei):
+                break
+            self._close(20)
+        audits = self.ledger.audits
+        assert (audits.immature_wei, audits.deposits.leaving_wei) == (0, 0)
+        left = audits.deposits.held.values()
+        full_wei = self.world.terms.params.deposit_tokens * self.ledger.account.reference_price_wei
+        assert all(not one.is_full and (one.wei < full_wei or one.wei == 0) for one in left)
+        self.no_wei_is_lost_or_made()
 
     @invariant()
     def what_is_refused_changes_nothing(self) -> None:

@@ -80,6 +80,13 @@ def test_amounts_beyond_64_bits_have_roots() -> None:
 
 
 @settings(max_examples=100)
+@given(st.sets(st.binary(min_size=3, max_size=3), max_size=60), st.binary(max_size=3), st.integers(1, 8))
+def test_what_begins_alike_is_found_together(keys: set[bytes], prefix: bytes, bucket: int) -> None:
+    held = Trie[bytes, int](bucket=bucket).with_items(dict.fromkeys(keys, 1))
+    assert set(held.with_prefix(prefix)) == {key for key in keys if key.startswith(prefix)}
+
+
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 30), unique=True))
 def test_ranges_are_a_set_that_stays_small(numbers: list[int]) -> None:
     ranges: indexes.Ranges = ()

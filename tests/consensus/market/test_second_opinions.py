@@ -27,7 +27,7 @@ from consensus.market.opinions import (
 )
 from consensus.params import NetworkParams, economics_of
 from contracts.amounts import show_exact, show_mor
-from contracts.typed_data import Digest
+from contracts.typed_data import Address, Digest
 from gossip.messages.base import Signed
 from gossip.messages.opinions import Opinion
 from gossip.messages.session import Settlement
@@ -39,7 +39,7 @@ SCORERS = ("x", "y", "z")
 
 def make_world(**params: Any) -> World:
     """Everything is picked, unless a test says otherwise."""
-    return World(make_terms(**({"audit_slots": WINDOW, "audit_bps": 10_000} | params)))
+    return World(make_terms(**({"audit_slots": WINDOW, "audit_bps": 10_000, "forfeits": "pair"} | params)))
 
 
 def session(world: World, **changes: Any) -> Settlement:
@@ -128,17 +128,17 @@ def test_without_a_window_everything_is_as_it_was() -> None:
     ledger = world.after(world.ledger(), [session(world)], slot=10)
     assert ledger.total_credited == 100 * PRICE
     assert ledger.audits == world.ledger().audits
-    assert not has_work(ledger.audits, 100, 99, world.terms.params)
+    assert not has_work(ledger.audits, 100, 99, world.terms.params, is_new_day=True)
 
 
 def test_an_idle_network_still_picks_and_pays() -> None:
     world = make_world()
     params = world.terms.params
     ledger = world.after(world.ledger(), [session(world)], slot=10)
-    assert has_work(ledger.audits, ledger.outcomes[0].credited_wei, 11, params)
+    assert has_work(ledger.audits, ledger.outcomes[0].credited_wei, 11, params, is_new_day=False)
     ledger = world.after(ledger, slot=11)
-    assert not has_work(ledger.audits, 0, 12, params)
-    assert has_work(ledger.audits, 0, end_slot(ledger, world), params)
+    assert not has_work(ledger.audits, 0, 12, params, is_new_day=True)
+    assert has_work(ledger.audits, 0, end_slot(ledger, world), params, is_new_day=False)
 
 
 def test_what_is_put_by_counts_as_paid_when_a_day_opens() -> None:
@@ -168,13 +168,14 @@ def test_a_session_without_a_transcript_is_not_credited() -> None:
 def test_the_beacon_picks_its_share_and_anybody_can_check() -> None:
     params = NetworkParams(audit_bps=200)
     tickets = [named_digest(str(number)) for number in range(20_000)]
-    found = sum(is_picked(named_digest("beacon"), ticket, params) for ticket in tickets)
+    found = sum(is_picked(named_digest("beacon"), ticket, 100, params) for ticket in tickets)
     assert 300 < found < 500
     world = make_world(audit_bps=5_000)
     sessions = [session(world, session=f"s{number}") for number in range(12)]
     ledger = world.after(world.ledger(), sessions, slot=10)
     after = world.after(ledger, slot=11)
-    expected = {one.ticket_id for one in ledger.outcomes if is_picked(after.beacon, one.ticket_id, world.terms.params)}
+    params = world.terms.params
+    expected = {one.ticket_id for one in ledger.outcomes if is_picked(after.beacon, one.ticket_id, one.tokens, params)}
     assert {ticket for some in after.audits.picks.values() for ticket in some} == expected
     assert 0 < len(expected) < 12
 
@@ -191,20 +192,24 @@ def test_scorers_are_others_that_tickets_have_shown() -> None:
     assert not world.after(late, slot=197).audits.picks, "and nobody was seen for long"
 
 
+def nothing(_: Address) -> int:
+    return 0
+
+
 def test_offers_are_bounded_and_kept_fresh() -> None:
     params = make_world().terms.params
     world = World()
     offers: tuple[Offer, ...] = ()
     for number in range(MAX_OFFERS + 5):
-        offers = with_offer(offers, world.bid(f"p{number}", scores=True).payload, number, params)
+        offers = with_offer(offers, world.bid(f"p{number}", scores=True).payload, number, params, nothing)
     assert len(offers) == MAX_OFFERS
     assert {offer.slot for offer in offers} == set(range(5, MAX_OFFERS + 5))
     bid = world.bid("p9", scores=True).payload
-    assert with_offer(offers, bid, 9 + params.settle_window_slots // 8 - 1, params) is offers
-    cheaper = with_offer(offers, replace(bid, price_wei=1), 10, params)
+    assert with_offer(offers, bid, 9 + params.settle_window_slots // 8 - 1, params, nothing) is offers
+    cheaper = with_offer(offers, replace(bid, price_wei=1), 10, params, nothing)
     assert next(offer.price_wei for offer in cheaper if offer.provider == address("p9")) == 1
-    assert with_offer(cheaper, bid, 8, params) is cheaper, "an older ticket is no news"
-    order = draw_scorers(named_digest("b"), named_digest("t"), address("p9"), offers, 0)
+    assert with_offer(cheaper, bid, 8, params, nothing) is cheaper, "an older ticket is no news"
+    order = draw_scorers(named_digest("b"), named_digest("t"), address("p9"), offers, oldest_slot=0, credit_of=nothing)
     assert len(order) == 3
     assert address("p9") not in {offer.provider for offer in order}
 

@@ -85,6 +85,9 @@ class ScriptedSource:
     async def explain_allowance(self, user: Address) -> Any:
         return {"explanation": (user.hex(),)}
 
+    async def explain_earnings(self, provider: Address) -> Any:
+        return {"explanation": (provider.hex(), "earned")}
+
     async def metrics(self) -> str:
         return "yellowstone_height 3.0\n"
 
@@ -114,6 +117,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         ("/explain/day", {"explanation": ["today"]}),
         ("/explain/day/4", {"explanation": ["day 4"]}),
         (f"/explain/allowance/0x{PROVIDER.address.hex()}", {"explanation": [PROVIDER.address.hex()]}),
+        (f"/explain/earnings/0x{PROVIDER.address.hex()}", {"explanation": [PROVIDER.address.hex(), "earned"]}),
         (f"/proof/3/0x{PROVIDER.address.hex()}", {"proof": ["0x" + TICKET.hex()]}),
     ],
 )
