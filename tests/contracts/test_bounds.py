@@ -311,3 +311,11 @@ def test_a_single_wei_is_lost_and_a_single_wei_rewarded() -> None:
     assert "0x" + least.address.hex() not in world.registry("candidates")[0]
     assert world.registry("slash", *votes(world, small), sender=FINDER) == 1 == world.balance(FINDER)
     assert len(world.registry("candidates")[0]) == 1
+
+
+def test_a_member_of_a_single_wei_signs_like_any_other() -> None:
+    world = World((1, 300))
+    members = [(member.address, member.stake) for member in world.committee.members]
+    world.hand_over(members)
+    world.submit(world.header(1, {ALICE: 1}))
+    assert world.claim({ALICE: 1}, ALICE, 1) == 1
