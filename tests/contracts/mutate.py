@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -157,6 +158,7 @@ def outcome_of(mutant: Mutant, importer: str, bench: Bench) -> Outcome:
         return "same code", ""
     # a line that no single test runs is a constant, or is run by all that deploy the contract
     chosen = bench.tests.get(f"{mutant.contract}:{mutant.line}") or bench.tests[importer]
+    chosen = [test for test in chosen if test in bench.tests[importer]]  # what a module's other importers do is sound
     chosen = chosen + [test for test in bench.tests[SLOW] if _is_named(mutant, test) and test not in chosen]
     with TemporaryDirectory() as folder:
         for name in CONTRACT_NAMES:
@@ -171,7 +173,7 @@ def _compile(mutant: Mutant, importer: str) -> dict[str, Artifact] | None:
     """The artifact of ``importer``, by its name, where it differs; None where the mutant is no program."""
     from vyper.compiler import compile_code
     from vyper.compiler.input_bundle import FilesystemInputBundle
-    from vyper.exceptions import VyperException
+    from vyper.exceptions import VyperException, VyperInternalException
 
     with TemporaryDirectory() as name_of_folder:
         folder = Path(name_of_folder)
@@ -185,7 +187,7 @@ def _compile(mutant: Mutant, importer: str) -> dict[str, Artifact] | None:
                 input_bundle=FilesystemInputBundle([folder]),
                 output_formats=["bytecode", "bytecode_runtime"],
             )
-        except (VyperException, ArithmeticError, ValueError):
+        except (VyperException, VyperInternalException, ArithmeticError, ValueError):
             return None
     old = load_artifact(importer)
     made = msgspec.structs.replace(
@@ -200,7 +202,7 @@ def _verdict(session: pytest.Session, tests: list[str]) -> Outcome:
     items = {item.nodeid: item for item in session.items}
     chosen = [items[test] for test in tests]
     signal.alarm(PATIENCE_S)
-    for item, following in zip(chosen, [*chosen[1:], None], strict=True):
+    for item, following in zip_longest(chosen, chosen[1:]):
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if witness.noticed:
             return "killed", witness.noticed
