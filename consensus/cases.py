@@ -43,6 +43,7 @@ class Cases:
         self._abuses = 0
         self._held: set[Evidence] = set()
         self._issued_twice: set[tuple[Address, int]] = set()
+        self._abused: set[tuple[Address, int]] = set()
 
     def __len__(self) -> int:
         return len(self._cases)
@@ -80,6 +81,8 @@ class Cases:
         self._held.add(case.evidence)
         if case.offence.kind is OffenceKind.ACCESS_PASS:
             self._issued_twice.add((case.offence.offender, case.offence.day))
+        if case.offence.kind is OffenceKind.RFC_INDEX:
+            self._abused.add((case.offence.offender, case.offence.day))
         self._count(case.offence, 1)
         return True
 
@@ -94,6 +97,7 @@ class Cases:
             del self._cases[case.offence.id]
             self._held.remove(case.evidence)
             self._count(case.offence, -1)
+            self._abused.discard((case.offence.offender, case.offence.day))
         return tuple(case.offence.id for case in gone)
 
     def equivocators(self) -> frozenset[Address]:
@@ -103,6 +107,10 @@ class Cases:
     def has_issued_twice(self, router: Address, day: int) -> bool:
         """Whether ``router`` gave two passes to one session key for ``day``."""
         return (router, day) in self._issued_twice
+
+    def has_abused(self, session_key: Address, day: int) -> bool:
+        """Whether ``session_key`` used one index of its pass of ``day`` twice, which ended the pass."""
+        return (session_key, day) in self._abused
 
     def _count(self, offence: Offence, by: int) -> None:
         place = offence.kind, offence.answerable

@@ -229,8 +229,9 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     parts.status.member, parts.status.link = member, link
     if parts.epochs is not None:
         parts.epochs.on_rescue += [member.rescued, lambda _: link.follow_members()]
-    parts.status.balances, parts.status.issued = balances, desk.allowances.issued_to
+    parts.status.balances, parts.status.allowances = balances, desk.allowances
     parts.status.challenger = challenger
+    await router.restore()
     await nursery.start(link.run)
     await nursery.start(member.run, link)
     await nursery.start(router.run)

@@ -268,6 +268,10 @@ class Allowances:
         session = self._sessions.get(session_key)
         return 0 if session is None else session.reserved + session.spent
 
+    def used_by(self, user: Address, day: int) -> int:
+        """T reserved or spent of the passes that this router issued to a user on a day."""
+        return sum(self.used(session_key) for session_key in self._issued.get((day, user), {}))
+
     def next_index(self, session_key: Address) -> int:
         """The lowest RFC index that has not been used yet."""
         session = self._sessions.get(session_key)

@@ -3,16 +3,17 @@
 All bookkeeping and no I/O: the router's role calls it with what has arrived and the time, and sends what it returns.
 Every call is deterministic, so a journal of calls restores a desk. An RFC goes through: :meth:`Desk.admit` → waiting →
 :meth:`Desk.next_waiting` → matching → :meth:`Desk.place` (matched) or :meth:`Desk.refuse`; a ticket through: placed →
-filings → a settlement, or nothing filed until its deadline → released.
+filings → a settlement, or nothing filed until its deadline → charged a voucher window's T.
 """
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from consensus.market.allowances import Allowances, RoutersOf
 from consensus.market.book import StandingBid
 from consensus.market.errors import RfcRefused, SettlementInvalid
+from consensus.market.filings import OpenTicket, unfiled_charge
+from consensus.market.ledger import charged_tokens
 from consensus.market.ledger_state import DayAccount
 from consensus.market.pairs import pair_key
 from consensus.market.promises import Promises, worth_wei
@@ -34,28 +35,6 @@ MAX_REMEMBERED = 20_000
 """Answers that are remembered for those who ask again."""
 
 
-@dataclass(slots=True)
-class _OpenTicket:
-    """A placed ticket. ``filed_slot`` is when the first filing came, ``ends_slot`` when none can come any more."""
-
-    rfc: Signed[Rfc]
-    ticket: Signed[Ticket]
-    ends_slot: int
-    report: Signed[Report] | None = None
-    voucher: Signed[Voucher] | None = None
-    receipt: Cosigned | None = None
-    filed_slot: int | None = None
-
-    @property
-    def is_complete(self) -> bool:
-        """Both sides have spoken. A voucher alone never completes: a user could file an early one of its own."""
-        return self.report is not None and self.receipt is not None
-
-    def settlement(self) -> Settlement:
-        voucher = self.voucher if self.receipt is None else None  # a receipt's count stands for it
-        return Settlement(self.rfc, self.ticket, voucher, self.receipt, self.report)
-
-
 class Desk:
     """One router's bookkeeping. ``routers`` are a day's home routers, ``router`` is its own address."""
 
@@ -73,11 +52,15 @@ class Desk:
         self._answers: dict[Digest, Matched | RfcRefused] = {}
         self._matched: dict[Digest, Signed[Rfc]] = {}
         """The RFCs that were matched, for who asks why."""
-        self._open: dict[Digest, _OpenTicket] = {}
+        self._open: dict[Digest, OpenTicket] = {}
         self._unsettled: dict[Digest, Ticket] = {}
         """Tickets that have become settlements and are not in a batch yet."""
         self._shrunk: dict[Digest, int] = {}
         """T still reserved for tickets whose user has reported a Pass of less than TokenMax."""
+        self._least: dict[Digest, int] = {}
+        """T that unsettled tickets cost at least, whatever a batch says; those that cost nothing by it left out."""
+        self._replayed: dict[Digest, tuple[OpenTicket, bool]] = {}
+        """After a restart: tickets that are done, and whether a batch settled them."""
         self._done: dict[Digest, None] = {}
         self._paired: dict[bytes, int] = {}
         """T promised and not settled, by session key and provider."""
@@ -261,18 +244,41 @@ class Desk:
         self._matched[ticket.rfc_id] = waiting.rfc
         return self._book(waiting.rfc, matched.ticket, matched.match.payload.ticket_id)
 
-    def restore(self, rfc: Signed[Rfc], ticket: Signed[Ticket], *, is_settled: bool, credited_wei: int = 0) -> None:
-        """After a restart: take up a ticket that was placed, or remember one that has been settled since.
+    def restore(
+        self,
+        rfc: Signed[Rfc],
+        ticket: Signed[Ticket],
+        *,
+        is_settled: bool,
+        is_over: bool = False,
+        credited_wei: int = 0,
+    ) -> None:
+        """After a restart: take up a ticket that was placed, or remember one that a batch has settled since, or that
+        ``is_over`` without.
 
         ``credited_wei`` is what it was credited where it is settled. Its pass comes first, by
-        :meth:`Allowances.note_issued`.
+        :meth:`Allowances.note_issued`, its filings follow, and :meth:`restored` comes last.
         """
-        self.allowances.restore(rfc.payload, 0 if is_settled else ticket.payload.token_max)
-        if is_settled:
-            self._done[ticket.id(self._terms.domain)] = None
-            self._promises.credit(self._terms.params.day_of(ticket.payload.slot), credited_wei)
-        else:
-            self._book(rfc, ticket, ticket.id(self._terms.domain))
+        ticket_id = ticket.id(self._terms.domain)
+        if not is_settled and not is_over:
+            self.allowances.restore(rfc.payload, ticket.payload.token_max)
+            self._book(rfc, ticket, ticket_id)
+            return
+        self.allowances.restore(rfc.payload, 0)
+        self._done[ticket_id] = None
+        self._replayed[ticket_id] = OpenTicket(rfc, ticket, 0), is_settled
+        self._promises.credit(self._terms.params.day_of(ticket.payload.slot), credited_wei)
+
+    def restored(self) -> None:
+        """All that was done before a restart has been done again: what tickets cost beyond their batches counts too."""
+        for held, is_settled in self._replayed.values():
+            settlement = held.settlement()
+            if is_settled and settlement is None:
+                continue  # whatever settled it, this router heard nothing of it
+            told = charged_tokens(settlement) if is_settled and settlement is not None else 0
+            extra = held.least_charge(self._terms.params) - told
+            self.allowances.release(held.ticket.payload.session_key, 0, max(0, extra))
+        self._replayed.clear()
 
     def provider_of(self, ticket_id: Digest) -> Address | None:
         """The provider of a ticket that waits for filings."""
@@ -294,7 +300,7 @@ class Desk:
         params = self._terms.params
         last_ms = ticket.payload.expires_ms + params.session_max_ms
         ends_slot = params.slot_at(last_ms, self._terms.genesis_ms) + 1 + params.report_deadline_slots
-        self._open[ticket_id] = _OpenTicket(rfc, ticket, ends_slot)
+        self._open[ticket_id] = OpenTicket(rfc, ticket, ends_slot)
         self._promises.promise(ticket_id, ticket.payload, params.day_of(ticket.payload.slot))
         self._count_pair(ticket.payload, ticket.payload.token_max)
         seat = _seat(ticket.payload.bid.payload)
@@ -308,6 +314,9 @@ class Desk:
         belongs to no ticket here or is signed by somebody else.
         """
         if filing.ticket_id in self._done:
+            if (replayed := self._replayed.get(filing.ticket_id)) is not None:
+                replayed[0].report, replayed[0].filed_slot = replayed[0].report or filing.report, slot
+                replayed[0].receipt = replayed[0].receipt or filing.receipt
             return None
         held = self._held(filing.ticket_id)
         self._check_signed("report", filing.report, filing.ticket_id, held)
@@ -316,14 +325,17 @@ class Desk:
         self._check_receipt(filing.receipt, filing.ticket_id, held)
         if held.report is None:
             held.report = filing.report
-            self._shrink(filing.ticket_id, held.ticket.payload, filing.report.payload)
+            self._shrink(filing.ticket_id, held.ticket.payload, filing)
         held.receipt = held.receipt or filing.receipt
         return self._filed(filing.ticket_id, held, slot)
 
-    def _shrink(self, ticket_id: Digest, ticket: Ticket, report: Report) -> None:
-        """After a Pass no more than the user's own count is charged: the rest of the reservation is free at once, as
-        for the rest of an answer that another provider gives."""
-        charged_at_most = min(ticket.token_max, max(1, report.tokens))
+    def _shrink(self, ticket_id: Digest, ticket: Ticket, filing: ReportFiling) -> None:
+        """After a Pass the user's own count is charged, or what the receipt says, or a window more where there is none:
+        the rest of the reservation is free at once, as for the rest of an answer that another provider gives."""
+        report, beyond = filing.report.payload, self._terms.params.voucher_window
+        if filing.receipt is not None:
+            beyond = max(0, filing.receipt.receipt.tokens - report.tokens)
+        charged_at_most = min(ticket.token_max, max(1, report.tokens + beyond))
         if report.passed and charged_at_most < ticket.token_max:
             self.allowances.release(ticket.session_key, ticket.token_max - charged_at_most, 0)
             self._shrunk[ticket_id] = charged_at_most
@@ -334,47 +346,55 @@ class Desk:
         The highest voucher counts. Raises :class:`SettlementInvalid` as :meth:`file_report` does.
         """
         if filing.ticket_id in self._done:
+            if (replayed := self._replayed.get(filing.ticket_id)) is not None:
+                replayed[0].take_delivery(filing)
+                replayed[0].filed_slot = slot
             return None
         held = self._held(filing.ticket_id)
-        if filing.voucher is None and filing.receipt is None:
+        if filing.voucher is None and filing.receipt is None and not filing.sent and not filing.runs:
             raise SettlementInvalid("nothing_filed", filing.ticket_id)
         if filing.voucher is not None:
             self._check_signed("voucher", filing.voucher, filing.ticket_id, held)
         self._check_receipt(filing.receipt, filing.ticket_id, held)
-        held.receipt = held.receipt or filing.receipt
-        if filing.voucher is not None and (
-            held.voucher is None or filing.voucher.payload.tokens > held.voucher.payload.tokens
-        ):
-            held.voucher = filing.voucher
-        return self._filed(filing.ticket_id, held, slot)
+        held.take_delivery(filing)
+        return None if held.runs else self._filed(filing.ticket_id, held, slot)
 
     def due(self, slot: int) -> tuple[Settlement, ...]:
         """Settlements that have waited ``report_deadline_slots`` for the other side; what counts is what was filed.
 
-        Tickets that nobody has filed anything for until their end are released on the way.
+        Tickets without any: :meth:`lapse`.
+        """
+        patience, settlements = self._terms.params.report_deadline_slots, []
+        late = [ticket_id for ticket_id, held in self._open.items() if held.is_due(slot, patience)]
+        for ticket_id in late:
+            held = self._open[ticket_id]
+            if (settlement := held.settlement()) is not None:
+                self._leave(ticket_id, held)
+                settlements.append(settlement)
+        return tuple(settlements)
+
+    def lapse(self, slot: int) -> tuple[tuple[Digest, Address], ...]:
+        """Charge for tickets that no batch will hear of, and free the rest of what they reserved.
+
+        Where nobody has filed until the end, a window's T are charged; where the provider alone has, for T that nobody
+        vouched for, those are. Returns the tickets, and whose session keys they were for.
         """
         patience = self._terms.params.report_deadline_slots
         late = [
-            ticket_id
+            (ticket_id, held.ticket.payload)
             for ticket_id, held in self._open.items()
-            if (held.filed_slot is not None and slot >= held.filed_slot + patience)
-            or (held.filed_slot is None and slot >= held.ends_slot)
+            if held.settlement() is None and held.is_due(slot, patience)
         ]
-        settlements = []
-        for ticket_id in late:
+        for ticket_id, ticket in late:
             held = self._open[ticket_id]
-            settlement = self._leave(ticket_id, held)
-            if held.filed_slot is not None:
-                settlements.append(settlement)
-            else:
-                self.settled(ticket_id, 0)
-        return tuple(settlements)
+            self.settled(ticket_id, 0 if held.is_filed else unfiled_charge(ticket.token_max, self._terms.params))
+        return tuple((ticket_id, ticket.session_key) for ticket_id, ticket in late)
 
     def settled(self, ticket_id: Digest, charged: int, credited_wei: int = 0) -> bool:
         """A batch has settled a ticket at ``charged`` T: the rest of its reservation and of its worth is free again.
 
-        Also for a settlement that no batch will take (``charged`` and ``credited_wei`` 0). False where the ticket
-        isn't this desk's.
+        Also for a settlement that no batch will take (``charged`` and ``credited_wei`` 0). What the user signed for,
+        and its provider has sent beyond, is charged at least. False where the ticket isn't this desk's.
         """
         if (held := self._open.get(ticket_id)) is not None:
             self._leave(ticket_id, held)
@@ -382,6 +402,7 @@ class Desk:
         if ticket is None:
             return False
         self._count_pair(ticket, -ticket.token_max)
+        charged = max(charged, self._least.pop(ticket_id, 0))
         self.allowances.release(ticket.session_key, self._shrunk.pop(ticket_id, ticket.token_max), charged)
         self._promises.settle(ticket_id, credited_wei)
         return True
@@ -391,14 +412,14 @@ class Desk:
         if (left := self._paired.pop(pair, 0) + tokens) > 0:
             self._paired[pair] = left
 
-    def _held(self, ticket_id: Digest) -> _OpenTicket:
+    def _held(self, ticket_id: Digest) -> OpenTicket:
         held = self._open.get(ticket_id)
         if held is None:
             raise SettlementInvalid("unknown_ticket", ticket_id)
         return held
 
     def _check_signed(
-        self, name: str, signed: Signed[Report] | Signed[Voucher], ticket_id: Digest, held: _OpenTicket
+        self, name: str, signed: Signed[Report] | Signed[Voucher], ticket_id: Digest, held: OpenTicket
     ) -> None:
         if signed.payload.ticket_id != ticket_id:
             raise SettlementInvalid(f"{name}_ticket", signed.payload.ticket_id)
@@ -409,7 +430,7 @@ class Desk:
         except SignerMismatch as error:
             raise SettlementInvalid("signature", str(error)) from error
 
-    def _check_receipt(self, receipt: Cosigned | None, ticket_id: Digest, held: _OpenTicket) -> None:
+    def _check_receipt(self, receipt: Cosigned | None, ticket_id: Digest, held: OpenTicket) -> None:
         if receipt is None:
             return
         if receipt.receipt.ticket_id != ticket_id:
@@ -419,16 +440,21 @@ class Desk:
         except SignerMismatch as error:
             raise SettlementInvalid("signature", str(error)) from error
 
-    def _filed(self, ticket_id: Digest, held: _OpenTicket, slot: int) -> Settlement | None:
+    def _filed(self, ticket_id: Digest, held: OpenTicket, slot: int) -> Settlement | None:
         if held.filed_slot is None:
             held.filed_slot = slot
-        return self._leave(ticket_id, held) if held.is_complete else None
+        if held.is_complete:
+            self._leave(ticket_id, held)
+            return held.settlement()
+        return None
 
-    def _leave(self, ticket_id: Digest, held: _OpenTicket) -> Settlement:
+    def _leave(self, ticket_id: Digest, held: OpenTicket) -> None:
         """The session is over: its provider's slot is free again, its reservation stays until a batch settles it."""
         del self._open[ticket_id]
         ticket = held.ticket.payload
         self._unsettled[ticket_id] = ticket
+        if held.is_filed and (least := held.least_charge(self._terms.params)):
+            self._least[ticket_id] = least
         seat = _seat(ticket.bid.payload)
         self._in_use[seat] -= 1
         if self._in_use[seat] == 0:
@@ -436,7 +462,6 @@ class Desk:
         self._done[ticket_id] = None
         if len(self._done) > MAX_REMEMBERED:
             del self._done[next(iter(self._done))]
-        return held.settlement()
 
     def _remember(self, rfc_id: Digest, answer: Matched | RfcRefused) -> None:
         self._answers[rfc_id] = answer

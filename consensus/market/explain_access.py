@@ -29,6 +29,8 @@ class Holding(msgspec.Struct, frozen=True):
     members: tuple[Address, ...]
     """The committee that the home routers are drawn from."""
     issued_t: int | None
+    used_t: int | None = None
+    """T reserved or spent on the passes that this node itself issued; None where it issues none."""
 
 
 def explain_day(record: DayRecord, terms: Terms, today: int) -> tuple[str, ...]:
@@ -74,15 +76,17 @@ def _day_lines(record: DayRecord, terms: Terms, today: int) -> Iterator[str]:
     yield from _bootstrap_lines(record, terms)
 
 
-def explain_allowance(account: DayAccount, holding: Holding, *, is_opened: bool = True) -> tuple[str, ...]:
+def explain_allowance(
+    account: DayAccount, holding: Holding, params: NetworkParams, *, is_opened: bool = True
+) -> tuple[str, ...]:
     """Lines of text for what a holder may use on the day of ``account``; ``is_opened`` says that a batch has opened it.
 
     Raises :class:`AccessInvalid` as S38 does.
     """
-    return tuple(_allowance_lines(account, holding, is_opened=is_opened))
+    return tuple(_allowance_lines(account, holding, params, is_opened=is_opened))
 
 
-def _allowance_lines(account: DayAccount, holding: Holding, *, is_opened: bool) -> Iterator[str]:
+def _allowance_lines(account: DayAccount, holding: Holding, params: NetworkParams, *, is_opened: bool) -> Iterator[str]:
     balance, day, user = holding.balance_wei, account.day, show(holding.user)
     most = access.user_max(account.max_t, account.supply_wei, balance)
     yield f"Allowance of {user} on day {day}"
@@ -109,6 +113,12 @@ def _allowance_lines(account: DayAccount, holding: Holding, *, is_opened: bool) 
         yield f"  issued {holding.issued_t:,} T by all routers that this member heard of: {max(0, left):,} T are left"
         if left < 0:
             yield f"  verdict: OVER-ISSUED by {-left:,} T, provable fraud by an issuer"
+    if holding.used_t is not None:
+        yield f"  used {holding.used_t:,} T of the passes that this member issued, what is reserved included"
+    yield (
+        f"  a ticket that nobody files for takes TokenMax or params.voucher_window = {params.voucher_window:,} T off"
+        " the pass, the lesser; T that a provider sent and nobody vouched for count too, as many at most"
+    )
     ranking = access.home_routers(holding.user, day, holding.members)[:3]
     yield "  home routers by rendezvous hashing of address and day: " + ", ".join(map(show, ranking))
     if most == 0:

@@ -28,9 +28,9 @@ from consensus.market.ledger_state import (
 )
 from consensus.market.maturing import AuditDraft, Audits, Credited, Matured
 from consensus.market.opinions import transcript_of
-from consensus.market.penalties import Penalties, counted_as
+from consensus.market.penalties import Penalties, PenaltyDraft, counted_as
 from consensus.market.settlement import VerifiedIds
-from consensus.market.speed import SpeedSample, SpeedWindow, us_per_t
+from consensus.market.speed import SpeedDraft, Timed, us_per_t
 from consensus.market.trie import Trie, numbered_from
 from consensus.membership import Draw, Term, check_drawn, hand_over_to, verify_hand_over
 from consensus.params import Terms
@@ -85,13 +85,13 @@ class Draft:
         self._credited_today: dict[Address, Uint256] = {}
         self._sessions: dict[int, dict[Address, SessionUse]] = {}
         self._settled: dict[int, dict[Digest, int]] = {}
-        self._speed: dict[Digest, SpeedWindow] = {}
+        self._speed: dict[Digest, SpeedDraft] = {}
         self._pairs: dict[int, dict[bytes, int]] = {}
         self._routers: dict[int, Committee] = {}
-        self._held_penalties = Penalties.of(ledger.penalties, ledger.day).on(self.day)
-        self._penalties: dict[Address, int] = {}
-        self._held_penalised = Trie[bytes, bool]() if is_new_day else Trie.of(ledger.penalised)
-        self._penalised: dict[bytes, bool] = {}
+        self._penalties = PenaltyDraft(
+            Penalties.of(ledger.penalties, ledger.day).on(self.day),
+            Trie[bytes, bool]() if is_new_day else Trie.of(ledger.penalised),
+        )
         self._commitments = dict(ledger.commitments)
         self._outcomes: list[Outcome] = []
         self._audits = AuditDraft(ledger.audits, self._params, slot, ledger.credits)
@@ -249,8 +249,8 @@ class Draft:
         if self._audits.is_on and transcript_of(settlement) == ZERO_DIGEST:
             return "no_transcript"
         if report is not None and report.payload.passed:
-            window = self._window(settlement.rfc.payload.model_id)
-            if not window.is_fast_enough(us_per_t(report.payload.last_ms, tokens)):
+            speed = self._speed_of(settlement.rfc.payload.model_id)
+            if not speed.is_fast_enough(us_per_t(report.payload.last_ms, tokens)):
                 return "slow"
         if tokens * price > self._days[settlement.rfc.payload.access_pass.payload.day].budget_left_wei:
             return "budget_spent"
@@ -315,20 +315,19 @@ class Draft:
         self._sessions.setdefault(day, {})[outcome.session_key] = use
         self._settled.setdefault(day, {})[outcome.ticket_id] = settlement.ticket.payload.slot
         self._outcomes.append(outcome)
-        if report is None:
+        if report is not None and not report.payload.passed:
+            self._penalties.fail(outcome.provider, counted_as(settlement), outcome.charged)
             return
-        tokens = delivered_tokens(settlement)
-        if report.payload.passed and tokens:
-            sample = SpeedSample(outcome.session_key, outcome.provider, us_per_t(report.payload.last_ms, tokens))
-            self._window(rfc.model_id).add(sample)
-        elif not report.payload.passed:
-            self._penalise(outcome.provider, counted_as(settlement))
+        self._penalties.serve(outcome.provider, outcome.charged)
+        if report is not None and (tokens := delivered_tokens(settlement)):
+            speed = us_per_t(report.payload.last_ms, tokens)
+            self._speed_of(rfc.model_id).add(Timed(outcome.session_key, outcome.provider, speed, tokens))
 
-    def _window(self, model_id: Digest) -> SpeedWindow:
-        window = self._speed.get(model_id)
-        if window is None:
-            window = self._speed[model_id] = SpeedWindow(self._ledger.speed.get(model_id, ()), self._params)
-        return window
+    def _speed_of(self, model_id: Digest) -> SpeedDraft:
+        speed = self._speed.get(model_id)
+        if speed is None:
+            speed = self._speed[model_id] = SpeedDraft(self._ledger.speed.get(model_id, ()), self._params)
+        return speed
 
     def _add_credit(self, provider: Address, wei: int) -> None:
         held = self._credits.get(provider)
@@ -338,14 +337,6 @@ class Draft:
         held = self._credited_today.get(provider)
         before = self._day_credits.get(provider, 0) if held is None else held
         self._credited_today[provider] = Uint256(before + wei)
-
-    def _penalise(self, provider: Address, user: bytes) -> None:
-        """One point for the provider, but each user counts once a day."""
-        counted = provider + user
-        if counted not in self._penalised and counted not in self._held_penalised:
-            self._penalised[counted] = True
-            held = self._penalties.get(provider)
-            self._penalties[provider] = 1 + (self._held_penalties.get(provider, 0) if held is None else held)
 
     def close(self, reveal: Digest) -> Ledger:
         """The new ledger, with what is too old to matter left out. Its ``parent`` is still the old batch's hash."""
@@ -357,6 +348,8 @@ class Draft:
             beacon, _credited(old.outcomes), price_wei=account.reference_price_wei, pay_wei=leaving_wei
         )
         credits, days, audits = self._mature(matured)
+        penalties, penalised = self._penalties.finish()
+        speed = {model: kept for model, made in self._speed.items() if (kept := made.finish(beacon, model))}
         return Ledger(
             height=old.height + 1,
             slot=self.slot,
@@ -368,9 +361,9 @@ class Draft:
             days=dict(sorted((day, account) for day, account in days.items() if day >= first_day)),
             sessions=numbered_from(old.sessions, self._sessions, first_day),
             settled=numbered_from(old.settled, self._settled, first_day),
-            speed=as_speed(old.speed).with_items({model: made.samples for model, made in self._speed.items()}),
-            penalties=self._held_penalties.with_points(self._penalties),
-            penalised=self._held_penalised.with_items(self._penalised),
+            speed=as_speed(old.speed).with_items(speed),
+            penalties=penalties,
+            penalised=penalised,
             commitments=dict(sorted((day, tips) for day, tips in self._commitments.items() if day >= first_day)),
             outcomes=tuple(self._outcomes),
             committees=self._committees(first_day),
@@ -406,7 +399,7 @@ class Draft:
             account = days[self.day]
             days[self.day] = replace(account, opinions_wei=Uint256(account.opinions_wei + paid))
         for provider, session_key in matured.penalised:
-            self._penalise(provider, session_key)
+            self._penalties.accuse(provider, session_key)
         audits = matured.audits
         return credits, days, replace(audits, opinions_wei=Uint256(audits.opinions_wei + paid)) if paid else audits
 

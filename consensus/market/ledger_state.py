@@ -138,7 +138,7 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """Day to ticket id to the ticket's slot, for as long as the ticket could be settled again."""
     speed: Mapping[Digest, tuple[SpeedSample, ...]]
     penalties: Mapping[Address, int]
-    """Penalty points by provider (S44); half of them are forgiven every day."""
+    """Points by provider (S44): the percent of its T of the day that Fails told of, and half of the day before's."""
     penalised: Mapping[bytes, bool]
     """Provider ‖ what tells one user's Fails from another's, for every Fail that has counted today."""
     commitments: Mapping[int, Mapping[Address, Digest]]

@@ -1,4 +1,7 @@
-"""Penalty points by provider (S44), half of which are forgiven every day without anybody touching them."""
+"""Penalty points by provider (S44): the percent of a day's T that Fails were told of, and half of what was before.
+
+Nobody touches them to forgive: they halve by the calendar.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,6 +11,9 @@ from eth_hash.auto import keccak
 from consensus.market.trie import Trie
 from contracts.typed_data import Address, Digest
 from gossip.messages.session import Settlement
+
+OPINION_POINTS = 1
+"""For a failed second opinion, and for a scorer that others contradicted (S8); once for a session key and day."""
 
 
 def fail_mark(secret: bytes, user: Address, provider: Address, day: int) -> Digest:
@@ -22,11 +28,26 @@ def counted_as(settlement: Settlement) -> bytes:
     return settlement.fail_mark.payload.mark[:20]
 
 
+def share_points(failed_t: int, told_t: int) -> int:
+    """Points for Fails of ``failed_t`` T among ``told_t`` T: whole percent, rounded up."""
+    return -(-100 * failed_t // told_t) if failed_t else 0
+
+
 class Penalty(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """``points`` as they stood on ``day``."""
+    """A provider's points as they stood on ``day``, the day's share of Fails beside them."""
 
     points: int
+    """Of earlier days, and for second opinions."""
     day: int
+    failed_t: int = 0
+    """T of the Fails that counted on ``day``."""
+    told_t: int = 0
+    """T of all its sessions that were settled on ``day``, less those of Fails that did not count."""
+
+    @property
+    def sum(self) -> int:
+        """Points on ``day``."""
+        return self.points + share_points(self.failed_t, self.told_t)
 
 
 class Penalties(Mapping[Address, int]):
@@ -49,15 +70,24 @@ class Penalties(Mapping[Address, int]):
         """The same a day or more later."""
         return self if day == self.day else Penalties(self._written, day)
 
+    def today(self, provider: Address) -> Penalty:
+        """What stands for a provider on :attr:`day`, its T of the day included."""
+        written = self._written.get(provider)
+        if written is None:
+            return Penalty(0, self.day)
+        return written if written.day == self.day else Penalty(self._left(written), self.day)
+
+    def with_written(self, changed: Mapping[Address, Penalty]) -> "Penalties":
+        """These and ``changed``, which replace what the same providers had."""
+        return Penalties(self._written.with_items(changed), self.day)
+
     def with_points(self, points: Mapping[Address, int]) -> "Penalties":
         """These and ``points`` of today, which replace what the same providers had."""
-        return Penalties(
-            self._written.with_items({who: Penalty(held, self.day) for who, held in points.items()}), self.day
-        )
+        return self.with_written({who: Penalty(held, self.day) for who, held in points.items()})
 
     @property
     def written(self) -> Mapping[Address, Penalty]:
-        """Points and the day of the last Fail of everybody who ever had one."""
+        """What was written last of everybody who ever served."""
         return self._written
 
     @property
@@ -77,4 +107,49 @@ class Penalties(Mapping[Address, int]):
         return sum(1 for _ in self)
 
     def _left(self, penalty: Penalty) -> int:
-        return penalty.points >> (self.day - penalty.day)
+        return penalty.sum >> (self.day - penalty.day)
+
+
+class PenaltyDraft:
+    """The next :class:`Penalties` in the making, beside the old ones, which stay as they are.
+
+    ``counted`` holds provider ‖ user for all that has counted today; each user's Fails against a provider count once.
+    """
+
+    def __init__(self, held: Penalties, counted: Trie[bytes, bool]) -> None:
+        self._held = held
+        self._held_counted = counted
+        self._changed: dict[Address, Penalty] = {}
+        self._counted: dict[bytes, bool] = {}
+
+    def serve(self, provider: Address, tokens: int) -> None:
+        """A session of ``tokens`` T was settled that no Fail was told of."""
+        held = self._today(provider)
+        self._changed[provider] = Penalty(held.points, held.day, held.failed_t, held.told_t + tokens)
+
+    def fail(self, provider: Address, user: bytes, tokens: int) -> None:
+        """A Fail of ``tokens`` T, as much as it cost its user; a user's second one of a day counts for nothing."""
+        if self._counts(provider + user):
+            held = self._today(provider)
+            failed_t, told_t = held.failed_t + tokens, held.told_t + tokens
+            self._changed[provider] = Penalty(held.points, held.day, failed_t, told_t)
+
+    def accuse(self, provider: Address, session_key: Address) -> None:
+        """A second opinion went against a provider or scorer, over a session of ``session_key``."""
+        if self._counts(provider + session_key):
+            held = self._today(provider)
+            self._changed[provider] = Penalty(held.points + OPINION_POINTS, held.day, held.failed_t, held.told_t)
+
+    def finish(self) -> tuple[Penalties, Trie[bytes, bool]]:
+        """The next penalties, and who has counted today."""
+        return self._held.with_written(self._changed), self._held_counted.with_items(self._counted)
+
+    def _today(self, provider: Address) -> Penalty:
+        changed = self._changed.get(provider)
+        return self._held.today(provider) if changed is None else changed
+
+    def _counts(self, key: bytes) -> bool:
+        if key in self._counted or key in self._held_counted:
+            return False
+        self._counted[key] = True
+        return True

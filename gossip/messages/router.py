@@ -48,6 +48,10 @@ class DeliveryFiling(msgspec.Struct, frozen=True, array_like=True, tag=5, forbid
     ticket_id: Digest
     voucher: Signed[Voucher] | None
     receipt: Cosigned | None
+    sent: U64 = 0
+    """T that it has sent, where the session ended without a receipt: those that nobody vouched for cost quota too."""
+    runs: bool = False
+    """The session goes on: what its user reports meanwhile is not the last word."""
 
 
 class Filed(msgspec.Struct, frozen=True, array_like=True, tag=6, forbid_unknown_fields=True):

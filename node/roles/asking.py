@@ -1,5 +1,6 @@
 """From a chat request to an open provider stream: pass, RFC, match, dial."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -47,11 +48,17 @@ class Opened:
     """From the request to the match."""
 
 
-class Asking:
-    """Puts RFCs to routers and opens streams to the providers that they name."""
+Abandon = Callable[[Matched, Wallet, bool], None]
+"""Files a report of 0 T for a ticket that no session was opened with: Fail where its provider is at fault, else Pass.
+A ticket that nobody files for costs a voucher window's T."""
 
-    def __init__(self, node: Node, public: PublicState, access: Access, sessions: SessionLog) -> None:
+
+class Asking:
+    """Puts RFCs to routers and opens streams to the providers that they name; ``abandon`` takes those out of reach."""
+
+    def __init__(self, node: Node, public: PublicState, access: Access, sessions: SessionLog, abandon: Abandon) -> None:
         self._node = node
+        self._abandon = abandon
         self._public = public
         self._access = access
         self._sessions = sessions
@@ -72,16 +79,23 @@ class Asking:
         """Raises :class:`BackendError` or :class:`AccessRefused`."""
         started = now_ms()
         wallet, rfc, asked = await self._send_rfc(request, card)
-        opened = False
+        queued: list[Queued] = []
+        matched: Matched | None = None
+        stream: FrameStream | None = None
+        is_unreachable = False
         try:
-            queued: list[Queued] = []
             matched = await self._match(rfc, wallet, asked, queued)
             matched_ms = now_ms()
             stream = await self._dial(matched)
-            opened = True
+        except BackendError:
+            is_unreachable = matched is not None
+            raise
         finally:
-            if not opened:
+            if matched is None:
                 self._access.give_back(wallet, request.max_tokens)
+            elif stream is None:
+                self._access.give_back(wallet, request.max_tokens - 1)
+                self._abandon(matched, wallet, not is_unreachable)
         self._sessions.begin(rfc, card, matched, matched_ms - started, now_ms() - started)
         return Opened(rfc, matched, wallet, stream, queued[0] if queued else None, matched_ms - started)
 

@@ -80,7 +80,8 @@ class Demand:
             except MessageError as error:
                 self._node.log.info("bad gossip", topic=topic, reason=str(error))
                 return Verdict.REJECT
-            return Verdict.ACCEPT if self.has_room(rfc.payload) else Verdict.IGNORE
+            passes = self.stands(rfc.payload) and self.has_room(rfc.payload)
+            return Verdict.ACCEPT if passes else Verdict.IGNORE
 
         messages = await self._node.network.subscribe(topic, judge, max_bytes=MAX_RFC_BYTES)
         task_status.started()
@@ -99,6 +100,12 @@ class Demand:
         issuer = asked.access_pass.signer(domain)
         if not self._public.is_router(issuer, asked.access_pass.payload.day):
             raise MalformedMessage("Rfc", f"the pass is by 0x{issuer.hex()}, who is not a router of its day")
+
+    def stands(self, asked: Rfc) -> bool:
+        """Whether its pass is worth anything as far as this node knows, which may be ahead of who passed it on: an
+        index used twice ends a pass, and providers serve no ticket of a router that gave one session key two."""
+        day, issuer = asked.access_pass.payload.day, asked.access_pass.payload.issuer
+        return not (self._evidence.has_abused(asked.session_key, day) or self._evidence.has_issued_twice(issuer, day))
 
     def has_room(self, asked: Rfc) -> bool:
         """Whether the session key keeps to what its pass's priority allows: more is not passed on, and no fault of

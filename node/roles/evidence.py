@@ -134,6 +134,10 @@ class EvidencePool:
         """Whether ``router`` was caught giving two passes to one session key for ``day``."""
         return self._cases.has_issued_twice(router, day)
 
+    def has_abused(self, session_key: Address, day: int) -> bool:
+        """Whether ``session_key`` was caught using one index of its pass of ``day`` twice."""
+        return self._cases.has_abused(session_key, day)
+
     def fate(self, offence_id: Digest) -> Fate:
         """What the chain made of an offence, as far as this node knows."""
         return self._fates.get(offence_id, Fate())

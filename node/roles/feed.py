@@ -11,6 +11,7 @@ from gossip.messages import Payload, Signed, check_expiry, decode
 from gossip.messages.records import Bid, ModelProof, NodeRecord, SlotReveal
 from gossip.network import Verdict
 from node.context import Node, now_ms
+from node.roles.bidders import Bidders
 from node.roles.public import PublicState
 
 P = TypeVar("P", bound=Payload)
@@ -35,6 +36,8 @@ class Feed:
     def __init__(self, node: Node, public: PublicState) -> None:
         self._node = node
         self._public = public
+        self.bidders: Bidders | None = None if node.chain is None else Bidders(node, public, node.chain)
+        """Who among bidders holds MOR; None without a chain to ask."""
         self.refused = 0
         """Well-signed messages that the book's rules refused."""
         self.throttled = 0
@@ -50,6 +53,8 @@ class Feed:
             await nursery.start(self._consume, topics.proofs, Signed[ModelProof])
             await nursery.start(self._consume, topics.reveals, Signed[SlotReveal])
             nursery.start_soon(self._prune)
+            if self.bidders is not None:
+                nursery.start_soon(self.bidders.run)
             task_status.started()
 
     async def _prune(self) -> None:
@@ -66,7 +71,7 @@ class Feed:
             try:
                 signed = decode(kind, data)
                 verdict = self.judge(signed)
-                return Verdict.IGNORE if verdict is Verdict.ACCEPT and not self._has_room(signed) else verdict
+                return Verdict.IGNORE if verdict is Verdict.ACCEPT and not self._passes(signed) else verdict
             except MessageError as error:
                 self._node.log.info("bad gossip", topic=topic, reason=str(error))
                 return Verdict.REJECT
@@ -94,6 +99,15 @@ class Feed:
         if isinstance(message.payload, SlotReveal) and not self._public.ledger.is_recent_member(message.payload.member):
             return Verdict.IGNORE  # this node may be the one that is behind
         return Verdict.ACCEPT
+
+    def _passes(self, message: Signed[P]) -> bool:
+        """Whether a message that holds is passed on too: its signer keeps to a pace, and one that offers holds MOR."""
+        payload = message.payload
+        if not self._has_room(message):
+            return False
+        return (
+            self.bidders is None or not isinstance(payload, Bid | ModelProof) or self.bidders.passes(payload.provider)
+        )
 
     def _has_room(self, message: Signed[P]) -> bool:
         """Whether the signer keeps to a pace that no honest node exceeds: more is nobody's fault who forwards it, and

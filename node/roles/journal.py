@@ -82,6 +82,7 @@ class DeskJournal:
                     await self._restore_match(desk, ledger, slot, decode(_Placed, event.data, _MATCH_BYTES))
                 elif event.kind == FILING and (settlement := self._restore_filing(desk, slot, event.data)):
                     settlements.append(settlement)
+        desk.restored()
         desk.allowances.forget_before(self._node.terms.params.day_of(slot))
         return tuple(settlements)
 
@@ -105,7 +106,8 @@ class DeskJournal:
         desk.restore(
             placed.rfc,
             placed.ticket,
-            is_settled=is_over or ledger.is_settled(ticket_id),
+            is_settled=ledger.is_settled(ticket_id),
+            is_over=is_over,
             credited_wei=0 if outcome is None else outcome.credited_wei,
         )
 

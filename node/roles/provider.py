@@ -44,6 +44,9 @@ WARM_S, STRANGER_S = 3_600.0, 10.0
 
 FILE_EVERY_S = 2.0
 
+TOLD_AFTER = 3
+"""A session that has lasted a third of a router's patience for filings is said to go on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -51,6 +54,19 @@ class Offer:
 
     config: ModelOffer
     engine: Engine
+
+
+@dataclass(slots=True)
+class _Session:
+    """A session that runs."""
+
+    ticket: Signed[Ticket]
+    since_s: float
+    voucher: Signed[Voucher] | None = None
+    sent: int = 0
+    has_receipt: bool = False
+    is_told: bool = False
+    """Its router knows that it goes on."""
 
 
 _ACCEPTED: ContextVar[list[Digest]] = ContextVar("accepted")
@@ -69,7 +85,7 @@ class Provider:
         self._evidence = evidence
         self._offers: dict[Digest, Offer] = {}
         self._own_bids: OrderedDict[Digest, Digest] = OrderedDict()
-        self._active: set[Digest] = set()
+        self._active: dict[Digest, _Session] = {}
         self._strangers = Strangers(public, lambda member: public.book.record(member, now_ms()))
         self._file_now = trio.Event()
         self._transcripts = Transcripts()
@@ -88,7 +104,7 @@ class Provider:
             on_receipt=self._keep_receipt,
             now_ms=now_ms,
             accept_ticket=self._accept,
-            on_served=self._keep_transcript if node.terms.params.audit_slots else None,
+            on_served=self._note_served,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -163,7 +179,7 @@ class Provider:
         return WARM_S if self._strangers.is_member(stream.remote_peer) else STRANGER_S
 
     async def _answer_question(self, stream: FrameStream, data: bytes) -> bool:
-        """Whether it was a member's."""
+        """Whether it was a member's, and is answered."""
         domain = self._node.terms.domain
         query = decode(Signed[LivenessQuery], data)
         router = query.signer(domain)
@@ -173,7 +189,15 @@ class Provider:
         if self._evidence.has_issued_twice(router, self._today()):
             await stream.fail("double_pass", f"0x{router.hex()} gave one session key two passes today")
             return False
-        answer = LivenessAnswer(query.id(domain), self._node.address, await self._free_slots(query.payload.bid_id))
+        free = 0
+        with trio.move_on_after(self._node.terms.params.liveness_ms / 1_000) as deadline:
+            free = await self._free_slots(query.payload.bid_id)
+        if deadline.cancelled_caught:
+            # whoever asked has given up, and asks on another stream next time: one that an engine hangs in must not
+            # take the place of that one
+            self._node.log.warning("too slow for a liveness check", bid=query.payload.bid_id.hex())
+            return False
+        answer = LivenessAnswer(query.id(domain), self._node.address, free)
         await stream.send(encode(sign(answer, self._node.key, domain)))
         return True
 
@@ -199,8 +223,20 @@ class Provider:
         try:
             await self._server.serve(stream)
         finally:
-            self._active.difference_update(accepted)
+            with trio.CancelScope(shield=True):
+                await self._keep_sent(accepted)
             self._file_now.set()
+
+    async def _keep_sent(self, ended: list[Digest]) -> None:
+        """T that nobody vouched for are not paid, and the router hears of them: they are not free either."""
+        for ticket_id in ended:
+            session = self._active[ticket_id]
+            vouched = 0 if session.voucher is None else session.voucher.payload.tokens
+            try:
+                if not session.has_receipt and session.sent > vouched:
+                    await self._node.store.put_sent(ticket_id, session.sent)
+            finally:
+                del self._active[ticket_id]
 
     def _identity_of(self, model_id: Digest) -> ModelIdentity | None:
         """The identity of a model on sale; None also for an engine that cannot show which model it runs."""
@@ -242,36 +278,61 @@ class Provider:
             raise SessionError(Code.ENGINE_FAILED, "the provider's model files changed: it must hash them again")
         ticket_id = ticket.id(self._node.terms.domain)
         await self._node.store.accept_ticket(ticket_id, ticket)
-        self._active.add(ticket_id)
+        self._active[ticket_id] = _Session(ticket, trio.current_time())
         _ACCEPTED.get().append(ticket_id)
 
-    def _keep_transcript(self, ticket_id: Digest, body: bytes, token_ids: tuple[int, ...]) -> None:
-        self._transcripts.keep(ticket_id, Transcript(body, token_ids, self._node.slot()))
+    def _note_served(self, ticket_id: Digest, body: bytes, token_ids: tuple[int, ...]) -> None:
+        self._active[ticket_id].sent = len(token_ids)
+        if self._node.terms.params.audit_slots:
+            self._transcripts.keep(ticket_id, Transcript(body, token_ids, self._node.slot()))
 
     async def _keep_voucher(self, ticket: Signed[Ticket], voucher: Signed[Voucher]) -> None:
-        await self._node.store.put_voucher(ticket.id(self._node.terms.domain), voucher)
+        ticket_id = ticket.id(self._node.terms.domain)
+        await self._node.store.put_voucher(ticket_id, voucher)
+        self._active[ticket_id].voucher = voucher
 
     async def _keep_receipt(self, ticket: Signed[Ticket], receipt: Cosigned) -> None:
-        await self._node.store.put_receipt(ticket.id(self._node.terms.domain), receipt)
+        ticket_id = ticket.id(self._node.terms.domain)
+        await self._node.store.put_receipt(ticket_id, receipt)
+        self._active[ticket_id].has_receipt = True
 
     # Deliveries.
 
     async def _file_deliveries(self) -> None:
         """Tell the routers what was delivered, until each has said that it knows."""
         while True:
-            for ticket, voucher, receipt in await self._node.store.unfiled_deliveries():
-                ticket_id = ticket.id(self._node.terms.domain)
-                if ticket_id in self._active:
+            for held in await self._node.store.unfiled_deliveries():
+                if held.ticket_id in self._active:
                     continue
-                try:
-                    await self._file(ticket, DeliveryFiling(ticket_id, voucher, receipt))
-                except GossipError as error:
-                    self._node.log.info("filing waits", ticket=ticket_id.hex(), reason=str(error))
-                    continue
-                await self._node.store.mark_filed(ticket_id)
+                sent = held.sent if held.receipt is None else 0
+                filing = DeliveryFiling(held.ticket_id, held.voucher, held.receipt, sent)
+                if await self._tell(held.ticket, filing):
+                    await self._node.store.mark_filed(held.ticket_id)
+            await self._tell_running()
             self._file_now = trio.Event()
             with trio.move_on_after(FILE_EVERY_S):
                 await self._file_now.wait()
+
+    async def _tell_running(self) -> None:
+        """A report that comes before a session has ended would be the last word once the router's patience is over:
+        tell it in time that the session goes on."""
+        params = self._node.terms.params
+        long_s = params.report_deadline_slots * params.slot_ms / 1_000 / TOLD_AFTER
+        for ticket_id, session in tuple(self._active.items()):
+            if session.is_told or session.has_receipt or trio.current_time() < session.since_s + long_s:
+                continue
+            sent = 0 if session.voucher is None else session.voucher.payload.tokens
+            filing = DeliveryFiling(ticket_id, session.voucher, None, sent, runs=True)
+            session.is_told = await self._tell(session.ticket, filing)
+
+    async def _tell(self, ticket: Signed[Ticket], filing: DeliveryFiling) -> bool:
+        """Whether the router has heard."""
+        try:
+            await self._file(ticket, filing)
+        except GossipError as error:
+            self._node.log.info("filing waits", ticket=filing.ticket_id.hex(), reason=str(error))
+            return False
+        return True
 
     async def _file(self, ticket: Signed[Ticket], filing: DeliveryFiling) -> None:
         record = self._public.book.record(ticket.payload.router, now_ms())

@@ -1,8 +1,8 @@
 """What every full node holds of what is public: the book, slot secrets, and the replayed ledger."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
 import trio
@@ -193,6 +193,12 @@ class PublicState:
             await self._node.store.put_credits(following.height, changed)
             self._advance(batch, following)
         return True
+
+    @asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """No batch is adopted within: for what has to be read together with the ledger."""
+        async with self._adopting:
+            yield
 
     async def _follow(self, batch: CertifiedBatch) -> Ledger:
         """:meth:`follow` without holding the event loop for long."""

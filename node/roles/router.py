@@ -99,14 +99,21 @@ class HomeRouter:
         journal.on_pass = succession.note_ends
         link.on_linked.append(succession.welcome)
         self._throttle = Throttle()
+        self._restored: tuple[Settlement, ...] = ()
         self.over_issued: dict[tuple[Address, int], int] = {}
         """By router and day: T that it has issued to one user above UserMax. Known among members only (S34)."""
         self._new_passes_in, self._new_passes_out = trio.open_memory_channel[Signed[PassIssued]](4_096)
         public.on_batch.append(self._settled)
 
+    async def restore(self) -> None:
+        """Take up where an earlier run stopped: before the link opens, for what others tell at once of passes that have
+        ended since is about passes that this router must know by then."""
+        async with self._public.still():
+            self._restored = await self._journal.restore(self._desk, self._public.ledger, self._node.slot())
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Take up where an earlier run stopped, then answer for ever."""
-        for settlement in await self._journal.restore(self._desk, self._public.ledger, self._node.slot()):
+        """Answer for ever; :meth:`restore` comes before."""
+        for settlement in self._restored:
             self._hand_over(settlement)
         self._evidence.watch(self._end_pass)
         self._node.network.serve(ROUTER, self._serve, max_concurrent=STREAMS)
@@ -325,7 +332,8 @@ class HomeRouter:
         except SettlementInvalid as error:
             return self._refuse(filing.ticket_id, error.reason, str(error))
         if is_open:
-            self._matcher.filed(filing.ticket_id)
+            if isinstance(filing, ReportFiling) or not filing.runs:
+                self._matcher.filed(filing.ticket_id)
             await self._journal.note_filing(filing)
         if settlement is not None:
             self._hand_over(settlement)
@@ -378,6 +386,10 @@ class HomeRouter:
             before, slot = slot, await self._node.next_slot(slot)
             for settlement in self._desk.due(slot):
                 self._hand_over(settlement)
+            for ticket_id, session_key in self._desk.lapse(slot):
+                self._journal.forget_filings(ticket_id)
+                self._succession.tell_usage(session_key)
+                self._matcher.hurry()
             if day_of(slot) > day_of(before):
                 self._desk.allowances.forget_before(day_of(slot))
                 self._succession.forget_before(day_of(slot))

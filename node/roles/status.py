@@ -1,11 +1,12 @@
 """What a node tells its operator: the source behind the control API."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from consensus.committee import Committee
+from consensus.market.allowances import Allowances
 from consensus.market.errors import MarketError
 from consensus.market.explain_access import Holding, explain_allowance, explain_day
 from consensus.market.explain_earnings import explain_earnings
@@ -52,7 +53,7 @@ class NodeStatus:
         """By router and day: T above a user's UserMax, as this member's own books have it."""
         self.balances = Balances(node, node.chain)
         """Balances at snapshot blocks; a member's are its router's own."""
-        self.issued: Callable[[Address, int], int] | None = None
+        self.allowances: Allowances | None = None
         """A member's count of T issued to a user on a day, by all routers."""
         self.member: CommitteeMember | None = None
         self.link: CommitteeLink | None = None
@@ -73,6 +74,7 @@ class NodeStatus:
                 ("link_dropped_frames", "Committee frames that found a full queue"),
                 ("feed_refused", "Well-signed bids, records and proofs that the book's rules refused"),
                 ("feed_throttled", "Well-signed bids, records and proofs not passed on: their signer says too much"),
+                ("feed_poor", "Well-signed bids and proofs not passed on: of bidders without MOR, or too many unknown"),
                 ("rfcs_throttled", "Well-signed RFCs not passed on: their session key sends too many"),
             )
         }
@@ -317,9 +319,11 @@ class NodeStatus:
             block = f"snapshot block {account.snapshot_block} of day {today}"
             raise Unanswerable(f"the balance of 0x{user.hex()} at {block} is not known: {error}") from error
         members = self._public.routers(account.day)
-        issued = None if self.issued is None else self.issued(user, account.day)
-        holding, is_opened = Holding(user, balance, members, issued), today <= self._public.ledger.day
-        lines = explain_allowance(account, holding, is_opened=is_opened)
+        held = self.allowances
+        issued = None if held is None else held.issued_to(user, account.day)
+        used = None if held is None else held.used_by(user, account.day)
+        holding, is_opened = Holding(user, balance, members, issued, used), today <= self._public.ledger.day
+        lines = explain_allowance(account, holding, self._node.terms.params, is_opened=is_opened)
         return {"day": account.day, "balance_wei": balance, "explanation": lines}
 
     async def explain_earnings(self, provider: Address) -> dict[str, Any]:
@@ -339,5 +343,7 @@ class NodeStatus:
         self._gauges["link_dropped_frames"].set(0 if self.link is None else self.link.dropped)
         self._gauges["feed_refused"].set(0 if self.feed is None else self.feed.refused)
         self._gauges["feed_throttled"].set(0 if self.feed is None else self.feed.throttled)
+        bidders = None if self.feed is None else self.feed.bidders
+        self._gauges["feed_poor"].set(0 if bidders is None else bidders.refused)
         self._gauges["rfcs_throttled"].set(0 if self.demand is None else self.demand.throttled)
         return generate_latest(self._metrics).decode()

@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 import trio
 
+from consensus.market.speed import compute_mean
 from contracts.signing import Key
 from contracts.typed_data import Digest
 from gossip.errors import GossipError
 from gossip.messages import Signed, sign
 from gossip.messages.market import Ticket
-from gossip.messages.router import ReportFiling
+from gossip.messages.router import Matched, ReportFiling
 from gossip.messages.session import Cosigned, Report
 from inference.errors import SessionError
 from inference.session.client import ClientSession, Recount, SessionOutcome, open_session
@@ -22,7 +23,7 @@ from inference.session.stream import Code
 from node.api.backend import Allowance, BackendError, ChatRequest, ModelCard
 from node.context import Node, now_ms
 from node.roles import refusals
-from node.roles.access import Access
+from node.roles.access import Access, Wallet
 from node.roles.answer import Leg, UserAnswer, broke_off
 from node.roles.asking import Asking, Opened
 from node.roles.audit import Audited, Auditor
@@ -45,6 +46,9 @@ PROVIDER_FAULTS = frozenset(
     }
 )
 """Ends of a session without a T that are reported as Fail (S44)."""
+
+BROKEN_OFF_HERE = frozenset({Code.CANCELLED, Code.PROVIDER_VANISHED, Code.PROTOCOL_ERROR, Code.SESSION_TIMEOUT})
+"""Ends of a session after which more T may have been sent than have come; after any other the provider said so last."""
 
 PROVIDER_TRIES = 3
 """Providers that one request tries at most while none has given a T, and sessions that one answer may have."""
@@ -89,7 +93,7 @@ class UserAgent:
         self._public = public
         self._access = Access(node, public, evidence)
         self._sessions = sessions
-        self._asking = Asking(node, public, self._access, sessions)
+        self._asking = Asking(node, public, self._access, sessions, self._abandon)
         self._reporting = Reporting(node, public)
         self._vocabularies = Vocabularies(node, public)
         self._auditor = Auditor(node, self._asking.open, self._finish, self._settle_audit)
@@ -118,7 +122,7 @@ class UserAgent:
         cards = []
         for listing in self._public.book.models(now_ms()):
             known = samples.get(listing.model_id, ())
-            mean = sum(sample.us_per_t for sample in known) // len(known) if known else None
+            mean = compute_mean(known) if known else None
             cards.append(ModelCard(listing.name, listing.model_id, listing.providers, listing.lowest_price_wei, mean))
         return tuple(cards)
 
@@ -265,7 +269,8 @@ class UserAgent:
             last_ms=outcome.last_ms if outcome is not None else 0,
             passed=passed,
         )
-        self._access.give_back(opened.wallet, ticket.payload.token_max - tokens)
+        charged = 1 if session is None or outcome is None else self._charged_at_most(outcome)
+        self._access.give_back(opened.wallet, ticket.payload.token_max - min(ticket.payload.token_max, charged))
         # Whoever reads the pieces may have dealt with the failure inside the session.
         # A client may leave as soon as it has read the end.
         ended = outcome is not None and outcome.finish is not None
@@ -291,6 +296,22 @@ class UserAgent:
             if request.tools is None and self._auditor.take(audited, request.sampling):
                 return
         self._queue_report(ticket, report, opened.wallet.key, receipt)
+
+    def _charged_at_most(self, outcome: SessionOutcome) -> int:
+        """T that a session takes off the allowance at most, as its router counts: what was signed for, and where the
+        provider had not had its last word what may have been on its way."""
+        signed = outcome.tokens if outcome.voucher is None else max(outcome.tokens, outcome.voucher.payload.tokens)
+        if outcome.receipt is not None:
+            return max(1, signed, outcome.receipt.receipt.tokens)
+        if outcome.interrupted in BROKEN_OFF_HERE or outcome.interrupted is None:
+            signed += self._node.terms.params.voucher_window
+        return max(1, signed)
+
+    def _abandon(self, matched: Matched, wallet: Wallet, passed: bool) -> None:
+        """Report 0 T for a ticket that no session was opened with."""
+        ticket_id = matched.ticket.id(self._node.terms.domain)
+        report = Report(ticket_id, wallet.key.address, tokens=0, first_ms=0, last_ms=0, passed=passed)
+        self._queue_report(matched.ticket, report, wallet.key, None)
 
     def _queue_report(self, ticket: Signed[Ticket], report: Report, key: Key, receipt: Cosigned | None) -> None:
         signed = sign(report, key, self._node.terms.domain)

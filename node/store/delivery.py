@@ -29,6 +29,8 @@ class Delivery(msgspec.Struct, frozen=True):
     receipt: Cosigned | None
     filed: bool
     """Whether the home router has it."""
+    sent: int = 0
+    """T that were sent, where the session ended without a receipt and they are more than were vouched for."""
 
 
 class DeliveryRoom:
@@ -78,6 +80,13 @@ class DeliveryRoom:
 
         return await self._worker.write(change, durable=True)
 
+    async def put_sent(self, ticket_id: Digest, sent: int) -> bool:
+        """Keep how many T were sent in a session that ended without a receipt; False for an unknown ticket."""
+        return await self._worker.write(
+            lambda db: db.execute("UPDATE delivery SET sent = ? WHERE ticket_id = ?", (sent, ticket_id)).rowcount == 1,
+            durable=True,
+        )
+
     async def mark_filed(self, ticket_id: Digest) -> None:
         """The home router has this delivery: it is no longer among :meth:`unfiled_deliveries`."""
         await self._worker.write(
@@ -89,35 +98,34 @@ class DeliveryRoom:
         row = await self._worker.read(lambda db: db.execute(f"{_SELECT} WHERE ticket_id = ?", (ticket_id,)).fetchone())
         return None if row is None else _delivery(row)
 
-    async def unfiled_deliveries(
-        self, limit: int = 1_000
-    ) -> list[tuple[Signed[Ticket], Signed[Voucher] | None, Cosigned | None]]:
-        """Ticket, highest voucher and receipt of what is worth filing and no router has confirmed, oldest first."""
+    async def unfiled_deliveries(self, limit: int = 1_000) -> list[Delivery]:
+        """What is worth filing and no router has confirmed, oldest first."""
         rows = await self._worker.read(
             lambda db: db.execute(
-                f"{_SELECT} WHERE filed = 0 AND (tokens > 0 OR receipt IS NOT NULL) ORDER BY expires_ms LIMIT ?",
+                f"{_SELECT} WHERE filed = 0 AND (tokens + sent > 0 OR receipt IS NOT NULL) ORDER BY expires_ms LIMIT ?",
                 (limit,),
             ).fetchall()
         )
-        return [(found.ticket, found.voucher, found.receipt) for found in map(_delivery, rows)]
+        return [_delivery(row) for row in rows]
 
     async def forget_deliveries(self, before_ms: int) -> int:
         """Drop tickets that expired before ``before_ms`` (Unix ms) and need no filing any more; how many."""
         return await self._worker.write(
             lambda db: (
                 db.execute(
-                    "DELETE FROM delivery WHERE expires_ms < ? AND (filed = 1 OR (tokens = 0 AND receipt IS NULL))",
+                    "DELETE FROM delivery WHERE expires_ms < ?"
+                    " AND (filed = 1 OR (tokens = 0 AND sent = 0 AND receipt IS NULL))",
                     (before_ms,),
                 ).rowcount
             )
         )
 
 
-_SELECT = "SELECT ticket_id, ticket, tokens, voucher, receipt, filed FROM delivery"
+_SELECT = "SELECT ticket_id, ticket, tokens, voucher, receipt, filed, sent FROM delivery"
 
 
-def _delivery(row: tuple[bytes, bytes, int, bytes | None, bytes | None, int]) -> Delivery:
-    ticket_id, ticket, tokens, voucher, receipt, filed = row
+def _delivery(row: tuple[bytes, bytes, int, bytes | None, bytes | None, int, int]) -> Delivery:
+    ticket_id, ticket, tokens, voucher, receipt, filed, sent = row
     return Delivery(
         Digest(ticket_id),
         decode(Signed[Ticket], ticket, _TICKET_LIMIT),
@@ -125,4 +133,5 @@ def _delivery(row: tuple[bytes, bytes, int, bytes | None, bytes | None, int]) ->
         None if voucher is None else decode(Signed[Voucher], voucher),
         None if receipt is None else decode(Cosigned, receipt, _TICKET_LIMIT),
         bool(filed),
+        sent,
     )

@@ -57,6 +57,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # Credits are written where they change; a provider's newest is found by its address.
         "CREATE INDEX credit_provider ON credit (provider, height)",
     ),
+    (
+        # T that a provider sent in a session that ended without a receipt, where nobody vouched for all of them.
+        "ALTER TABLE delivery ADD COLUMN sent INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 
 VERSION = len(MIGRATIONS)

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from consensus.market.access import pass_commitment
 from consensus.market.allowances import MAX_PASSES_PER_USER, Allowances
 from consensus.market.errors import RfcRefused
+from consensus.market.filings import least_charge, unfiled_charge
 from consensus.market.ledger_state import DayAccount
 from consensus.market.matching import MAX_PENALTY
+from consensus.market.penalties import share_points
 from consensus.market.promises import Promises
-from consensus.market.speed import SpeedSample, is_fast_enough, with_sample
+from consensus.market.speed import BATCHES, SpeedSample, Timed, draw_timed, is_fast_enough, with_samples
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Signature
 from gossip.messages.base import Signed, Unit
 from gossip.messages.market import AccessPass, PassIssued, PassRequest, Rfc
@@ -30,6 +32,8 @@ CUTS = (SESSION_T, 5_000, 25_000, 100_000, 400_000)
 """T of a session, as a cheat may choose them."""
 OWN_SHARE = 80
 """Percent of its own sessions on a public model that an attacker steers to itself, by price and by timing of slots."""
+LONG = 0.5
+"""Where rivals go unpaid for so much of a day, the attacker sells as dear as it may instead of as cheap as they."""
 HONEST_US = 20_000
 """µs per T of a provider that does what it says."""
 NOBODY = Signature(bytes(65))
@@ -74,8 +78,8 @@ class Turn:
     """The share of the flows' credit that matures."""
     fails: dict[Address, int] = field(default_factory=dict)
     """Penalty points that it hands out."""
-    slowed: frozenset[int] = frozenset()
-    """Models whose honest providers fail the speed test today."""
+    slowed: dict[int, float] = field(default_factory=dict)
+    """Models whose honest providers fail the speed test, and for what part of the day."""
     offers_fast: bool = True
     """Whether its own public sessions pass the speed test."""
     stolen_t: int = 0
@@ -129,23 +133,34 @@ def undercutting(view: View) -> Turn:
 
 
 def false_fails(view: View) -> Turn:
-    """Say Fail to every rival from every address that one's MOR is spread over, and sell above them."""
+    """Say Fail to every rival, with all of one's access and from as many addresses as it takes, and sell above them."""
     rivals = view.honest.get(TARGET, ())
-    points = min(SYBIL_USERS, view.access_t // max(1, SESSION_T * len(rivals)))
-    if view.rules.proposals.fails_by_share:
-        points = 100 * view.access_t // max(1, view.access_t + sum(rival.sold_t for rival in rivals))
+    each = view.access_t // max(1, len(rivals))
+    turn = Turn(hardware_t=view.access_t)
+    turn.fails = {rival.address: share_points(each, each + rival.sold_t) for rival in rivals}
+    points = min(turn.fails.values(), default=0)
     price = min(view.ceiling_wei, view.lowest[TARGET] * (100 + min(MAX_PENALTY, points)) // 100)
-    turn = Turn(offers=[_offer(view, price, "slanderer")], hardware_t=view.access_t)
-    turn.fails = {rival.address: points for rival in rivals}
+    turn.offers = [_offer(view, price, "slanderer")]
     return turn
 
 
 def withholding(view: View) -> Turn:
-    """Take what a provider sends ahead of the first voucher, send none, and ask again once the ticket has lapsed."""
+    """Take what a provider sends ahead of a voucher and vouch for nothing more: without a word, with a Fail or a Pass
+    of 0 T, or after a voucher for 1 T, whichever gives most for the quota; and ask again as soon as one may."""
     params = view.rules.params
-    held_ms = params.ticket_ttl_ms + params.session_max_ms + params.slot_ms * (1 + params.report_deadline_slots)
-    rounds = 0 if view.rules.proposals.charge_unfiled else params.slot_ms * params.day_slots // held_ms
-    return Turn(stolen_t=min(view.access_t * rounds, view.idle_t))
+    patience_ms = params.slot_ms * (1 + params.report_deadline_slots)
+    held_ms = params.ticket_ttl_ms + params.session_max_ms + patience_ms
+    window, free = params.voucher_window, 0
+    for signed, charged, lasts_ms in (
+        (0, unfiled_charge(SESSION_T, params), held_ms),
+        (0, max(1, least_charge(SESSION_T, 0, window, params)), patience_ms),
+        (1, max(1, least_charge(SESSION_T, 1, 1 + window, params)), patience_ms),
+    ):
+        rounds = params.slot_ms * params.day_slots // lasts_ms
+        at_once = view.access_t // SESSION_T
+        sessions = min(at_once * rounds, view.access_t // charged)
+        free = max(free, sessions * (signed + window - charged))
+    return Turn(stolen_t=min(free, view.idle_t))
 
 
 def quota_double_spend(view: View) -> Turn:
@@ -167,19 +182,25 @@ def quota_double_spend(view: View) -> Turn:
 
 def capacity_lies(view: View) -> Turn:
     """Offer three times what one can compute, cheapest of all; everything then takes three times as long."""
-    samples = _samples(view, poisoned=0)
+    samples = _samples(view, 0)
     turn = Turn(offers=[_offer(view, view.lowest[TARGET] * 94 // 100, "liar")], hardware_t=view.access_t)
     turn.offers_fast = is_fast_enough(samples, 3 * HONEST_US, view.rules.params)
     return turn
 
 
 def latency_poisoning(view: View) -> Turn:
-    """Report answers in no time between oneself and oneself, until honest providers look slow; sell in their place."""
-    poisoned = 0 if view.rules.proposals.speed_from_canaries else view.rules.params.speed_share
-    is_fast = is_fast_enough(_samples(view, poisoned), HONEST_US, view.rules.params)
-    price = view.lowest[TARGET] if is_fast else view.ceiling_wei * 95 // 100
+    """Report answers in no time between oneself and oneself, all of one's access at once, until honest providers look
+    slow; sell in their place."""
+    public_t = max(1, sum(rival.sold_t for rival in view.honest.get(TARGET, ())))
+    slowed = 0.0
+    for percent in range(5, 100, 5):
+        if not is_fast_enough(_samples(view, percent), HONEST_US, view.rules.params):
+            # so much of the model's T, for as long as the attacker's access lasts
+            slowed = min(1.0, view.access_t * (100 - percent) / percent / public_t)
+            break
+    price = view.ceiling_wei * 95 // 100 if slowed > LONG else view.lowest[TARGET]
     turn = Turn(offers=[_offer(view, price, "poisoner")], hardware_t=view.access_t)
-    turn.slowed = frozenset() if is_fast else frozenset({TARGET})
+    turn.slowed = {TARGET: slowed} if slowed else {}
     return turn
 
 
@@ -232,14 +253,20 @@ def _halved(view: View, price_wei: int, sessions: int, tokens: int) -> list[Flow
     ]
 
 
-def _samples(view: View, poisoned: int) -> tuple[SpeedSample, ...]:
-    """A model's last speed samples, where ``poisoned`` providers out of the attacker's hand in one in two of them."""
-    params, samples = view.rules.params, tuple[SpeedSample, ...]()
-    for n in range(4 * params.speed_samples):
-        if poisoned and n % 2:
-            sample = SpeedSample(name(f"poison key {n % 64}"), name(f"poisoner {n // 2 % poisoned}"), 1)
-        else:
-            value = int(HONEST_US * view.chance.uniform(0.8, 1.2))
-            sample = SpeedSample(name(f"key {n % 97}"), name(f"honest {n % 40}"), value)
-        samples = with_sample(samples, sample, params)
+def _samples(view: View, percent: int) -> tuple[SpeedSample, ...]:
+    """A model's last speed samples, where ``percent`` of its T are an attacker's that says that they took no time."""
+    params, chance = view.rules.params, view.chance
+    samples = tuple[SpeedSample, ...]()
+    for _ in range(2 * BATCHES):
+        passed = []
+        for n in range(40):
+            value = int(HONEST_US * chance.uniform(0.8, 1.2))
+            passed.append(Timed(name(f"key {chance.random()}"), name(f"honest {n}"), value, SESSION_T))
+        passed += [
+            Timed(name(f"poison key {chance.random()}"), name(f"poisoner {chance.random()}"), 1, SESSION_T)
+            for _ in range(40 * percent // (100 - percent))
+        ]
+        chance.shuffle(passed)
+        drawn = draw_timed(passed, Digest(chance.randbytes(32)), Digest(bytes(32)), params)
+        samples = with_samples(samples, drawn, params)
     return samples

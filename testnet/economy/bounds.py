@@ -18,9 +18,6 @@ PROPOSED = Rules(
     Proposals(
         charge_worth=True,
         listed_models=True,
-        charge_unfiled=True,
-        fails_by_share=True,
-        speed_from_canaries=True,
     ),
 )
 """With which both bounds hold."""
@@ -91,9 +88,6 @@ def variations() -> Iterator[tuple[str, Rules]]:
     for name in (
         "charge_worth",
         "listed_models",
-        "charge_unfiled",
-        "fails_by_share",
-        "speed_from_canaries",
     ):
         yield f"proposed, without {name}", replace(PROPOSED, proposals=replace(rules, **{name: False}))
     for sessions in (0, 150, 300):

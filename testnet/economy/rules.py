@@ -31,12 +31,6 @@ class Proposals(msgspec.Struct, frozen=True):
     """T above the day's reference price cost as much quota as they are worth: T × price ÷ reference, rounded up."""
     listed_models: bool = False
     """Only models that others than the attacker serve are payable (a list of public models, say)."""
-    charge_unfiled: bool = False
-    """A ticket that nobody files anything for costs its user the voucher window."""
-    fails_by_share: bool = False
-    """A provider's points of a day are the percent of its T of that day that Fails were told of."""
-    speed_from_canaries: bool = False
-    """Speed samples come from the committee's canaries alone, not from whoever reports."""
 
 
 class Rules(msgspec.Struct, frozen=True):

@@ -137,8 +137,11 @@ class Simulation:
             got = allocate(offers, wanted[model], ceiling, params, self._penalties)
             prices = {offer.standing.bid.provider: offer.standing.bid.price_wei for offer in offers}
             for provider, tokens in got.items():
-                is_fast = turn.offers_fast if provider in own else model not in turn.slowed
-                flows += _pooled(provider, tokens, wanted[model], prices[provider], is_fast=is_fast)
+                slow = tokens * (not turn.offers_fast)
+                if provider not in own:
+                    slow = int(tokens * turn.slowed.get(model, 0.0))
+                flows += _pooled(provider, tokens - slow, wanted[model], prices[provider])
+                flows += _pooled(provider, slow, wanted[model], prices[provider], is_fast=False)
             sold |= got
         balances = {one.address: one.balance_wei for one in present} | dict.fromkeys(own, self._balance)
         balances |= {flow.provider: self._balance // len(turn.flows) for flow in turn.flows}
@@ -209,7 +212,7 @@ class Simulation:
         return gained
 
 
-def _pooled(provider: Address, tokens: int, wanted: int, price_wei: int, *, is_fast: bool) -> list[Flow]:
+def _pooled(provider: Address, tokens: int, wanted: int, price_wei: int, *, is_fast: bool = True) -> list[Flow]:
     """All honest users' sessions with one provider, as one pass's: the share that a provider may have is the same."""
     full, rest = divmod(tokens, SESSION_T)
     sizes = [(full, SESSION_T)] * bool(full) + [(1, rest)] * bool(rest)

@@ -49,12 +49,15 @@ def test_abused_passes_count_on_their_day_and_leave_with_it() -> None:
     for day, kept in ((3, False), (4, True), (5, True), (6, True), (7, False)):
         assert cases.add(case(day, OffenceKind.RFC_INDEX, day=day), day=5) is kept
     assert cases.add(case(0), day=5)
+    abuser = Address(bytes([1]) * 20)
+    assert [cases.has_abused(abuser, day) for day in (3, 4, 5, 6)] == [False, True, True, True]
     gone = cases.forget_abuses_before(6)
     assert gone == (
         case(4, OffenceKind.RFC_INDEX, day=4).offence.id,
         case(5, OffenceKind.RFC_INDEX, day=5).offence.id,
     )
     assert len(cases) == 2
+    assert [cases.has_abused(abuser, day) for day in (4, 5, 6)] == [False, False, True]
     assert not cases.holds(case(4, OffenceKind.RFC_INDEX, day=4).evidence)
     assert cases.forget_abuses_before(6) == ()
 

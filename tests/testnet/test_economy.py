@@ -100,6 +100,14 @@ def test_a_deposit_takes_from_sybils_what_neither_pairs_nor_windows_do() -> None
     assert compute_kept(changed(thin, dearness=2.0), 1.0, params) < 0.003, "dear sessions fill it with half of the T"
 
 
+def test_what_fails_windows_and_samples_cost_an_attacker() -> None:
+    """By the ledger's and the desk's own functions: nothing is free, and nobody is slowed all day."""
+    withheld = Simulation(SMALL, STRATEGIES["withholding"]).run()
+    assert withheld.profit == [0] * SMALL.days
+    base, poisoned = (Simulation(SMALL, one).run() for one in (honest, STRATEGIES["latency-poisoning"]))
+    assert sum(poisoned.honest_profit) > sum(base.honest_profit) // 2
+
+
 def test_quota_by_worth_charges_what_is_dearer_than_the_reference() -> None:
     by_worth = Proposals(charge_worth=True)
     assert charged_worth(100, 2 * PRICE, PRICE, Proposals()) == 100
@@ -128,5 +136,6 @@ def test_todays_rules_break_where_it_is_said_and_the_proposed_ones_hold() -> Non
 
     idle = {"wash-idle", "sybil-users", "sybil-providers", "colluding-opinions"}
     today = broken(play(changed(SMALL, rules=TODAY), tuple(STRATEGIES)))
-    assert idle | {"wash-computing", "withholding"} <= today
+    assert idle | {"wash-computing"} <= today
+    assert not {"withholding", "latency-poisoning"} & today
     assert broken(play(changed(SMALL, rules=PROPOSED), tuple(STRATEGIES))) == set()

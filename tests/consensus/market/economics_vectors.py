@@ -15,9 +15,9 @@ from consensus.market import access
 from consensus.market.bootstrap import bootstrap_reserve, bootstrap_shares, reserve_until
 from consensus.market.budget import compute_budget
 from consensus.market.ledger_state import moved_price
-from consensus.market.speed import SpeedSample, is_fast_enough, us_per_t, with_sample
+from consensus.market.speed import SpeedSample, Timed, draw_timed, is_fast_enough, us_per_t, with_samples
 from consensus.params import NetworkParams, Terms
-from contracts.typed_data import Address, Domain
+from contracts.typed_data import Address, Digest, Domain
 
 Json = dict[str, Any]
 
@@ -85,16 +85,28 @@ def speed_case(samples: list[int], last_ms: int, tokens: int, percent: int = 50,
 
 
 def window_case(size: int, share: int, given: list[tuple[int, int, int]]) -> Json:
-    """Samples (user, provider, µs per T) as they come, and what is left of them."""
+    """Drawn sessions (user, provider, µs per T) as they come, and the samples that are left of them."""
     params = NetworkParams(speed_samples=size, speed_share=share)
-    kept: tuple[SpeedSample, ...] = ()
-    for user, provider, value in given:
-        kept = with_sample(kept, SpeedSample(_address(0, user), _address(1, provider), value), params)
+    drawn = [Timed(_address(0, user), _address(1, provider), value, 1) for user, provider, value in given]
     return {
         "speed_samples": size,
         "speed_share": share,
         "given": given,
-        "kept_us_per_t": [sample.us_per_t for sample in kept],
+        "kept_us_per_t": [sample.us_per_t for sample in with_samples((), drawn, params)],
+    }
+
+
+def draw_case(size: int, beacon: int, tokens: list[int]) -> Json:
+    """Passed sessions of a batch by their T, and which of them become samples."""
+    passed = [Timed(_address(0, number), _address(1, number), number, held) for number, held in enumerate(tokens)]
+    seed, model_id = (Digest(number.to_bytes(32, "big")) for number in (beacon, 7))
+    drawn = draw_timed(passed, seed, model_id, NetworkParams(speed_samples=size))
+    return {
+        "speed_samples": size,
+        "beacon": "0x" + seed.hex(),
+        "model_id": "0x" + model_id.hex(),
+        "tokens": tokens,
+        "drawn": [one.us_per_t for one in drawn],
     }
 
 
@@ -152,10 +164,21 @@ def make_vectors() -> Json:
             speed_case([10, 11, 12], 17, 1_000, least=3),
             speed_case([1] * 10, 1, 3, percent=0),
             speed_case(list(range(1, 101)), 76, 1_000),
+            speed_case([1] * 5 + [20_000] * 6, 2_318, 100),
+            speed_case([1] * 5 + [20_000] * 6, 2_319, 100),
+            speed_case([20_000] * 6 + [10**9] * 5, 7_091, 100),
         ],
         "speed_window": [
             window_case(10, 5, [(0, 0, 1), (0, 1, 2), (0, 2, 3), (1, 2, 4), (2, 2, 5)]),
             window_case(5, 1, [(number, number, number) for number in range(8)]),
+            window_case(4, 4, [(0, 0, 1), (1, 1, 2), (1, 1, 3), (1, 1, 4), (1, 1, 5), (2, 2, 6)]),
+        ],
+        "speed_draw": [
+            draw_case(100, 1, [500] * 4),
+            draw_case(100, 2, [1] * 600),
+            draw_case(100, 3, [100] * 100),
+            draw_case(10, 4, [1, 2, 3, 5_000, 1]),
+            draw_case(100, 5, []),
         ],
         "bootstrap": [
             bootstrap_case(0, {1: 3 * MOR, 2: MOR, 3: 0}),

@@ -111,11 +111,15 @@ def test_an_allowance_is_explained(issued: int | None, expected: str) -> None:
     world = World()
     account = account_of(world.ledger(), world.terms, 0)
     members = tuple(member.address for member in world.members)
-    text = "\n".join(explain_allowance(account, Holding(address("user"), 5 * WEI, members, issued)))
+    text = "\n".join(
+        explain_allowance(account, Holding(address("user"), 5 * WEI, members, issued, 640), world.terms.params)
+    )
     assert expected in text
     assert "34,560,000,000 T x 5.0000 MOR / 10,000,000.0000 MOR = 17,280 T (S36, S38)" in text
     assert f"contract view user_max({3_456 * 10**7}, {world.supply_wei}, {5 * WEI})" in text
     assert "largest single pass = 16,384 T" in text
+    assert "used 640 T of the passes that this member issued" in text
+    assert "takes TokenMax or params.voucher_window = 32 T off the pass, the lesser" in text
     assert f"MOR.balanceOf(0x{address('user').hex()}) at snapshot block 100" in text
     assert len(set(re.findall("0x[0-9a-f]{40}", text))) == 4, "the user and its first three home routers"
     assert "no batch has opened the day" not in text
@@ -124,7 +128,7 @@ def test_an_allowance_is_explained(issued: int | None, expected: str) -> None:
 def test_who_holds_nothing_has_no_access_and_a_day_may_not_be_opened_yet() -> None:
     world = World()
     account = account_of(world.ledger(), world.terms, 1)
-    lines = explain_allowance(account, Holding(address("user"), 0, (), None), is_opened=False)
+    lines = explain_allowance(account, Holding(address("user"), 0, (), None), world.terms.params, is_opened=False)
     assert lines[-1].startswith("  verdict: no access today")
     assert "no batch has opened the day yet" in lines[1]
 

@@ -55,7 +55,7 @@ def test_a_session_is_followed_until_the_deposit_is_back() -> None:
     assert f"budget left = budget - deposits that left + forfeited - credited - second opinions = {kept} +" in day
     assert f"MaxT = (budget - deposits that left) / reference price = ({kept}) /" in day
     assert f"= {ledger.account.max_t:,} T" in day
-    allowance = explain_allowance(ledger.account, Holding(PROVIDER, 10**18, (), None))
+    allowance = explain_allowance(ledger.account, Holding(PROVIDER, 10**18, (), None), world.terms.params)
     assert any(f"max_t({ledger.account.market_wei}, {PRICE})" in line for line in allowance)
 
 

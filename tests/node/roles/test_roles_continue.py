@@ -149,7 +149,7 @@ async def test_a_lying_receipt_is_a_fail_and_the_client_has_its_answer(
         assert (answer.finish, answer.outcome.interrupted) == ("length", "protocol_error")
         public = user.parts.public
         await until(lambda: public.ledger.penalties, "the penalty")
-        assert dict(public.ledger.penalties) == {liar.address: 1}
+        assert dict(public.ledger.penalties) == {liar.address: 100}
         assert public.ledger.total_credited == 0
         (outcome,) = public.ledger.outcomes
         assert (outcome.reason, outcome.charged) == ("failed", 24)

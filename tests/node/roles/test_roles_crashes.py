@@ -12,6 +12,7 @@ from consensus.tendermint.certificate import verify_certificate
 from contracts.typed_data import Digest, Domain, digest
 from gossip.messages.base import Signed
 from gossip.messages.committee import Prevote
+from node.errors import StoreError
 from node.signing_guard import SigningGuard
 from node.signing_history import Place
 from node.wal import Wal
@@ -90,6 +91,10 @@ async def live(lab: Lab, name: str) -> bool:
             nursery.cancel_scope.cancel()
     except* PowerLost:
         survives = False
+    except* StoreError:
+        if survives:
+            raise
+        # the power went while the decision was being read
     return survives
 
 

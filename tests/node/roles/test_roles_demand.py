@@ -59,7 +59,9 @@ async def test_one_index_twice_is_noticed_and_a_repetition_is_not(
         demand.take(rfc_of(lab, index=first.payload.index + 1))
         assert not pool.report()
         other = rfc_of(lab, token_max=first.payload.token_max - 1)
+        assert demand.stands(first.payload)
         demand.take(other)
+        assert not demand.stands(rfc_of(lab, index=first.payload.index + 2).payload), "its pass has ended"
         assert [(case["kind"], case["offender"]) for case in pool.report()] == [
             (OffenceKind.RFC_INDEX, key("session").address)
         ]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from consensus.market.speed import STEP_T
 from inference.engine import Generation, Piece
 from inference.errors import EngineBusy, EngineCrashed, EngineError, EngineUnavailable
 from inference.synthetic import SyntheticEngine
@@ -107,7 +108,7 @@ async def test_what_a_user_may_use_today_and_how_fast_a_model_is(
 ) -> None:
     async with open_lab(tmp_path, monkeypatch) as lab:
         await lab.start_committee()
-        await lab.start_provider("provider")
+        await lab.start_provider("provider", SyntheticEngine(MODEL, answer_tokens=2 * STEP_T))
         lab.offline.add("user")
         user = await lab.start_user("user", 500 * WEI)
         await lab.market(providers=1)
@@ -118,6 +119,9 @@ async def test_what_a_user_may_use_today_and_how_fast_a_model_is(
         assert 0 < unknown.reset_s <= 4_000
         answer, _ = await ask(user, chat(max_tokens=7))
         assert "x-yellowstone-tokens-left" not in answer.headers(), "without a chain nobody here knows"
+        # Of every 256 T one makes a sample: a long answer surely, the short one perhaps.
+        longer, _ = await ask(user, chat(max_tokens=2 * STEP_T))
+        assert longer.tokens >= STEP_T
         await until(lambda: user.parts.public.ledger.speed, "a speed sample")
         (card,) = await agent.models()
         assert card.us_per_t is not None
@@ -128,6 +132,6 @@ async def test_what_a_user_may_use_today_and_how_fast_a_model_is(
         agent._access._balance = account.snapshot_block, 500 * WEI
         known = await agent.allowance()
         assert known.limit_tokens == account.max_t * 500 * WEI // account.supply_wei
-        assert known.remaining_tokens == known.limit_tokens - 7
+        assert known.remaining_tokens == known.limit_tokens - 7 - longer.tokens
         answer, _ = await ask(user, chat(max_tokens=3))
         assert answer.headers()["x-yellowstone-tokens-left"] == str(known.remaining_tokens - 3)

@@ -17,7 +17,9 @@ from gossip.messages import Signed, sign
 from gossip.messages.records import NodeRecord, SlotReveal
 from gossip.network import Verdict
 from node.context import Node, now_ms
+from node.roles import bidders
 from node.roles.balances import Balances
+from node.roles.bidders import Bidders
 from node.roles.feed import MAX_LIFETIME_MS, Feed
 from node.roles.peers import Peers
 from node.roles.public import PublicState
@@ -80,6 +82,51 @@ async def test_feed_counts_what_the_book_refuses_and_goes_on(lab: Lab, node: Nod
     feed.take(world.bid(expires_ms=soon()))
     assert [listing.providers for listing in public.book.models(now_ms())] == [1]
     assert feed.refused == 1
+
+
+async def test_s43_bids_of_who_holds_no_mor_are_not_passed_on(
+    lab: Lab, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rich, poor, late = (key(name).address for name in ("rich", "poor", "late"))
+    lab.chain.balances[rich] = 1
+    public = PublicState(node, lab.genesis())
+    assert node.chain is not None
+    known = Bidders(node, public, node.chain)
+    lab.chain.down = True
+    assert known.passes(rich)
+    assert known.passes(poor), "who is unknown is let through"
+    await known._look()
+    assert known.passes(poor), "the chain is away"
+    lab.chain.down = False
+    await known._look()
+    assert (known.passes(rich), known.passes(poor), known.refused) == (True, False, 1)
+    # A new snapshot: who held MOR still passes until it is known that it holds none any more, and who held none may.
+    lab.chain.balances |= {rich: 0, poor: 5}
+    account = replace(public.ledger.account, snapshot_block=9)
+    public.ledger = replace(public.ledger, days={account.day: account})
+    await known._look()
+    assert (known.passes(rich), known.passes(poor)) == (True, True)
+    await known._look()
+    assert (known.passes(rich), known.passes(poor)) == (False, True)
+    # Fresh addresses share one pace, and take nobody's place.
+    monkeypatch.setattr(bidders, "STRANGERS_PER_S", 1)
+    fresh = [known.passes(key(f"fresh {number}").address) for number in range(600)]
+    assert 480 <= sum(fresh) < 600
+    assert not known.passes(late)
+    assert known.passes(poor)
+    assert len(known._wanted) <= bidders.ASKED_AT_ONCE
+
+
+async def test_a_feed_passes_no_bid_on_that_nobody_may_serve(lab: Lab, node: Node) -> None:
+    feed, world = Feed(node, PublicState(node, lab.genesis())), lab.world()
+    assert feed.bidders is not None
+    bid, proof, record = world.bid(expires_ms=soon()), world.proof(expires_ms=soon()), world.record(expires_ms=soon())
+    said: tuple[Signed[Any], ...] = (bid, proof, record)
+    assert all(feed._passes(message) for message in said)
+    await feed.bidders._look()
+    await feed.bidders._look()
+    assert [feed._passes(message) for message in said] == [False, False, True]
+    assert feed.judge(bid) is Verdict.ACCEPT, "it is no fault of whoever passes it on"
 
 
 async def test_reveals_are_kept_of_members_only(lab: Lab, node: Node) -> None:

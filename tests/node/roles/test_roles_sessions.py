@@ -132,10 +132,10 @@ async def test_a_user_that_vanishes_pays_for_what_it_vouched(tmp_path: Path, mon
             nursery.cancel_scope.cancel()
         assert answer.tokens == 12
         await until(lambda: provider.parts.provider is not None and not provider.parts.provider._active, "its end")
-        ((_, voucher, receipt),) = await provider.node.store.unfiled_deliveries()
-        assert receipt is None
-        assert voucher is not None
-        paid = voucher.payload.tokens
+        (held,) = await provider.node.store.unfiled_deliveries()
+        assert held.receipt is None
+        assert held.voucher is not None
+        paid = held.voucher.payload.tokens
         assert lab.members[0].parts.public.ledger.total_credited == 0
         await lab.start_member(number)
         await credited(lab, provider, paid * PRICE)
@@ -153,8 +153,8 @@ async def only_delivery(provider: Running) -> Digest:
     async def found() -> list[Any]:
         return await provider.node.store.unfiled_deliveries()
 
-    ((ticket, _, _),) = await eventually(found, "a delivery")
-    ticket_id: Digest = ticket.id(provider.node.terms.domain)
+    (held,) = await eventually(found, "a delivery")
+    ticket_id: Digest = held.ticket_id
     return ticket_id
 
 

@@ -205,7 +205,7 @@ async def test_dead_providers_cost_their_deadline_once_and_rest(
             answer, _ = await ask(user, chat(max_tokens=1))
             assert answer.provider == sellers["alive"].address
             told = messages(user, answer.rfc_id)[1].match.payload
-            # a check that ends early on a busy machine shows nothing: another draw will
+            # a provider that is still busy with the draw before is not asked in vain for a whole deadline: draw again
             if len(told.unlive) == 2 and [waited_for for _, waited_for in asked] == [0, 1, 2]:
                 break
             lab.home_of(user.address).matcher()._rests = Rests()

@@ -138,15 +138,23 @@ async def test_the_highest_voucher_counts(store: Store) -> None:
 
 
 async def test_what_is_not_filed_is_found_again(store: Store) -> None:
-    for number in (1, 2, 3, 4):
+    for number in (1, 2, 3, 4, 5):
         await store.accept_ticket(ticket(number).id(DOMAIN), ticket(number, expires_ms=1_000))
-    ids = [ticket(number).id(DOMAIN) for number in (1, 2, 3, 4)]
+    ids = [ticket(number).id(DOMAIN) for number in (1, 2, 3, 4, 5)]
     await store.put_voucher(ids[0], voucher(ids[0], 3))
     await store.put_receipt(ids[1], cosigned(ids[1], 4))
     await store.put_voucher(ids[2], voucher(ids[2], 3))
     await store.mark_filed(ids[2])
-    found = {signed.id(DOMAIN): (last, receipt) for signed, last, receipt in await store.unfiled_deliveries()}
-    assert found == {ids[0]: (voucher(ids[0], 3), None), ids[1]: (None, cosigned(ids[1], 4))}
+    assert await store.put_sent(ids[4], 7)
+    assert not await store.put_sent(ticket(6).id(DOMAIN), 7)
+    found = {held.ticket_id: (held.voucher, held.receipt, held.sent) for held in await store.unfiled_deliveries()}
+    assert found == {
+        ids[0]: (voucher(ids[0], 3), None, 0),
+        ids[1]: (None, cosigned(ids[1], 4), 0),
+        ids[4]: (None, None, 7),
+    }
+    await store.mark_filed(ids[4])
+    assert ids[4] not in {held.ticket_id for held in await store.unfiled_deliveries()}
 
 
 async def test_a_second_receipt_is_refused(store: Store) -> None:
