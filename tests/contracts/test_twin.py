@@ -194,9 +194,10 @@ def test_s23_the_unused_pool_falls_by_one_percent_a_day_at_most(spent: list[int]
 @given(st.integers(2, 60), st.sampled_from(list(BudgetPolicy)), st.integers(0, 3))
 @settings(max_examples=20, deadline=None)
 def test_s23_a_lying_committee_gets_the_late_days_and_two_more_where_batches_come_daily(
-    idle: int, policy: BudgetPolicy, late_days: int
+    more: int, policy: BudgetPolicy, late_days: int
 ) -> None:
     """Nothing is credited for days, batches show it; then the committee takes all it can."""
+    idle = late_days + more
     terms = economics(policy, 20_000 * MOR, late_days)
     gate = BudgetGate(terms)
     for day in range(idle):
@@ -206,7 +207,7 @@ def test_s23_a_lying_committee_gets_the_late_days_and_two_more_where_batches_com
         taken += terms.budget(day, taken)
     assert gate.objection(idle, taken + 1, 0) == "compute: over budget"
     assert gate.objection(idle, taken, 0) is None
-    assert taken <= sum(terms.budget(day, 0) for day in range(idle - late_days - 1, idle + 1) if day >= 0)
+    assert taken <= sum(terms.budget(day, 0) for day in range(idle - late_days - 1, idle + 1))
 
 
 if __name__ == "__main__":
