@@ -26,6 +26,8 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One user or one provider gives at most a fifth (1/5) of the Z samples."""
     min_providers: int = 2
     """A model is payable only while so many providers, by distinct addresses, bid for it (S8)."""
+    listed_models: bool = True
+    """Only models that the committee has listed are payable (S8): the genesis file lists the first ones."""
     pair_percent: int = 50
     """At most so many percent of a pass's allowance are credited to one provider (S8); 100: no cap."""
     earnings_percent: int = 0
@@ -84,8 +86,8 @@ class NetworkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The deadline of an answer to a challenge."""
     age_boost_ms: int = 1_000
     """Waiting so long lifts an RFC by one priority step (S26: small holders don't starve)."""
-    batch_settlements: int = 1_000
-    """Settlements in one batch at most."""
+    batch_settlements: int = 8_400
+    """Settlements in one batch at most: those of 700 RFC/s in 12 s (S22)."""
     voucher_window: int = 32
     """T that a provider sends ahead of the last voucher before it waits."""
     propose_ms: int = 3_000

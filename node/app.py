@@ -16,7 +16,6 @@ from functools import partial
 import trio
 
 from consensus.market.desk import Desk
-from consensus.market.ledger_state import genesis_ledger
 from consensus.member.core import MemberCore
 from contracts.errors import ChainUnavailable
 from gossip.network import NetworkConfig, open_network
@@ -43,6 +42,7 @@ from node.roles.feed import Feed
 from node.roles.finder import Finder
 from node.roles.journal import DeskJournal
 from node.roles.link import CommitteeLink
+from node.roles.listings import Listings
 from node.roles.matching import Matcher
 from node.roles.member import CommitteeMember
 from node.roles.openings import Openings
@@ -148,9 +148,7 @@ async def _run_roles(node: Node, network: NetworkFile) -> None:
 
 async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -> Parts:
     """Start the roles of ``node``'s configuration in ``nursery``; returns once each of them runs."""
-    committee, opening = network.committee(), network.opening()
-    genesis = genesis_ledger(node.terms, committee, opening, network.reference_price_wei, network.commitments)
-    public = PublicState(node, genesis)
+    public = PublicState(node, network.genesis())
     await public.replay()
     feed, sessions = Feed(node, public), SessionLog(node.terms.domain)
     peers = Peers(node, public, node.config.roles, (*network.bootstrap, *node.config.bootstrap))
@@ -166,7 +164,7 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
     await nursery.start(evidence.run)
     await nursery.start(peers.run)
     await nursery.start(parts.sync.run)
-    if {"member", "provider"} & set(node.config.roles):
+    if "member" in node.config.roles or node.config.follow_rfcs:
         parts.demand = status.demand = Demand(node, public, evidence)
         await nursery.start(parts.demand.run)
     if "member" in node.config.roles:
@@ -223,6 +221,8 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
         succession=succession,
     )
     member.on_accused = parts.evidence.found
+    if parts.demand is not None:
+        router.on_rfc = parts.demand.take
     parts.status.over_issued = router.over_issued
     member.on_router_frame, member.on_drop, member.on_behind = router.hear, router.dropped, parts.sync.hurry
     parts.member, parts.link, parts.router, parts.core = member, link, router, core
@@ -231,9 +231,13 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
         parts.epochs.on_rescue += [member.rescued, lambda _: link.follow_members()]
     parts.status.balances, parts.status.allowances = balances, desk.allowances
     parts.status.challenger = challenger
+    parts.status.listings = listings = Listings(
+        node, public, orders=core.orders, balances=balances, challenger=challenger, give=member.give_order
+    )
     await router.restore()
     await nursery.start(link.run)
     await nursery.start(member.run, link)
+    await listings.load()
     await nursery.start(router.run)
 
 

@@ -69,7 +69,7 @@ def sessions(config: Config = Path("node.toml"), overrides: Overrides = None) ->
 
 @app.command()
 def rfcs(config: Config = Path("node.toml"), overrides: Overrides = None) -> None:
-    """Print the RFCs that a running member or provider heard last: `explain` says what became of them."""
+    """Print the RFCs that a member, or a node with follow_rfcs, heard last: `explain` says what became of them."""
     print_control(config, overrides, "/rfcs")
 
 

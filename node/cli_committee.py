@@ -1,6 +1,7 @@
-"""``yellowstone committee``: join and leave, what a member does, and what it has signed."""
+"""``yellowstone committee``: join and leave, list models, what a member does, and what it has signed."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,14 @@ from node.cli_options import Config, Overrides, ask_control, pairs, print_contro
 if TYPE_CHECKING:
     from node.staking import HandOverCall, Staking
 
-app = typer.Typer(no_args_is_help=True, help="Join and leave the committee, what a member does, and what it signed.")
+app = typer.Typer(
+    no_args_is_help=True, help="Join and leave the committee, list models, what a member does and signed."
+)
+
+ModelId = Annotated[
+    str, typer.Argument(help="The model's id, as 0x hex: `yellowstone model list -c` prints those on offer.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Don't ask before signing.")]
 
 
 @app.command()
@@ -100,6 +108,59 @@ def log(
     if restore is not None:
         count, watermark = trio.run(import_history, node, restore)
         typer.echo(f"taken over    {restore}: {count} signatures, up to {watermark}")
+
+
+@app.command("list")
+def list_(
+    model_id: ModelId, config: Config = Path("node.toml"), overrides: Overrides = None, *, yes: Yes = False
+) -> None:
+    """Order that a model be payable, with this member's voting power; prints who bids for it before it signs.
+
+    It is, from a later day on, once more than 2/3 of the committee's voting power has given the order.
+    """
+    _order(model_id, config, overrides, is_listed=True, is_sure=yes)
+
+
+@app.command()
+def unlist(
+    model_id: ModelId, config: Config = Path("node.toml"), overrides: Overrides = None, *, yes: Yes = False
+) -> None:
+    """Order that a model be payable no longer; prints who bids for it before it signs."""
+    _order(model_id, config, overrides, is_listed=False, is_sure=yes)
+
+
+@app.command()
+def models(config: Config = Path("node.toml"), overrides: Overrides = None) -> None:
+    """Print the list of payable models and, at a member, the orders that wait for other members or for a batch."""
+    print_control(config, overrides, "/committee/listing")
+
+
+def _order(model_id: str, config: Path, overrides: list[str] | None, *, is_listed: bool, is_sure: bool) -> None:
+    seen = ask_control(config, overrides, f"/committee/listing/{model_id}")
+    for line in _shown(seen):
+        typer.echo(line)
+    verb = "list" if is_listed else "unlist"
+    if not is_sure:
+        typer.confirm(f"sign the order to {verb} this model?", abort=True)
+    given = ask_control(config, overrides, f"/committee/{verb}/{model_id}", "POST")
+    typer.echo(f"signed        the order to {verb} {given['model_id']}, of day {given['day']}")
+    typer.echo(f"in force      from day {given['in_force']} on, if enough members give it now")
+
+
+def _shown(seen: dict[str, Any]) -> Iterator[str]:
+    """A model and its bidders, for whoever has to judge whether they are independent of one another."""
+    yield f"model         {seen['model_id']}"
+    yield f"name          {seen['name'] or 'nobody serves it now'}"
+    yield f"listed        {'yes' if seen['is_listed'] else 'no'}"
+    for bid in seen["bids"]:
+        wei = bid["balance_wei"]
+        held = "MOR unknown" if wei is None else f"{wei / 10**18:,.2f} MOR"
+        traits = "scores" if bid["scores"] else "does not score", "proven" if bid["has_proven"] else "not proven here"
+        yield f"bid           {bid['provider']}  {bid['price_wei']} wei per T  {held}  {', '.join(traits)}"
+    yield f"in all        {len(seen['bids'])} addresses: who has two is no second party, so ask who stands behind each"
+    for order in seen["orders"]:
+        verb = "list" if order["is_listed"] else "unlist"
+        yield f"order         to {verb}, of day {order['day']}: {order['stake_percent']} % of voting power"
 
 
 def _staking(config: Path, overrides: list[str] | None) -> "Staking":

@@ -117,7 +117,7 @@ def list_(
         Path | None, typer.Option("--config", "-c", help="List what a running node sees on offer instead.")
     ] = None,
 ) -> None:
-    """List the models in the store with their ids, or those on offer in the network and who has proven them."""
+    """List the models in the store with their ids; or those on offer, whether each is listed and who has proven it."""
     if config is not None:
         from node.api.control_client import ask  # noqa: PLC0415  # as above
         from node.config import load_node  # noqa: PLC0415  # as above

@@ -17,12 +17,12 @@ def print_control(config: Path, overrides: list[str] | None, path: str) -> None:
     typer.echo(json.dumps(ask_control(config, overrides, path), indent=2))
 
 
-def ask_control(config: Path, overrides: list[str] | None, path: str) -> Any:
+def ask_control(config: Path, overrides: list[str] | None, path: str, method: str = "GET") -> Any:
     """A running node's control API, found through its ready file. Raises :class:`~node.errors.NodeError`."""
     from node.api.control_client import ask  # noqa: PLC0415  # httpx loads slowly
     from node.config import load_node  # noqa: PLC0415  # as above
 
-    return ask(load_node(config, pairs(overrides)).data_dir, path)
+    return ask(load_node(config, pairs(overrides)).data_dir, path, method)
 
 
 def pairs(overrides: list[str] | None) -> dict[str, str]:

@@ -142,6 +142,9 @@ class NodeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     finder: bool | None = None
     """Whether to submit evidence of equivocation to the registry, for the finder's share: a transaction of the MOR
     key. Left out, a provider with a chain does and nobody else; a member never may (S12)."""
+    follow_rfcs: bool = False
+    """Whether to hear the RFCs of all models in the book, which only `yellowstone rfcs` needs; members hear their
+    share of all anyway."""
     log_level: LogLevel = "info"
 
     def has_role(self, role: Role) -> bool:

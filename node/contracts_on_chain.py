@@ -73,6 +73,10 @@ class OnChain:
             self._say("opened            epoch 1")
         write_network(target, self._network(placed, registry.committee(1)))
         self._say(f"written           {target}")
+        if self._file.params.listed_models and not self._file.listed:
+            self._say(
+                "no model is listed: nobody is paid before the committee lists one (`yellowstone committee list`)"
+            )
 
     def verify(self) -> None:
         """Compare each contract that this deployment placed with its source."""
@@ -115,6 +119,7 @@ class OnChain:
             supply_wei=snapshot.supply_wei,
             budget_wei=economics.budget(0, 0),
             reference_price_wei=self._file.reference_price_wei,
+            listed=self._file.listed,
         )
 
     def _token(self, placed: "Placement") -> Address:

@@ -7,6 +7,7 @@
     key = "keys/deployer.json"            # a MOR key that pays for gas; beside it, if you like, password_file
     reference_price_wei = 90000000000     # of the genesis day, in wei per T
     mor = "0x…"                           # the token; left out: a mintable one for test networks
+    listed = ["0x…"]                      # ids of the models that are payable from the start (`yellowstone model hash`)
 
     [registry]                            # unbonding_s, slash_percent, finder_percent, rescue_delay_s, rescue_notice_s
     [params]                              # as in network.toml: slot_ms, day_slots, budget_policy, endowment_mor, …
@@ -28,7 +29,7 @@ from contracts.typed_data import ZERO_ADDRESS, ZERO_DIGEST, Address, Digest
 from node import settings
 from node.errors import ConfigInvalid
 from node.files import write_atomic
-from node.network_file import HexAddress, Wei, check_params, from_text, to_hex
+from node.network_file import HexAddress, HexDigest, Wei, check_listed, check_params, from_text, to_hex
 
 _PERCENT = 100
 
@@ -55,6 +56,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     registry: RegistryTerms = RegistryTerms()
     governance: _Governance | None = None
     params: NetworkParams = NetworkParams()
+    listed: list[HexDigest] = []
 
 
 class DeployFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +74,7 @@ class DeployFile(msgspec.Struct, frozen=True, kw_only=True):
     governance_delay_s: int
     has_source: bool
     genesis_s: int
+    listed: tuple[Digest, ...]
 
     def plan(self) -> DeploymentPlan:
         """What the deployer carries out."""
@@ -103,6 +106,7 @@ def load_deploy_file(path: Path) -> DeployFile:
         governance_delay_s=GOVERNANCE_DELAY_S if governance is None else governance.delay_s,
         has_source=file.has_source,
         genesis_s=file.genesis_s,
+        listed=tuple(Digest(bytes(model)) for model in file.listed),
     )
     _check(path, found)
     return found
@@ -115,6 +119,7 @@ def _check(path: Path, file: DeployFile) -> None:
     if file.reference_price_wei <= 0:
         raise ConfigInvalid(path, "reference_price_wei", f"{file.reference_price_wei} is not positive")
     check_params(path, file.params)
+    check_listed(path, file.listed, file.params)
     if file.params.slot_ms * file.params.day_slots % 1_000:
         raise ConfigInvalid(path, "params.day_slots", "a day must be whole seconds")
     for key in ("unbonding_s", "rescue_delay_s", "rescue_notice_s"):

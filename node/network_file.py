@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 
 from consensus.committee import Committee, Member
+from consensus.market.ledger_state import Ledger, genesis_ledger
+from consensus.market.listing import MAX_MODELS
 from consensus.params import NetworkParams, Terms
 from contracts.budget import BOOTSTRAP_INTERVALS
-from contracts.typed_data import Address, Domain, Uint256
+from contracts.typed_data import Address, Digest, Domain, Uint256
 from gossip.errors import MessageError
 from gossip.messages import Signed, decode, encode
 from gossip.messages.committee import MAX_RANK, MAX_RANKED, DayOpening, ProviderRank
@@ -54,6 +56,8 @@ class NetworkFile(msgspec.Struct, frozen=True, kw_only=True):
     """Multiaddrs with ``/p2p/<peer id>``."""
     ranks: tuple[tuple[Address, int], ...] = ()
     """Providers' coarse ranks by MOR on day 0, for the variant of S44."""
+    listed: tuple[Digest, ...] = ()
+    """Ids of the models that are payable from day 0 on, where the network has a list (S8)."""
 
     def terms(self) -> Terms:
         """What pure rules need to know of this network."""
@@ -68,9 +72,18 @@ class NetworkFile(msgspec.Struct, frozen=True, kw_only=True):
         ranks = tuple(ProviderRank(who, rank) for who, rank in sorted(self.ranks))
         return DayOpening(0, self.snapshot_block, Uint256(self.supply_wei), Uint256(self.budget_wei), ranks=ranks)
 
+    def genesis(self) -> Ledger:
+        """The state at height 0, that every node starts from. Raises as :func:`genesis_ledger`."""
+        opening, price = self.opening(), self.reference_price_wei
+        return genesis_ledger(self.terms(), self.committee(), opening, price, self.commitments, models=self.listed)
+
 
 class HexAddress(bytes):
     """``0x`` and 40 hex digits in the file."""
+
+
+class HexDigest(bytes):
+    """``0x`` and 64 hex digits in the file."""
 
 
 class _Hex(bytes):
@@ -122,6 +135,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     params: NetworkParams = NetworkParams()
     commitments: list[_Hex] = []
     bootstrap: list[str] = []
+    listed: list[HexDigest] = []
 
 
 def load_network(path: Path) -> NetworkFile:
@@ -144,6 +158,7 @@ def load_network(path: Path) -> NetworkFile:
         commitments=tuple(_commitment(path, index, item) for index, item in enumerate(file.commitments)),
         bootstrap=tuple(file.bootstrap),
         ranks=tuple((Address(bytes(one.provider)), one.rank) for one in file.opening.ranks),
+        listed=tuple(Digest(bytes(model)) for model in file.listed),
     )
     _check(path, network)
     return network
@@ -159,6 +174,7 @@ def write_network(path: Path, network: NetworkFile) -> None:
         "chain_id": network.chain_id,
         "reference_price_wei": network.reference_price_wei,
         "bootstrap": list(network.bootstrap),
+        "listed": [to_hex(model) for model in network.listed],
         "commitments": [encode(item).hex() for item in network.commitments],
         "contracts": {
             "mor": to_hex(addresses.mor),
@@ -203,6 +219,10 @@ def from_text(kind: type, value: Any) -> Any:
         if len(raw) != 20 or not value.startswith("0x"):
             raise ValueError(f"{value!r} is not an address: 0x and 40 hex digits")
         return HexAddress(raw)
+    if kind is HexDigest:
+        if len(raw) != 32 or not value.startswith("0x"):
+            raise ValueError(f"{value!r} is not an id: 0x and 64 hex digits")
+        return HexDigest(raw)
     return _Hex(raw)
 
 
@@ -222,6 +242,7 @@ def _check(path: Path, network: NetworkFile) -> None:
     if network.snapshot_block < 0:
         raise ConfigInvalid(path, "opening.snapshot_block", f"{network.snapshot_block} is negative")
     check_params(path, network.params)
+    check_listed(path, network.listed, network.params)
     _check_ranks(path, network)
     _check_members(path, network.members)
     committee = {member.address for member in network.members}
@@ -263,6 +284,14 @@ def check_params(path: Path, params: NetworkParams) -> None:
     for field in msgspec.structs.fields(params):
         if isinstance(value := getattr(params, field.name), int) and value < 0:
             raise ConfigInvalid(path, f"params.{field.name}", f"{value} is negative")
+
+
+def check_listed(path: Path, listed: tuple[Digest, ...], params: NetworkParams) -> None:
+    """Raise :class:`ConfigInvalid` where no network with ``params`` could start with this list of models."""
+    if listed and not params.listed_models:
+        raise ConfigInvalid(path, "listed", "models are listed only with params.listed_models")
+    if len(set(listed)) != len(listed) or len(listed) > MAX_MODELS:
+        raise ConfigInvalid(path, "listed", f"a model is there twice, or more than {MAX_MODELS} are")
 
 
 def _check_ranks(path: Path, network: NetworkFile) -> None:

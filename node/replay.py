@@ -22,7 +22,7 @@ from consensus.committee import Committee
 from consensus.errors import CertificateFault, CertificateInvalid
 from consensus.market.batch import apply_batch, body_root
 from consensus.market.errors import BatchInvalid, SettlementInvalid
-from consensus.market.ledger_state import Ledger, genesis_ledger, rescue, state_root
+from consensus.market.ledger_state import Ledger, rescue, state_root
 from consensus.market.settlement import Standing, VerifiedIds, VerifiedSettlements, certified_ids, verify_settlement
 from consensus.membership import Term
 from consensus.params import Terms
@@ -86,10 +86,9 @@ def replay(
     """Follow ``batches`` (height and encoding, from height 1 on) from the genesis of ``network``.
 
     ``on_batch`` is called with the ledger after each. Raises :class:`~node.errors.ReplayFailed` at the first batch
-    that is missing, not certified or not what follows, and what :func:`genesis_ledger` does for a bad genesis.
+    that is missing, not certified or not what follows, and what :meth:`NetworkFile.genesis` does for a bad genesis.
     """
-    terms, opening = network.terms(), network.opening()
-    ledger = genesis_ledger(terms, network.committee(), opening, network.reference_price_wei, network.commitments)
+    terms, ledger = network.terms(), network.genesis()
     verified = VerifiedSettlements(terms)
     settlements = 0
     with closing(_checked(_in_order(batches), terms, checks)) as log:

@@ -11,7 +11,7 @@ import msgspec
 import trio
 
 from consensus.market.batch import apply_batch
-from consensus.market.ledger_state import Ledger, genesis_ledger
+from consensus.market.ledger_state import Ledger
 from consensus.market.settlement import VerifiedSettlements
 from consensus.tendermint.certificate import verify_certificate
 from contracts.amounts import show_exact, show_mor
@@ -113,9 +113,7 @@ class Days:
         self._progress = progress
         self._terms = file.terms()
         self._verified = VerifiedSettlements(self._terms)
-        self.ledger: Ledger = genesis_ledger(
-            self._terms, file.committee(), file.opening(), file.reference_price_wei, file.commitments
-        )
+        self.ledger: Ledger = file.genesis()
         self._accepted = self.ledger
         """The ledger of the last batch that the contract was seen to accept."""
         self._last: CertifiedBatch | None = None

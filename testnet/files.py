@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from consensus.params import economics_of
-from contracts.typed_data import Domain
+from contracts.typed_data import Digest, Domain
 from inference.model_store import DEFAULT_MODEL
 from node.config import ChainAccess, ContractAddresses, ModelOffer, NodeFile, write_network, write_node
 from node.network_file import NetworkFile
@@ -73,6 +73,8 @@ class Genesis:
     """What providers with engine ``llamacpp`` serve."""
     lies: Mapping[str, Lie] = field(default_factory=dict)
     """Nodes that cheat, by name."""
+    listed: tuple[Digest, ...] = ()
+    """Ids of the models that are payable from the start (S8)."""
 
     @property
     def network_path(self) -> Path:
@@ -102,6 +104,7 @@ def write_network_file(genesis: Genesis, genesis_ms: int) -> None:
         budget_wei=economics_of(plan.params, genesis_ms // 1_000).budget(0, 0),
         reference_price_wei=plan.options.reference_price_wei,
         commitments=tuple(secrets.commitment(day) for secrets in members for day in DAYS_COMMITTED),
+        listed=genesis.listed,
     )
     write_network(genesis.network_path, network)
 

@@ -12,10 +12,14 @@ import trio
 from contracts.anvil import anvil
 from contracts.client import ChainClient
 from contracts.signing import Key
-from inference.model_store import DEFAULT_MODEL, pull
+from contracts.typed_data import Digest
+from inference.llamacpp.engine import FAMILY, engine_build
+from inference.model_files import identify
+from inference.model_store import DEFAULT_MODEL, open_cache, pull
+from inference.synthetic import SyntheticEngine
 from testnet.control import ControlClient, Ready, connect, wait_ready
 from testnet.errors import ProcessDied
-from testnet.files import CACHE, Genesis, node_file, pin_address, write_network_file, write_node_file
+from testnet.files import CACHE, MODEL_NAME, Genesis, node_file, pin_address, write_network_file, write_node_file
 from testnet.funding import Deployment, balances, deploy_and_fund
 from testnet.keys import Identity, create_identity
 from testnet.places import LOOPBACK, Places
@@ -156,7 +160,10 @@ async def running(
             step.detail = f"{chain.url}, chain id {chain.chain_id}"
         identities = await _make_keys(plan, folder, progress)
         deployment = await _found(chain.funded_keys[0], client, identities, plan, progress)
-        genesis = Genesis(plan, folder, chain.url, chain.chain_id, deployment, identities, model, lies(identities))
+        listed = (await _identify(model),)
+        genesis = Genesis(
+            plan, folder, chain.url, chain.chain_id, deployment, identities, model, lies(identities), listed
+        )
         write_network_file(genesis, deployment.genesis_ms)
         vigil = Vigil(plan, progress)
         supervisor = await stack.enter_async_context(open_supervisor(vigil.note_end, hurry))
@@ -178,6 +185,13 @@ async def _fetch_model(plan: Plan, progress: Progress) -> Path | None:
             step.say,
             report=lambda what, done, of: step.say(f"{what}: {done >> 20} of {of >> 20} MiB"),
         )
+
+
+async def _identify(path: Path | None) -> Digest:
+    """The id of the model that all providers serve: the synthetic one where there is no file."""
+    if path is None:
+        return SyntheticEngine(MODEL_NAME).model_id
+    return (await identify(path, FAMILY, engine_build(), open_cache(CACHE / "models"))).manifest.model_id()
 
 
 async def _make_keys(plan: Plan, folder: Path, progress: Progress) -> tuple[Identity, ...]:

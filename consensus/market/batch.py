@@ -11,15 +11,16 @@ from msgspec.structs import replace
 
 from consensus.committee import Committee
 from consensus.market.beacon import verify_reveal
-from consensus.market.errors import BatchInvalid, BeaconInvalid, OpinionInvalid, SettlementInvalid
+from consensus.market.errors import BatchInvalid, BeaconInvalid, ListingInvalid, OpinionInvalid, SettlementInvalid
 from consensus.market.ledger import Draft
 from consensus.market.ledger_state import Ledger, Outcome, state_root
 from consensus.market.settlement import VerifiedSettlements
 from consensus.params import Terms
 from contracts.merkle import merkle_root
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Uint256
-from gossip.messages.base import Signed
+from gossip.messages.base import Signed, encode
 from gossip.messages.committee import (
+    MAX_BATCH_BYTES,
     MAX_OPINIONS,
     BatchBody,
     BatchHeader,
@@ -28,9 +29,13 @@ from gossip.messages.committee import (
     Rescue,
     batch_hash,
 )
+from gossip.messages.listing import MAX_ORDERS, ListingOrder
 from gossip.messages.opinions import Opinion
 from gossip.messages.records import BeaconCommitment
 from gossip.messages.session import Settlement
+
+MAX_SETTLED_BYTES = MAX_BATCH_BYTES - (2 << 20)
+"""A proposer puts no more into a batch: what else is in a proposal takes less than 2 MiB."""
 
 MAX_COMMITMENTS = 64
 """Commitments in one batch at most."""
@@ -56,13 +61,14 @@ def propose_batch(
     pending: Sequence[Settlement],
     hand_over: HandOverCertificate | None = None,
     opinions: Sequence[Signed[Opinion]] = (),
+    listings: Sequence[ListingOrder] = (),
     verified: VerifiedSettlements | None = None,
 ) -> tuple[BatchHeader, BatchBody, tuple[Rejected, ...]]:
     """The batch that closes ``slot``, from what can be settled of ``pending`` in the order given.
 
-    Settlements over the batch's limit are neither in it nor rejected: they stay pending. Commitments and opinions that
-    can't be taken are left out. Raises :class:`BatchInvalid` where proposer, slot, reveal or opening would make none
-    valid.
+    Settlements over the batch's limit are neither in it nor rejected: they stay pending. Commitments, opinions
+    and listing orders that can't be taken are left out. Raises :class:`BatchInvalid` where proposer, slot, reveal or
+    opening would make none valid.
     """
     chosen = Selection(
         ledger,
@@ -75,7 +81,7 @@ def propose_batch(
     )
     chosen.fill(terms.params.batch_settlements)
     header, body, _ = propose_selection(
-        chosen, proposer=proposer, reveal=reveal, commitments=commitments, opinions=opinions
+        chosen, proposer=proposer, reveal=reveal, commitments=commitments, opinions=opinions, listings=listings
     )
     return header, body, chosen.rejected
 
@@ -106,6 +112,7 @@ class Selection:
         if hand_over is not None:
             self.draft.hand_over(hand_over)
         self.settled: list[Settlement] = []
+        self._bytes = 0
         self._rejected: list[Rejected] = []
         self._pending = iter(pending)
         self._check = verified or VerifiedSettlements(terms)
@@ -116,8 +123,8 @@ class Selection:
         return tuple(self._rejected)
 
     def fill(self, count: int) -> int:
-        """Settle on, until there are ``count`` or no more; how many there are."""
-        while len(self.settled) < count:
+        """Settle on, until there are ``count``, or no more, or as many bytes as a batch holds; how many there are."""
+        while len(self.settled) < count and self._bytes < MAX_SETTLED_BYTES:
             settlement = next(self._pending, None)
             if settlement is None:
                 break
@@ -127,6 +134,7 @@ class Selection:
                 self._rejected.append(Rejected(settlement, str(error), error.retry))
             else:
                 self.settled.append(settlement)
+                self._bytes += len(encode(settlement))
         return len(self.settled)
 
 
@@ -137,6 +145,7 @@ def propose_selection(
     reveal: Digest,
     commitments: Sequence[Signed[BeaconCommitment]],
     opinions: Sequence[Signed[Opinion]] = (),
+    listings: Sequence[ListingOrder] = (),
 ) -> tuple[BatchHeader, BatchBody, Ledger]:
     """The batch of what was chosen, and the ledger after it; the selection is used up by that.
 
@@ -149,8 +158,13 @@ def propose_selection(
     for opinion in opinions:
         if len(heard) < MAX_OPINIONS and _hears(chosen.draft, opinion):
             heard.append(opinion)
+    orders: list[ListingOrder] = []
+    for told in listings:
+        if len(orders) < MAX_ORDERS and _lists(chosen.draft, told, ledger.committee):
+            orders.append(told)
     settled = tuple(chosen.settled)
-    body = BatchBody(chosen.opening, tuple(taken), settled, chosen.hand_over, _rescue(ledger), tuple(heard))
+    rest = chosen.hand_over, _rescue(ledger), tuple(heard), tuple(orders)
+    body = BatchBody(chosen.opening, tuple(taken), settled, *rest)
     header, after = _finish(chosen.draft, body, ledger.committee, proposer, reveal)
     return header, body, after
 
@@ -181,6 +195,11 @@ def apply_batch(
             draft.opine(opinion)
         except OpinionInvalid as error:
             raise BatchInvalid("opinion", f"number {number}: {error}") from error
+    for number, told in enumerate(body.listings):
+        try:
+            draft.listing.take(told, ledger.committee)
+        except ListingInvalid as error:
+            raise BatchInvalid("listing", f"number {number}: {error}") from error
     for number, settlement in enumerate(body.settlements):
         try:
             draft.settle(settlement, check(settlement))
@@ -259,6 +278,14 @@ def _hears(draft: Draft, opinion: Signed[Opinion]) -> bool:
     try:
         draft.opine(opinion)
     except OpinionInvalid:
+        return False
+    return True
+
+
+def _lists(draft: Draft, told: ListingOrder, committee: Committee) -> bool:
+    try:
+        draft.listing.take(told, committee)
+    except ListingInvalid:
         return False
     return True
 

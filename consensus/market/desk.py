@@ -7,7 +7,7 @@ filings → a settlement, or nothing filed until its deadline → charged a vouc
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from consensus.market.allowances import Allowances, RoutersOf
 from consensus.market.book import StandingBid
@@ -15,6 +15,7 @@ from consensus.market.errors import RfcRefused, SettlementInvalid
 from consensus.market.filings import OpenTicket, unfiled_charge
 from consensus.market.ledger import charged_tokens
 from consensus.market.ledger_state import DayAccount
+from consensus.market.listing import Listing, unlisted
 from consensus.market.pairs import pair_key
 from consensus.market.promises import Promises, worth_wei
 from consensus.market.throttle import Throttle, most_waiting, rfc_rate
@@ -66,14 +67,18 @@ class Desk:
         """T promised and not settled, by session key and provider."""
         self._in_use: dict[tuple[Address, Digest], int] = {}
         """Sessions running, by provider and model."""
+        self.on_seat: Callable[[tuple[Address, Digest]], None] = lambda _: None
+        """Called with provider and model whose :meth:`slots_left` have changed."""
 
-    def admit(self, rfc: Signed[Rfc], rfc_id: Digest, *, now_ms: int, slot: int, account: DayAccount) -> None:
+    def admit(
+        self, rfc: Signed[Rfc], rfc_id: Digest, *, now_ms: int, slot: int, account: DayAccount, listing: Listing
+    ) -> None:
         """Let an RFC whose signatures hold into the queue and reserve its TokenMax; ``account`` is the day's.
 
         An RFC that is here already, or has its answer, is left as it is: ask :meth:`outcome`. Raises
-        :class:`RfcRefused` with wrong_router, unit_unsupported (S16), expired, wrong_day, budget_spent (S37),
-        index_used, token_max_over_allowance (S36) or busy (no room, or more than its user may send or have waiting),
-        and then changes nothing but the user's rate.
+        :class:`RfcRefused` with wrong_router, unit_unsupported (S16), expired, wrong_day, model_not_listed (S8),
+        budget_spent (S37), index_used, token_max_over_allowance (S36) or busy (no room, or more than its user may send
+        or have waiting), and then changes nothing but the user's rate.
         """
         if self.outcome(rfc_id) is not None:
             return
@@ -88,6 +93,8 @@ class Desk:
             raise RfcRefused("expired", f"the deadline passed {now_ms - asked.deadline_ms} ms ago", left)
         if access_pass.day != day:
             raise RfcRefused("wrong_day", f"the pass is for day {access_pass.day}, it is day {day}", left)
+        if (why := unlisted(listing, asked.model_id, day, self._terms.params)) is not None:
+            raise RfcRefused("model_not_listed", why, left)
         self.allowances.check_standing(asked.session_key)
         self._check_budget(asked.token_max, 1, account, left)  # no bid is below 1 wei
         if len(self._open) + len(self._unsettled) >= MAX_TICKETS:
@@ -305,6 +312,7 @@ class Desk:
         self._count_pair(ticket.payload, ticket.payload.token_max)
         seat = _seat(ticket.payload.bid.payload)
         self._in_use[seat] = self._in_use.get(seat, 0) + 1
+        self.on_seat(seat)
         return ticket_id
 
     def file_report(self, filing: ReportFiling, slot: int) -> Settlement | None:
@@ -459,6 +467,7 @@ class Desk:
         self._in_use[seat] -= 1
         if self._in_use[seat] == 0:
             del self._in_use[seat]
+        self.on_seat(seat)
         self._done[ticket_id] = None
         if len(self._done) > MAX_REMEMBERED:
             del self._done[next(iter(self._done))]

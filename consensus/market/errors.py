@@ -9,6 +9,7 @@
     ├── RfcRefused          an RFC that is not served; carries a stable code
     ├── SettlementInvalid   a session that can't be settled, or a filing that belongs to none; carries a stable word
     ├── OpinionInvalid      a second opinion that counts for nothing; carries a stable word
+    ├── ListingInvalid      an order that changes no list of models; carries a stable word
     ├── BatchInvalid        a batch that does not follow from the ledger
     ├── ProofInvalid        a credit that the certified header does not hold; carries a stable word
     ├── MatchInvalid        a match that the public data does not lead to
@@ -88,6 +89,20 @@ class OpinionInvalid(MarketError):
 
     ``reason`` is one of: signature, not_picked, not_drawn, another_transcript, tokens, said_already, decided,
     not_its_turn. ``retry`` says that it may be taken in a later batch.
+    """
+
+    def __init__(self, reason: str, value: object, *, retry: bool = False) -> None:
+        self.reason = reason
+        self.value = value
+        self.retry = retry
+        super().__init__(f"{reason}: {show(value)}")
+
+
+class ListingInvalid(MarketError):
+    """An order changes no list of models: ``reason`` is a stable word, ``value`` what offends.
+
+    ``reason`` is one of: no_list, order_from_future, order_too_old, order_overtaken, nothing_changes, list_full,
+    too_many_orders, signatures. ``retry`` says that it may be taken in a later batch.
     """
 
     def __init__(self, reason: str, value: object, *, retry: bool = False) -> None:

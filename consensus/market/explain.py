@@ -2,6 +2,7 @@
 
 from consensus.market.book import StandingBid
 from consensus.market.errors import MatchInvalid, show
+from consensus.market.listing import listed_since
 from consensus.market.matching import MatchContext, check_match, draw
 from consensus.market.omissions import band_limit, ranks_within
 from contracts.typed_data import Address, Digest
@@ -28,9 +29,11 @@ def explain_match(
     Never raises: a match that does not hold is explained with the reason why.
     """
     told, winner = match.payload, ticket.payload.bid.id(context.terms.domain)
+    day = context.terms.params.day_of(told.slot)
     lines = [
         f"RFC {show(told.rfc_id)} in slot {told.slot}, matched by router {show(told.router)}",
         f"asked for at most {rfc.payload.token_max} T of model {show(rfc.payload.model_id)}",
+        listed_since(context.listing, rfc.payload.model_id, day, context.terms.params),
         f"price ceiling {context.ceiling_wei} wei per T",
     ]
     prices = [signed.payload.price_wei for signed in told.candidates]

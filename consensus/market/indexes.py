@@ -1,28 +1,33 @@
-"""Sets of RFC indexes as ranges: a session counts up, so that thousands of RFCs are a handful of ranges.
+"""Which indexes of a pass have been settled: a bit for each, in pages that are kept by session key and number.
 
-A set is a tuple of (first, last) pairs, ascending and with at least one index missing between any two.
+A session counts up, so that a day of thousands of RFCs is a few pages; whoever leaves gaps pays a T for every index
+that it does use, and costs a page at most. A page is a string of bits, the lowest index first, and ends with no zero
+byte.
 """
 
-from bisect import bisect_right
+from contracts.typed_data import Address
 
-Ranges = tuple[tuple[int, int], ...]
+PAGE = 1_024
+"""Indexes of a page: 128 bytes at most, hashed anew with each settlement."""
 
-_END = float("inf")
-
-
-def holds(ranges: Ranges, index: int) -> bool:
-    """Whether ``index`` is in the set."""
-    place = bisect_right(ranges, (index, _END))
-    return place > 0 and ranges[place - 1][1] >= index
+EMPTY = b""
+"""A page of which nothing is settled."""
 
 
-def with_index(ranges: Ranges, index: int) -> Ranges:
-    """The set and ``index``, which is not in it."""
-    place = bisect_right(ranges, (index, _END))
-    first = last = index
-    start = end = place
-    if place > 0 and ranges[place - 1][1] == index - 1:
-        first, start = ranges[place - 1][0], place - 1
-    if place < len(ranges) and ranges[place][0] == index + 1:
-        last, end = ranges[place][1], place + 1
-    return (*ranges[:start], (first, last), *ranges[end:])
+def page_key(session_key: Address, index: int) -> bytes:
+    """Where the page that ``index`` is on is kept: the session key and the page's number as 8 bytes big-endian."""
+    return session_key + (index // PAGE).to_bytes(8, "big")
+
+
+def holds(page: bytes, index: int) -> bool:
+    """Whether ``index``, which is on this page, has been settled."""
+    at, bit = divmod(index % PAGE, 8)
+    return at < len(page) and page[at] >> bit & 1 == 1
+
+
+def with_index(page: bytes, index: int) -> bytes:
+    """The page with ``index``, which is on it."""
+    at, bit = divmod(index % PAGE, 8)
+    bits = bytearray(page.ljust(at + 1, b"\0"))
+    bits[at] |= 1 << bit
+    return bytes(bits)

@@ -25,7 +25,9 @@ from consensus.market.ledger_state import (
     day_accounts,
     day_ranks,
     oldest_day,
+    page_of,
 )
+from consensus.market.listing import ListingDraft
 from consensus.market.maturing import AuditDraft, Audits, Credited, Matured
 from consensus.market.opinions import transcript_of
 from consensus.market.penalties import Penalties, PenaltyDraft, counted_as
@@ -84,7 +86,7 @@ class Draft:
         self._day_credits = Trie[Address, Uint256]() if is_new_day else Trie.of(ledger.day_credits)
         self._credited_today: dict[Address, Uint256] = {}
         self._sessions: dict[int, dict[Address, SessionUse]] = {}
-        self._settled: dict[int, dict[Digest, int]] = {}
+        self._indexes: dict[int, dict[bytes, bytes]] = {}
         self._speed: dict[Digest, SpeedDraft] = {}
         self._pairs: dict[int, dict[bytes, int]] = {}
         self._routers: dict[int, Committee] = {}
@@ -95,6 +97,7 @@ class Draft:
         self._commitments = dict(ledger.commitments)
         self._outcomes: list[Outcome] = []
         self._audits = AuditDraft(ledger.audits, self._params, slot, ledger.credits)
+        self.listing = ListingDraft(ledger.listing, terms, slot)
         self._drawn = ledger.drawn
         if opening is not None and opening.drawn:
             self._drawn = Draw(self.day, Term(ledger.running.epoch + 1, opening.drawn))
@@ -162,6 +165,8 @@ class Draft:
     def settle(self, settlement: Settlement, ids: VerifiedIds) -> Outcome:
         """Settle a session whose signatures hold. Raises :class:`SettlementInvalid` and then changes nothing."""
         account, session = self._check(settlement, ids)
+        if not self.listing.is_payable(model_id := settlement.rfc.payload.model_id, account.day):
+            raise SettlementInvalid("model_not_listed", model_id)
         charged = charged_tokens(settlement)
         if session.used + charged > session.allowance:
             raise SettlementInvalid("allowance_exceeded", session.used + charged)
@@ -178,8 +183,6 @@ class Draft:
         if self.slot - ticket.slot > self._params.settle_window_slots:
             raise SettlementInvalid("ticket_too_old", ticket.slot)
         day = self._params.day_of(ticket.slot)
-        if self._is_settled(day, ids.ticket_id):
-            raise SettlementInvalid("already_settled", ids.ticket_id)
         account = self._days.get(day)
         if access_pass.day != day or account is None:
             raise SettlementInvalid("wrong_day", access_pass.day)
@@ -193,10 +196,10 @@ class Draft:
                 raise SettlementInvalid("rival_over_ceiling", rival.payload.price_wei)
         if access_pass.allowance > account.max_t:
             raise SettlementInvalid("allowance_over_max_t", access_pass.allowance)
-        session = self._session(day, ids.session_key) or SessionUse(day, access_pass.allowance, 0, ())
+        session = self._session(day, ids.session_key) or SessionUse(day, access_pass.allowance, 0)
         if session.allowance != access_pass.allowance:
             raise SettlementInvalid("pass_changed", access_pass.allowance)
-        if indexes.holds(session.indexes, rfc.index):
+        if indexes.holds(self._page(day, indexes.page_key(ids.session_key, rfc.index)), rfc.index):
             raise SettlementInvalid("index_used", rfc.index)
         if settlement.report is None and self.slot < ticket.slot + self._params.report_deadline_slots:
             raise SettlementInvalid("report_awaited", ids.ticket_id, retry=True)
@@ -208,8 +211,12 @@ class Draft:
             found = self._routers[day] = self._ledger.routers(day)
         return found
 
-    def _is_settled(self, day: int, ticket_id: Digest) -> bool:
-        return ticket_id in self._settled.get(day, ()) or ticket_id in self._ledger.settled.get(day, ())
+    def _page(self, day: int, key: bytes) -> bytes:
+        """The settled indexes on a page, those of this batch included."""
+        drafted = self._indexes.get(day)
+        if drafted is not None and (found := drafted.get(key)) is not None:
+            return found
+        return page_of(self._ledger, day, key)
 
     def _session(self, day: int, session_key: Address) -> SessionUse | None:
         drafted = self._sessions.get(day)
@@ -293,7 +300,7 @@ class Draft:
 
     def _record(self, settlement: Settlement, outcome: Outcome, account: DayAccount, session: SessionUse) -> None:
         rfc, report, day = settlement.rfc.payload, settlement.report, account.day
-        if not session.indexes:
+        if not session.used:
             account = replace(account, issued_t=Uint256(account.issued_t + session.allowance))
         if outcome.credited_wei:
             account = replace(
@@ -310,10 +317,10 @@ class Draft:
                 pair = pairs.pair_key(outcome.session_key, outcome.provider)
                 self._pairs.setdefault(day, {})[pair] = self._paired(day, pair) + outcome.tokens
         self._days[day] = account
-        used, ranges = session.used + outcome.charged, indexes.with_index(session.indexes, rfc.index)
-        use = SessionUse(day, session.allowance, used, ranges)
+        use = SessionUse(day, session.allowance, session.used + outcome.charged)
         self._sessions.setdefault(day, {})[outcome.session_key] = use
-        self._settled.setdefault(day, {})[outcome.ticket_id] = settlement.ticket.payload.slot
+        page = indexes.page_key(outcome.session_key, rfc.index)
+        self._indexes.setdefault(day, {})[page] = indexes.with_index(self._page(day, page), rfc.index)
         self._outcomes.append(outcome)
         if report is not None and not report.payload.passed:
             self._penalties.fail(outcome.provider, counted_as(settlement), outcome.charged)
@@ -360,7 +367,7 @@ class Draft:
             credits=CreditTree.of(old.credits).with_items(credits),
             days=dict(sorted((day, account) for day, account in days.items() if day >= first_day)),
             sessions=numbered_from(old.sessions, self._sessions, first_day),
-            settled=numbered_from(old.settled, self._settled, first_day),
+            indexes=numbered_from(old.indexes, self._indexes, first_day),
             speed=as_speed(old.speed).with_items(speed),
             penalties=penalties,
             penalised=penalised,
@@ -375,6 +382,7 @@ class Draft:
             ranks=dict(sorted((day, held) for day, held in self._ranks.items() if day >= first_day)),
             pairs=numbered_from(old.pairs, self._pairs, first_day),
             audits=audits,
+            listing=self.listing.finish(first_day),
         )
 
     def _mature(self, matured: Matured) -> tuple[dict[Address, int], dict[int, DayAccount], Audits]:

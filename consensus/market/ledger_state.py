@@ -11,9 +11,17 @@ import msgspec
 from eth_hash.auto import keccak
 
 from consensus.committee import Committee
-from consensus.market import access
+from consensus.market import access, indexes
 from consensus.market.deposits import compute_released
 from consensus.market.errors import BatchInvalid
+from consensus.market.listing import (
+    NO_LISTING,
+    Listing,
+    genesis_listing,
+    plain_listing,
+    restored_listing,
+    without_lists,
+)
 from consensus.market.maturing import Audits, audit_roots, plain, restored, without_tries
 from consensus.market.penalties import Penalties, Penalty
 from consensus.market.speed import SpeedSample
@@ -24,6 +32,7 @@ from contracts.merkle import CreditTree
 from contracts.typed_data import ZERO_DIGEST, Address, Digest, Uint256
 from gossip.messages.base import Signed, decode, encode
 from gossip.messages.committee import BatchBody, DayOpening
+from gossip.messages.market import Rfc
 from gossip.messages.records import BeaconCommitment
 
 MAX_LEDGER_BYTES = 1 << 30
@@ -31,6 +40,8 @@ MAX_LEDGER_BYTES = 1 << 30
 
 NO_SPEED: Trie[Digest, tuple[SpeedSample, ...]] = Trie(bucket=1)
 """No samples yet. A model's are some kilobytes, so each is hashed alone."""
+
+NO_PAGES: Mapping[bytes, bytes] = {}
 
 
 class DayAccount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -92,8 +103,7 @@ class SessionUse(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     day: int
     allowance: int
     used: int
-    indexes: tuple[tuple[int, int], ...]
-    """Its RFCs' indexes as ranges, first and last of each, ascending and apart."""
+    """T; each settlement takes one at least."""
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -134,8 +144,9 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     days: Mapping[int, DayAccount]
     sessions: Mapping[int, Mapping[Address, SessionUse]]
     """Day to session key to what was settled against its pass of that day."""
-    settled: Mapping[int, Mapping[Digest, int]]
-    """Day to ticket id to the ticket's slot, for as long as the ticket could be settled again."""
+    indexes: Mapping[int, Mapping[bytes, bytes]]
+    """Day to session key ‖ page to the RFC indexes settled (:mod:`consensus.market.indexes`): what keeps a ticket from
+    being settled again."""
     speed: Mapping[Digest, tuple[SpeedSample, ...]]
     penalties: Mapping[Address, int]
     """Points by provider (S44): the percent of its T of the day that Fails told of, and half of the day before's."""
@@ -163,6 +174,8 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """Day to session key ‖ provider to the T credited (S8); empty where the network has no cap."""
     audits: Audits = Audits()
     """Credits that are not due yet, and what was picked for a second opinion (S8)."""
+    listing: Listing = NO_LISTING
+    """Which models are payable (S8); empty where the network has no list."""
 
     @property
     def running(self) -> Term:
@@ -190,9 +203,15 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         """The current day's numbers."""
         return self.days[self.day]
 
-    def is_settled(self, ticket_id: Digest) -> bool:
-        """Whether the ticket has been settled, as far as it could be settled again."""
-        return any(ticket_id in tickets for tickets in self.settled.values())
+    def is_settled(self, rfc: Rfc) -> bool:
+        """Whether a ticket of ``rfc``, or of another with its pass and index, has been settled and is remembered."""
+        key = indexes.page_key(rfc.session_key, rfc.index)
+        return indexes.holds(page_of(self, rfc.access_pass.payload.day, key), rfc.index)
+
+
+def page_of(ledger: Ledger, day: int, key: bytes) -> bytes:
+    """The settled indexes on the page of ``key``."""
+    return ledger.indexes.get(day, NO_PAGES).get(key, indexes.EMPTY)
 
 
 def genesis_ledger(
@@ -201,11 +220,14 @@ def genesis_ledger(
     opening: DayOpening,
     reference_price_wei: int,
     commitments: Sequence[Signed[BeaconCommitment]],
+    *,
+    models: Iterable[Digest] = (),
 ) -> Ledger:
-    """The state at height 0, before any batch.
+    """The state at height 0, before any batch; ``models`` are those that are listed from the start.
 
     Trusts the commitments' members, who are the genesis file's. Raises :class:`BatchInvalid` for an opening that
-    makes no AccessRate and :class:`~gossip.errors.SignerMismatch` for a commitment by another key.
+    makes no AccessRate, :class:`~consensus.market.errors.ListingInvalid` for too many models, and
+    :class:`~gossip.errors.SignerMismatch` for a commitment by another key.
     """
     check_opening(opening, opening.day, 0)
     ranks = {opening.day: listed_ranks(opening)} if terms.params.tells_ranks else {}
@@ -227,7 +249,7 @@ def genesis_ledger(
         credits=CreditTree.of({}),
         days={opening.day: opened(opening, reference_price_wei, committee.epoch)},
         sessions={},
-        settled={},
+        indexes={},
         speed=NO_SPEED,
         penalties=Penalties({}, opening.day),
         penalised=Trie(),
@@ -240,6 +262,7 @@ def genesis_ledger(
         since=0,
         is_rescued=False,
         ranks=ranks,
+        listing=genesis_listing(models, opening.day, terms.params),
     )
 
 
@@ -276,7 +299,7 @@ def encode_ledger(ledger: Ledger) -> bytes:
         ledger,
         credits=dict(ledger.credits),
         sessions={day: dict(uses) for day, uses in ledger.sessions.items()},
-        settled={day: dict(tickets) for day, tickets in ledger.settled.items()},
+        indexes={day: dict(pages) for day, pages in ledger.indexes.items()},
         speed=dict(ledger.speed),
         penalties={},
         penalised=dict(ledger.penalised),
@@ -284,6 +307,7 @@ def encode_ledger(ledger: Ledger) -> bytes:
         ranks={day: dict(held) for day, held in ledger.ranks.items()},
         pairs={day: dict(tokens) for day, tokens in ledger.pairs.items()},
         audits=plain(ledger.audits),
+        listing=plain_listing(ledger.listing),
     )
     return encode(_Snapshot(copied, dict(Penalties.of(ledger.penalties, ledger.day).written)))
 
@@ -296,7 +320,7 @@ def decode_ledger(data: bytes) -> Ledger:
         held,
         credits=CreditTree.of(held.credits),
         sessions={day: Trie.of(uses) for day, uses in held.sessions.items()},
-        settled={day: Trie.of(tickets) for day, tickets in held.settled.items()},
+        indexes={day: Trie.of(pages) for day, pages in held.indexes.items()},
         speed=as_speed(held.speed),
         penalties=Penalties(snapshot.penalties, held.day),
         penalised=Trie.of(held.penalised),
@@ -304,6 +328,7 @@ def decode_ledger(data: bytes) -> Ledger:
         pairs={day: Trie.of(tokens) for day, tokens in held.pairs.items()},
         ranks={day: Trie.of(ranks) for day, ranks in held.ranks.items()},
         audits=restored(held.audits),
+        listing=restored_listing(held.listing),
     )
 
 
@@ -317,7 +342,7 @@ def state_root(ledger: Ledger) -> Digest:
         parent=ZERO_DIGEST,
         credits={},
         sessions={},
-        settled={},
+        indexes={},
         speed={},
         penalties={},
         penalised={},
@@ -325,11 +350,12 @@ def state_root(ledger: Ledger) -> Digest:
         ranks={},
         pairs={},
         audits=without_tries(ledger.audits),
+        listing=without_lists(ledger.listing),
     )
     roots = [
         CreditTree.of(ledger.credits).root,
         *numbered_roots(ledger.sessions),
-        *numbered_roots(ledger.settled),
+        *numbered_roots(ledger.indexes),
         *numbered_roots(ledger.pairs),
         *audit_roots(ledger.audits),
         as_speed(ledger.speed).root,
@@ -337,6 +363,7 @@ def state_root(ledger: Ledger) -> Digest:
         Trie.of(ledger.penalised).root,
         Trie.of(ledger.day_credits).root,
         *numbered_roots(ledger.ranks),
+        *numbered_roots(ledger.listing.lists),
     ]
     return Digest(keccak(b"".join(roots) + encode(small)))
 

@@ -14,6 +14,7 @@ from consensus.committee import Committee
 from consensus.market.beacon import verify_reveal
 from consensus.market.book import StandingBid
 from consensus.market.errors import BeaconInvalid, MatchInvalid
+from consensus.market.listing import Listing, is_payable
 from consensus.market.rivals import find_fault
 from consensus.params import Terms
 from contracts.typed_data import Address, Digest
@@ -36,7 +37,7 @@ class MatchContext(msgspec.Struct, frozen=True):
 
     ``beacons`` maps each beacon that the router may have known in that slot to the providers' penalty points as of
     the batch that left the beacon behind. ``tip`` is the router's commitment for the slot's day, ``ceiling_wei`` the
-    day's price ceiling per T.
+    day's price ceiling per T, ``listing`` says which models are payable on it.
     """
 
     terms: Terms
@@ -44,6 +45,7 @@ class MatchContext(msgspec.Struct, frozen=True):
     tip: Digest | None
     ceiling_wei: int
     beacons: Mapping[Digest, Mapping[Address, int]]
+    listing: Listing
 
 
 def ranked_price(bid: Bid, penalties: Mapping[Address, int] = NO_PENALTIES) -> int:
@@ -160,6 +162,9 @@ def _check_identity(match: Signed[Match], ticket: Signed[Ticket], rfc: Signed[Rf
             raise MatchInvalid(name, found)
     if (fault := find_fault(granted, context.terms)) is not None:
         raise MatchInvalid(*fault)
+    params = context.terms.params
+    if not is_payable(context.listing, asked.model_id, params.day_of(granted.slot), params):
+        raise MatchInvalid("model_not_listed", asked.model_id)
     for rival in granted.rivals:
         _check_signer(rival, context)
         if rival.payload.price_wei > context.ceiling_wei:

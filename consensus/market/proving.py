@@ -44,6 +44,8 @@ class ProvingLog:
         self._router = router
         self._challenge_slots = challenge_slots
         self._held: dict[ProofKey, Proving] = {}
+        self.changes = 0
+        """How often :meth:`is_proven` has come to say something else of anybody."""
 
     def is_proven(self, provider: Address, model_id: Digest) -> bool:
         """Whether the provider's last challenge was answered."""
@@ -57,7 +59,7 @@ class ProvingLog:
     def due(self, offered: Collection[ProofKey], slot: int, beacon: Digest, now_ms: int) -> tuple[ProofKey, ...]:
         """Whom to challenge now, of those on offer; the others are forgotten. :meth:`asked` takes one off."""
         for gone in [key for key, held in self._held.items() if key not in offered and not held.is_asked]:
-            del self._held[gone]
+            self.changes += self._held.pop(gone).proven_ms is not None
         return tuple(sorted(key for key in offered if self._is_due(key, slot, beacon, now_ms)))
 
     def asked(self, key: ProofKey, slot: int) -> None:
@@ -67,6 +69,7 @@ class ProvingLog:
     def passed(self, key: ProofKey, now_ms: int) -> Proving:
         """The answer held; what was known before."""
         before = self.state(*key)
+        self.changes += before.proven_ms is None
         self._held[key] = msgspec.structs.replace(
             before,
             proven_ms=now_ms,
@@ -81,6 +84,7 @@ class ProvingLog:
     def lost(self, key: ProofKey, reason: str, now_ms: int) -> Proving:
         """No answer, or one that does not hold; what was known before."""
         before = self.state(*key)
+        self.changes += before.proven_ms is not None
         self._held[key] = msgspec.structs.replace(
             before,
             proven_ms=None,

@@ -25,6 +25,8 @@ class Rests:
 
     def __init__(self) -> None:
         self._failed: OrderedDict[Seat, tuple[int, int]] = OrderedDict()
+        self._last_ms = 0
+        """When the last rest ends."""
 
     def fail(self, seat: Seat, now_ms: int) -> int:
         """The seat was drawn and failed; until when it rests. Failing again within a rest counts once."""
@@ -32,6 +34,7 @@ class Rests:
         if until <= now_ms:
             failures, until = failures + 1, now_ms + min(LONGEST_REST_MS, FIRST_REST_MS << min(failures, 10))
         self._failed[seat] = failures, until
+        self._last_ms = max(self._last_ms, until)
         while len(self._failed) > KEPT:
             self._failed.popitem(last=False)
         return until
@@ -39,6 +42,10 @@ class Rests:
     def serve(self, seat: Seat) -> None:
         """The seat was drawn and could serve: what was before is forgotten."""
         self._failed.pop(seat, None)
+
+    def is_idle(self, now_ms: int) -> bool:
+        """Whether nobody rests now."""
+        return now_ms >= self._last_ms
 
     def is_resting(self, seat: Seat, now_ms: int) -> bool:
         """Whether the seat rests now."""

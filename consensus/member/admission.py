@@ -11,6 +11,7 @@ from consensus.member.events import (
     HandOverHeard,
     Input,
     OpinionHeard,
+    OrderHeard,
     PolkaHeard,
     PrecommitHeard,
     PrevoteHeard,
@@ -38,6 +39,7 @@ from gossip.messages.committee import (
     StatusFrame,
     batch_hash,
 )
+from gossip.messages.listing import ListingFrame
 
 
 def height_of(frame: LinkFrame) -> int | None:
@@ -79,6 +81,8 @@ def admit(
             return OpinionHeard(opinion, own=False)
         case HandOverFrame(vote):
             return HandOverHeard(vote, vote.signer(terms.domain))
+        case ListingFrame(order):
+            return OrderHeard(order, order.signer(terms.domain))
         case _:
             return None
 

@@ -11,9 +11,11 @@ from consensus.market.batch import Selection, propose_selection
 from consensus.market.errors import BatchInvalid, SettlementInvalid
 from consensus.market.ledger_state import Ledger, rescue, rescued_as_told
 from consensus.member import events
+from consensus.member.ahead import Commitments
 from consensus.member.events import Effect, Input
 from consensus.member.following import Following
 from consensus.member.height import MAX_ROUNDS_AHEAD, Height
+from consensus.member.orders import Orders
 from consensus.member.pool import SettlementPool
 from consensus.member.relief import Relief
 from consensus.member.secrets import Secrets
@@ -33,7 +35,6 @@ from gossip.messages.committee import (
     BatchBody,
     BatchHeader,
     CertifiedBatch,
-    CommitmentFrame,
     DayOpening,
     HandOverFrame,
     Precommit,
@@ -46,11 +47,7 @@ from gossip.messages.committee import (
     StatusFrame,
     batch_hash,
 )
-from gossip.messages.records import BeaconCommitment
 from gossip.messages.session import Settlement
-
-COMMIT_AHEAD_DAYS = 2
-"""A member commits to the secrets of so many days ahead, so that a missed batch costs no day its beacon."""
 
 
 class MemberCore:
@@ -74,8 +71,9 @@ class MemberCore:
         self._secrets = secrets
         self._driver = Driver.idle(address, ledger.height + 1)
         self._slot = 0
-        self._commitments: dict[tuple[Address, int], Signed[BeaconCommitment]] = {}
+        self._commitments = Commitments(address, secrets)
         self._verdicts = Verdicts(terms.params)
+        self.orders = Orders(address, terms.params)
         self._relief = Relief(address)
         self._selection: tuple[object, Selection] | None = None
         """What was begun last, and for which slot, opening, ledger and pool."""
@@ -120,10 +118,10 @@ class MemberCore:
             case events.TimerElapsed(step_, height, round_):
                 if height == self.height.number:
                     self._drive(core_events.TimeoutElapsed(step_, height, round_))
-            case events.SettlementHeard() | events.SettlementsHeard() | events.OpinionHeard():
+            case events.SettlementHeard() | events.SettlementsHeard() | events.OpinionHeard() | events.OrderHeard():
                 self._take_filing(event)
             case events.CommitmentHeard(commitment):
-                self._note_commitment(commitment)
+                self._commitments.note(commitment, self.ledger, self._terms.params.day_of(self._slot))
             case events.StatusHeard(member, height, round_):
                 self._help(member, height, round_)
             case events.OpeningMade(opening):
@@ -172,9 +170,8 @@ class MemberCore:
     def _begin_slot(self, slot: int) -> None:
         """A slot has ended: settle what came in, open the new day, commit to the days ahead."""
         self._slot = max(self._slot, slot)
-        for effect in (*self._relief.say(self.ledger), *self._verdicts.say()):
-            self._do(effect)
-        self._commit_ahead()
+        ahead = self._commitments.say(self.ledger, self._terms.params.day_of(self._slot))
+        self._effects += [*self._relief.say(self.ledger), *self._verdicts.say(), *self.orders.say(), *ahead]
         if self._is_member and self._is_due():
             self._start()
         early, self.height.early = self.height.early, None
@@ -183,16 +180,6 @@ class MemberCore:
         # What was told during the slot that has just ended is on its way into its batch.
         for settlement in self.pool.own(before=self._slot - 1):
             self._do(events.Tell(SettlementFrame(settlement)))
-
-    def _commit_ahead(self) -> None:
-        day = self._terms.params.day_of(self._slot)
-        if not self.ledger.is_recent_member(self._address):
-            return
-        for ahead in range(day + 1, day + 1 + COMMIT_AHEAD_DAYS):
-            if self._address not in self.ledger.commitments.get(ahead, {}):
-                commitment = self._commitments.get((self._address, ahead)) or self._secrets.commitment(ahead)
-                self._note_commitment(commitment)
-                self._do(events.Tell(CommitmentFrame(commitment)))
 
     def _is_due(self) -> bool:
         """No reports, no batch; except that the first ended slot of a day opens it, and that a committee hands over
@@ -204,6 +191,7 @@ class MemberCore:
             self._terms.params.day_of(closing) > self.ledger.day
             or self._is_new()
             or self._verdicts.are_due(self.ledger, closing)
+            or self.orders.fit(self.ledger, closing)
         ):
             return True
         return self._relief.certificate(self.ledger) is not None or self._sift(closing)
@@ -248,7 +236,9 @@ class MemberCore:
     def _ticket_id(self, settlement: Settlement) -> Digest:
         return self._following.verified.ticket_id(settlement)
 
-    def _take_filing(self, event: events.SettlementHeard | events.SettlementsHeard | events.OpinionHeard) -> None:
+    def _take_filing(
+        self, event: events.SettlementHeard | events.SettlementsHeard | events.OpinionHeard | events.OrderHeard
+    ) -> None:
         match event:
             case events.SettlementHeard(settlement, own):
                 self._hear_settlement(settlement, own=own)
@@ -256,12 +246,13 @@ class MemberCore:
                 for settlement in settlements:
                     self._hear_settlement(settlement, own=False)
             case events.OpinionHeard():
-                for effect in self._verdicts.take(event, self.ledger, self._slot):
-                    self._do(effect)
+                self._effects += self._verdicts.take(event, self.ledger, self._slot)
+            case events.OrderHeard():
+                self._effects += self.orders.take(event, self.ledger, self._slot)
 
     def _hear_settlement(self, settlement: Settlement, *, own: bool) -> None:
         ticket_id = self._ticket_id(settlement)
-        if self.ledger.is_settled(ticket_id):
+        if not own and self.ledger.is_settled(settlement.rfc.payload):
             return
         try:
             is_new = self.pool.add(ticket_id, settlement, own=own, slot=self._slot)
@@ -270,13 +261,6 @@ class MemberCore:
             return
         if own and is_new:
             self._do(events.Tell(SettlementFrame(settlement)))
-
-    def _note_commitment(self, commitment: Signed[BeaconCommitment]) -> None:
-        """Keep those of members for days that are near."""
-        payload = commitment.payload
-        day = self._terms.params.day_of(self._slot)
-        if self.ledger.is_recent_member(payload.member) and day < payload.day <= day + COMMIT_AHEAD_DAYS:
-            self._commitments[payload.member, payload.day] = commitment
 
     # What others say.
 
@@ -429,12 +413,12 @@ class MemberCore:
     def _batch(self, height: int, round_: int, opening: DayOpening | None) -> core_events.ValueReady | None:
         slot = self._slot - 1
         day = self._terms.params.day_of(slot)
-        commitments = self._new_commitments(day)
+        commitments, listings = self._commitments.fresh(self.ledger, day), self.orders.fit(self.ledger, slot)
         chosen = self._select(slot, opening)
         chosen.fill(self._terms.params.batch_settlements)
         self._drop_rejected(chosen)
         self._selection = None  # what is proposed now is used up
-        is_empty = not chosen.settled and opening is None and chosen.hand_over is None
+        is_empty = not chosen.settled and not listings and opening is None and chosen.hand_over is None
         if is_empty and not self._is_new() and not self._verdicts.are_due(self.ledger, slot):
             return None
         has_committed = self._address in self.ledger.commitments.get(day, {})
@@ -445,17 +429,12 @@ class MemberCore:
             reveal=reveal,
             commitments=commitments,
             opinions=self._verdicts.fit(self.ledger, slot),
+            listings=listings,
         )
         self._following.note(self.ledger, header, after)
         value = batch_hash(header)
         self.height.keep_value(value, header, body, self._address)
         return core_events.ValueReady(height, round_, value)
-
-    def _new_commitments(self, day: int) -> tuple[Signed[BeaconCommitment], ...]:
-        known = self.ledger.commitments
-        self._commitments = {key: made for key, made in self._commitments.items() if key[1] > day}
-        fresh = {key: made for key, made in self._commitments.items() if key[0] not in known.get(key[1], {})}
-        return tuple(fresh[key] for key in sorted(fresh))
 
     def _decided(self, decided: core_events.Decided) -> None:
         value = Digest(decided.value)
@@ -476,6 +455,7 @@ class MemberCore:
         self.ledger = self._decided_ledger = self._following(before, batch.header, batch.body)
         self.pool.forget(outcome.ticket_id for outcome in self.ledger.outcomes)
         self._verdicts.prune(self.ledger, self._slot)
+        self.orders.prune(self.ledger, self._slot)
         self.height = self._next_height()
         self._effects += self._relief.say(self.ledger)
         if pending is not None:  # the silent committee had decided this batch after all

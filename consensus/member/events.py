@@ -21,6 +21,7 @@ from gossip.messages.committee import (
     Proposal,
     ProposalFrame,
 )
+from gossip.messages.listing import ListModel
 from gossip.messages.opinions import Opinion
 from gossip.messages.records import BeaconCommitment
 from gossip.messages.session import Settlement
@@ -155,6 +156,13 @@ class OpinionHeard(msgspec.Struct, frozen=True, array_like=True, tag=29):
     own: bool
 
 
+class OrderHeard(msgspec.Struct, frozen=True, array_like=True, tag=30):
+    """A member's order to list a model or not; ``member`` is who signed, this member too where its operator says so."""
+
+    vote: Signed[ListModel]
+    member: Address
+
+
 class Rescued(msgspec.Struct, frozen=True, array_like=True, tag=18):
     """The registry has put another committee in the place of the running one, as this node reads the chain."""
 
@@ -181,6 +189,7 @@ Input = (
     | HandOverHeard
     | HandOverSigned
     | OpinionHeard
+    | OrderHeard
     | Rescued
 )
 

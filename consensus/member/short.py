@@ -44,6 +44,7 @@ def shorten(frame: ProposalFrame, least: int = SHORT_FROM) -> ProposalFrame | Sh
         body.hand_over,
         body.rescue,
         body.opinions,
+        body.listings,
     )
 
 
@@ -81,7 +82,8 @@ class _Assembly:
         """The proposal, once nothing is missing."""
         short = self.frame
         settlements = tuple(self._found[name] for name in short.settlements)
-        body = BatchBody(short.opening, short.commitments, settlements, short.hand_over, short.rescue, short.opinions)
+        rest = short.hand_over, short.rescue, short.opinions, short.listings
+        body = BatchBody(short.opening, short.commitments, settlements, *rest)
         return ProposalFrame(short.proposal, short.header, body)
 
 

@@ -12,6 +12,7 @@ from eth_hash.auto import keccak
 
 from contracts.typed_data import Address, Digest, Signature, Uint256, struct_hash
 from gossip.messages.base import U64, Payload, Signed, decode_union, encode
+from gossip.messages.listing import ListingFrame, ListingOrders
 from gossip.messages.market import PassIssued
 from gossip.messages.opinions import Opinion
 from gossip.messages.records import BeaconCommitment, NodeRecord
@@ -23,7 +24,7 @@ MAX_BATCH_BYTES = 14 << 20
 MAX_TOLD = 64
 """Settlements in one frame at most."""
 
-MAX_OPINIONS = 256
+MAX_OPINIONS = 1_024
 """Second opinions in a batch at most."""
 
 MAX_MEMBERS = 64
@@ -134,6 +135,8 @@ class BatchBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     """How the committee that decides this very batch came to be, where none has handed over to it."""
     opinions: Annotated[tuple[Signed[Opinion], ...], msgspec.Meta(max_length=MAX_OPINIONS)] = ()
     """Verdicts of scorers on what was picked (S8)."""
+    listings: ListingOrders = ()
+    """What the running committee orders of the list of models (S8)."""
 
     @cached_property
     def root(self) -> Digest:
@@ -283,6 +286,7 @@ class ShortProposalFrame(msgspec.Struct, frozen=True, array_like=True, tag=40, f
     hand_over: HandOverCertificate | None = None
     rescue: Rescue | None = None
     opinions: Annotated[tuple[Signed[Opinion], ...], msgspec.Meta(max_length=MAX_OPINIONS)] = ()
+    listings: ListingOrders = ()
 
 
 class WantFrame(msgspec.Struct, frozen=True, array_like=True, tag=41, forbid_unknown_fields=True):
@@ -358,6 +362,7 @@ LinkFrame = (
     | CommitmentFrame
     | HandOverFrame
     | OpinionFrame
+    | ListingFrame
     | StatusFrame
 )
 

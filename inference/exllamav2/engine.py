@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from contracts.typed_data import Digest
-from inference.engine import ChatMessage, EngineHealth, Feature, Generation, Piece, Prompt
+from inference.engine import ChatMessage, EngineHealth, Feature, Generation, Piece, Prompt, join_pieces
 from inference.errors import (
     EngineCrashed,
     EngineError,
@@ -51,6 +51,9 @@ from inference.worker_process import Supervision, keep_running
 
 FAMILY = "exllamav2"
 """The engine family in a model's manifest."""
+
+JOINED_T = 32
+"""T of a piece at most, where several wait: a busy provider reads what has come since the last frame."""
 
 _PROMPTS_KEPT = 16
 _PROGRESS_STEPS = 10
@@ -206,6 +209,8 @@ class Answer:
     def __init__(self, events: trio.MemoryReceiveChannel[Answered], link: Link) -> None:
         self._events = events
         self._link = link
+        self._held: Answered | None = None
+        """An event that came together with those before it and has not been looked at."""
         self.done = False
         self.cached_tokens = 0
         """T of the prompt that were in the cache already; known at the end."""
@@ -216,11 +221,32 @@ class Answer:
     async def __anext__(self) -> Piece:
         if self.done:
             raise StopAsyncIteration
+        event, self._held = self._held, None
+        if event is None:
+            try:
+                event = await self._events.receive()
+            except trio.EndOfChannel:
+                self.done = True
+                raise EngineCrashed(f"the engine's worker ended during an answer: {self._link.end}") from None
+        piece = self._read(event)
+        while (
+            piece.finish is None and len(piece.token_ids) < JOINED_T and (following := self._next_nowait()) is not None
+        ):
+            piece = join_pieces(piece, self._read(following))
+        return piece
+
+    def _next_nowait(self) -> Said | None:
+        """The next event, where it is there and says something; another kind is left for later."""
         try:
-            event = await self._events.receive()
-        except trio.EndOfChannel:
-            self.done = True
-            raise EngineCrashed(f"the engine's worker ended during an answer: {self._link.end}") from None
+            event = self._events.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return None
+        if isinstance(event, Said):
+            return event
+        self._held = event
+        return None
+
+    def _read(self, event: Answered) -> Piece:
         if not isinstance(event, Said):
             self.done = True
             raise_for(event, self._link)

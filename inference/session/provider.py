@@ -33,6 +33,7 @@ from inference.errors import (
     SessionError,
 )
 from inference.session.admission import check_query, check_ticket
+from inference.session.pace import FramePace
 from inference.session.query import QueryBody, decode_body
 from inference.session.scoring import AnswerSource, SecondOpinion
 from inference.session.serving import Order, Serving
@@ -69,6 +70,7 @@ class SessionServer:
         now_ms: Callable[[], int],
         accept_ticket: AcceptTicket,
         on_served: OnServed | None = None,
+        pace: FramePace | None = None,
     ) -> None:
         self._engine_for = engine_for
         self._key = key
@@ -78,6 +80,7 @@ class SessionServer:
         self._now_ms = now_ms
         self._accept_ticket = accept_ticket
         self._on_served = on_served
+        self._pace = FramePace() if pace is None else pace
         self._running: Counter[Digest] = Counter()
 
     def running(self, model_id: Digest) -> int:
@@ -142,6 +145,7 @@ class SessionServer:
                 source,
                 self._key,
                 self._terms,
+                pace=self._pace,
                 on_voucher=self._on_voucher,
                 on_receipt=self._on_receipt,
             )

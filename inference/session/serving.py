@@ -25,6 +25,7 @@ from gossip.messages.session import (
 from inference.engine import Finish, Generation, Piece, join_pieces
 from inference.errors import EngineError, InferenceError, SessionError
 from inference.metering import Transcript
+from inference.session.pace import READ_AHEAD_S, AnswerPace, FramePace
 from inference.session.padding import Ticks, pad
 from inference.session.scoring import AnswerSource
 from inference.session.stream import Code, SessionStream
@@ -67,6 +68,7 @@ class Serving:
         key: Key,
         terms: Terms,
         *,
+        pace: FramePace,
         on_voucher: Callable[[Signed[Ticket], Signed[Voucher]], Awaitable[None]],
         on_receipt: Callable[[Signed[Ticket], Cosigned], Awaitable[None]],
     ) -> None:
@@ -79,7 +81,9 @@ class Serving:
         self._on_receipt = on_receipt
         self._window = max(1, terms.params.voucher_window)
         self._ticks = Ticks() if order.padded else None
+        self._pace = AnswerPace(pace)
         self._batch = max(1, self._window // (2 if order.padded else 4))
+        """T in a frame at most, but where pacing has held them up."""
         self._transcript = Transcript(order.body)
         self._token_ids: list[int] = []
         self._sent = 0
@@ -140,30 +144,51 @@ class Serving:
         async with self._engine.generate(self._order.generation) as answer:
             try:
                 async for piece in answer:
-                    await pieces.send(piece)
+                    try:
+                        pieces.send_nowait(piece)  # taking the next is a checkpoint
+                    except trio.WouldBlock:
+                        await pieces.send(piece)
+                    if trio.current_time() < (begin := self._pace.due - READ_AHEAD_S):
+                        await trio.sleep_until(begin)
             except trio.BrokenResourceError:
                 return  # the answer ended early; its own task says why
 
     async def _answer(self, pieces: trio.MemoryReceiveChannel[Piece]) -> None:
         """Channel to user, then the receipt."""
-        async with pieces:
-            finish: Finish | None = None
-            while finish is None:
-                piece = await self._take(pieces)
-                if piece is not None:
-                    finish = piece.finish
-                    await self._send_details(piece)
-                    await self._send_tokens(piece)
+        finish: Finish | None = None
+        try:
+            async with pieces:
+                while finish is None:
+                    piece = await self._take(pieces)
+                    if piece is not None:
+                        finish = piece.finish
+                        await self._send_details(piece)
+                        await self._send_tokens(piece)
+        finally:
+            self._pace.end()
         await self._send_receipt(finish)
 
     async def _take(self, pieces: trio.MemoryReceiveChannel[Piece]) -> Piece | None:
         """The next of the answer; in a padded session what the tick finds, and a frame also where that is nothing."""
         if self._ticks is None:
-            return await _next_pieces(pieces, self._batch)
+            return await self._take_paced(pieces)
         piece = await self._ticks.take(pieces, self._batch)
         if piece is None:
             await self._stream.send(pad())
         return piece
+
+    async def _take_paced(self, pieces: trio.MemoryReceiveChannel[Piece]) -> Piece:
+        """The next of the answer; where the process sends enough frames already, what has come when one is due."""
+        batch = self._batch
+        if trio.current_time() < self._pace.due:
+            await trio.sleep_until(self._pace.due)
+            batch = max(batch, self._room)
+        return _joined(await _receive(pieces), pieces, batch)
+
+    @property
+    def _room(self) -> int:
+        """T that the voucher window has room for."""
+        return self._window - (self._sent - self._vouched)
 
     async def _send(self, frame: DetailFrame | TokenFrame | SessionEnd) -> None:
         data = encode(frame)
@@ -177,13 +202,15 @@ class Serving:
             tokens, calls = tokens[_DETAILS:], calls[_DETAILS:]
 
     async def _send_tokens(self, piece: Piece) -> None:
-        """Frames of at most a batch of T, each once the voucher window has room for it."""
+        """Frames of at most a batch of T, or of what there is room for, once the voucher window has room for it."""
         if self._sent + len(piece.token_ids) > self._order.generation.max_tokens:
             raise EngineError(f"the engine gave more than the {self._order.generation.max_tokens} T asked for")
         text, left = piece.text, piece.token_ids
         while text or left:
-            ids, left = left[: self._batch], left[self._batch :]
+            most = self._batch if self._ticks is not None else max(self._batch, self._room)
+            ids, left = left[:most], left[most:]
             await self._wait_for_window(len(ids))
+            self._pace.sent(trio.current_time())
             self._sent += len(ids)
             self._token_ids += ids
             self._transcript.add(ids)
@@ -252,15 +279,18 @@ class Serving:
             await self._on_receipt(self._order.ticket, receipt)
 
 
-async def _next_pieces(pieces: trio.MemoryReceiveChannel[Piece], batch: int) -> Piece:
-    """The next piece, joined with those that wait already, up to about ``batch`` T."""
+async def _receive(pieces: trio.MemoryReceiveChannel[Piece]) -> Piece:
     try:
-        piece = await pieces.receive()
-        while piece.finish is None and len(piece.token_ids) < batch:
-            more = pieces.receive_nowait()
-            piece = join_pieces(piece, more)
-    except trio.WouldBlock:
-        return piece
+        return await pieces.receive()
     except trio.EndOfChannel as error:
         raise EngineError("the engine's answer has no end") from error
+
+
+def _joined(piece: Piece, pieces: trio.MemoryReceiveChannel[Piece], batch: int) -> Piece:
+    """``piece`` and those that wait already, up to about ``batch`` T."""
+    try:
+        while piece.finish is None and len(piece.token_ids) < batch:
+            piece = join_pieces(piece, pieces.receive_nowait())
+    except (trio.WouldBlock, trio.EndOfChannel):
+        return piece  # an end without a finish is told when more is asked for
     return piece

@@ -18,6 +18,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     model_id: Digest
     providers: int
     lowest_price_wei: int
+    is_listed: bool = True
+    """Whether an RFC for it would be taken today: nobody is paid for a model that the committee hasn't listed (S8)."""
     us_per_t: int | None = None
     """Mean µs per T of the last settled queries, the wait for the first T included; None where there are none."""
 

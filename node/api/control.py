@@ -1,6 +1,7 @@
 """The operator's control API: what this node knows, as JSON, on loopback and for whoever can read the token file.
 
-GET only; it changes nothing. Bytes are 0x hex; amounts are JSON integers of any size.
+GET changes nothing; POST gives a committee member's listing orders. Bytes are 0x hex; amounts are JSON integers of any
+size.
 """
 
 import dataclasses
@@ -75,6 +76,15 @@ class StatusSource(Protocol):
     async def signed(self) -> Any:
         """What a committee member signed last, and why."""
 
+    async def listing(self) -> Any:
+        """The list of payable models, and at a member the orders that wait."""
+
+    async def look_at(self, model_id: Digest) -> Any:
+        """Who bids for a model, for a member that is asked to list it. Raises :class:`~node.errors.Unanswerable`."""
+
+    async def order(self, model_id: Digest, *, is_listed: bool) -> Any:
+        """Give this member's order to list a model or not. Raises :class:`~node.errors.Unanswerable`."""
+
     async def proof(self, height: int, provider: Address) -> Any:
         """A provider's cumulative credit at a height, with its Merkle proof."""
 
@@ -101,7 +111,7 @@ def create_token(path: Path) -> str:
 def build_control(source: StatusSource, token: str) -> ASGIApp:
     """The control API as an ASGI app that wants ``Authorization: Bearer <token>``."""
 
-    def answer(path: str, ask: Callable[[Request], Awaitable[Any]]) -> Route:
+    def answer(path: str, ask: Callable[[Request], Awaitable[Any]], method: str = "GET") -> Route:
         async def endpoint(request: Request) -> Response:
             try:
                 found = await ask(request)
@@ -113,7 +123,7 @@ def build_control(source: StatusSource, token: str) -> ASGIApp:
                 return JSONResponse({"error": f"{request.url.path}: nothing is known of it"}, 404)
             return Response(json.dumps(jsonable(found)), media_type="application/json")
 
-        return Route(path, endpoint)
+        return Route(path, endpoint, methods=[method])
 
     async def metrics(_: Request) -> Response:
         return PlainTextResponse(await source.metrics(), media_type=METRICS_TYPE)
@@ -134,6 +144,10 @@ def build_control(source: StatusSource, token: str) -> ASGIApp:
         answer("/committee", lambda _: source.committee()),
         answer("/committee/log", lambda _: source.signed()),
         answer("/committee/hand-overs/{epoch}", lambda r: source.hand_overs(_number(r, "epoch"))),
+        answer("/committee/listing", lambda _: source.listing()),
+        answer("/committee/listing/{model_id}", lambda r: source.look_at(_model(r))),
+        answer("/committee/list/{model_id}", lambda r: source.order(_model(r), is_listed=True), "POST"),
+        answer("/committee/unlist/{model_id}", lambda r: source.order(_model(r), is_listed=False), "POST"),
         answer("/proof/{height}/{provider}", lambda r: source.proof(_height(r), Address(_hex(r, "provider", 20)))),
         answer("/explain/day", lambda _: source.explain_day(None)),
         answer("/explain/day/{day}", lambda r: source.explain_day(_number(r, "day"))),
@@ -191,6 +205,10 @@ class _BearerOnly:
 
 def _json_key(key: Any) -> str:
     return str(jsonable(key))
+
+
+def _model(request: Request) -> Digest:
+    return Digest(_hex(request, "model_id", 32))
 
 
 def _height(request: Request) -> int:

@@ -15,8 +15,8 @@ TOKEN_FILE = "control.token"  # noqa: S105  # the name of a file
 TIMEOUT_S = 10.0
 
 
-def ask(data_dir: Path, path: str) -> Any:
-    """The JSON that the node of ``data_dir`` answers ``path`` with.
+def ask(data_dir: Path, path: str, method: str = "GET") -> Any:
+    """The JSON that the node of ``data_dir`` answers ``path`` with; POST is for what changes something.
 
     Raises :class:`NodeUnreachable` where no node runs or it answers an error, :class:`Unanswerable` with the node's
     words where it knows no answer, and
@@ -29,7 +29,8 @@ def ask(data_dir: Path, path: str) -> Any:
         raise NodeUnreachable(data_dir, f"it does not run, there is no {error.path.name}") from error
     url = f"{ready['control_url']}{path}"
     try:
-        response = httpx.get(url, headers={"authorization": f"Bearer {token}"}, timeout=TIMEOUT_S, trust_env=False)
+        headers = {"authorization": f"Bearer {token}"}
+        response = httpx.request(method, url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
     except httpx.HTTPError as error:
         raise NodeUnreachable(data_dir, f"{url}: {error}") from error
     if response.status_code in {httpx.codes.NOT_FOUND, httpx.codes.BAD_REQUEST}:

@@ -20,6 +20,7 @@ def model_object(card: ModelCard) -> dict[str, Any]:
             "model_id": "0x" + card.model_id.hex(),
             "providers": card.providers,
             "lowest_price_wei": card.lowest_price_wei,
+            "is_listed": card.is_listed,
             "tokens_per_second": None if not card.us_per_t else round(1_000_000 / card.us_per_t, 2),
         },
     }

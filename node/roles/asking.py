@@ -8,7 +8,7 @@ import trio
 
 from contracts.typed_data import Address, Digest
 from gossip.errors import GossipError, MalformedMessage, TransportError
-from gossip.messages import Signed, Unit, encode, sign
+from gossip.messages import Signed, Unit, sign
 from gossip.messages.market import Rfc
 from gossip.messages.router import Matched, Queued, RfcAsk
 from gossip.streams import FrameStream
@@ -100,8 +100,8 @@ class Asking:
         return Opened(rfc, matched, wallet, stream, queued[0] if queued else None, matched_ms - started)
 
     async def _send_rfc(self, request: ChatRequest, card: ModelCard) -> tuple[Wallet, Signed[Rfc], FrameStream]:
-        """Gossip an RFC and put it to the router that issued the pass, in the order of the indexes: a router refuses
-        one below the last that it saw."""
+        """Put an RFC to the router that issued the pass, which tells the others, in the order of the indexes: a router
+        refuses one below the last that it saw."""
         async with self._in_order:
             try:
                 wallet, index = await self._access.reserve(request.max_tokens)
@@ -111,7 +111,6 @@ class Asking:
             router = wallet.granted.payload.issuer
             sent = False
             try:
-                await self._node.network.publish(self._node.topics.rfc(card.model_id), encode(rfc))
                 asked = await send_ask(self._node, self._public, router, RfcAsk(rfc), timeout=ASK_S)
                 sent = True
             except GossipError as error:

@@ -58,6 +58,11 @@ class Challenger:
         """Whether the provider may be matched for the model: its last challenge was answered."""
         return self._log.is_proven(provider, model_id)
 
+    @property
+    def changes(self) -> int:
+        """How often :meth:`is_proven` has come to say something else of anybody."""
+        return self._log.changes
+
     def states(self) -> list[dict[str, Any]]:
         """Every model on offer and how its provider stands, for the operator."""
         return [self._shown(key) for key in sorted(self._offered())]

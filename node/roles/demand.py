@@ -1,9 +1,9 @@
-"""Demand as it is gossiped: RFCs of the models that this node routes or serves (S22).
+"""Demand as it is gossiped: RFCs that some home router has let into its queue (S22).
 
-A router is asked directly; what comes by gossip shows everybody what is in demand, and exposes a session key that uses
-one index twice, or a router that gave one session key two passes. Members share the topics out, so that none hears more
-than it must where the committee is large; each topic has its members from their start, since a user may ask for a model
-as soon as it hears the bid. Others follow the models in their book, and may miss a new model's first RFCs.
+A router is asked directly, and tells the others; what comes by gossip shows what is in demand, and exposes a session
+key that uses one index twice, or a router that gave one session key two passes. Members share the topics out, so that
+none hears more than it must where the committee is large. Nobody else needs them: who wants them all the same follows
+the models in its book, and may miss a new model's first RFCs.
 """
 
 from collections import OrderedDict
@@ -36,7 +36,7 @@ FOLLOWERS = 8
 
 
 class Demand:
-    """Subscribes to RFCs: a member to its share of the shards, others to those of the models in the book."""
+    """Subscribes to RFCs: a member to its share of the shards, who opted in to those of the models in the book."""
 
     def __init__(self, node: Node, public: PublicState, evidence: EvidencePool) -> None:
         self._node = node
@@ -45,32 +45,43 @@ class Demand:
         self._throttle = Throttle()
         self.throttled = 0
         """RFCs that were not passed on, since their session key sends too many."""
+        self._reading: dict[str, trio.CancelScope] = {}
         self._heard: OrderedDict[Digest, tuple[Rfc, int]] = OrderedDict()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Subscribe and consume for ever."""
-        wanted = self._shards if "member" in self._node.config.roles else self._offered
-        followed: set[str] = set()
         async with trio.open_nursery() as nursery:
             while True:
-                for topic in sorted(wanted() - followed):
-                    followed.add(topic)
-                    await nursery.start(self._consume, topic)
+                wanted = self._wanted()
+                for topic in sorted(self.followed - wanted):
+                    self._reading.pop(topic).cancel()
+                    await self._node.network.unsubscribe(topic)
+                for topic in sorted(wanted - self.followed):
+                    self._reading[topic] = await nursery.start(self._consume, topic)
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
                 await trio.sleep(LOOK_EVERY_S)
 
-    def _shards(self) -> set[str]:
-        """A member's share of all topics; every one of them in a small committee."""
+    @property
+    def followed(self) -> set[str]:
+        """The topics that this node follows now."""
+        return set(self._reading)
+
+    def _wanted(self) -> set[str]:
+        """A member's share of all topics, every one of them in a small committee; and those of the models in the book
+        for who opted in."""
         topics, members = self._node.topics.rfc_shards(), self._public.recent_members()
-        if self._node.address not in members:
-            return self._offered()
-        return {topics[shard] for shard in followed_shards(self._node.address, members, len(topics), FOLLOWERS)}
+        wanted = set[str]()
+        if self._node.config.follow_rfcs:
+            wanted |= {self._node.topics.rfc(listing.model_id) for listing in self._public.book.models(now_ms())}
+        if "member" in self._node.config.roles and self._node.address in members:
+            shards = followed_shards(self._node.address, members, len(topics), FOLLOWERS)
+            wanted |= {topics[shard] for shard in shards}
+        return wanted
 
-    def _offered(self) -> set[str]:
-        return {self._node.topics.rfc(listing.model_id) for listing in self._public.book.models(now_ms())}
-
-    async def _consume(self, topic: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _consume(
+        self, topic: str, *, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         def judge(data: bytes, _: str) -> Verdict:
             try:
                 rfc = decode(Signed[Rfc], data)
@@ -84,9 +95,10 @@ class Demand:
             return Verdict.ACCEPT if passes else Verdict.IGNORE
 
         messages = await self._node.network.subscribe(topic, judge, max_bytes=MAX_RFC_BYTES)
-        task_status.started()
-        async for message in messages:
-            self.take(decode(Signed[Rfc], message.data))
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            async for message in messages:
+                self.take(decode(Signed[Rfc], message.data))
 
     def check(self, rfc: Signed[Rfc]) -> None:
         """Raise :class:`MessageError` for what no honest node passes on: forged, late, or without a member's pass."""

@@ -1,33 +1,48 @@
 """One RFC's draws at its home router: band by band, less those that failed liveness, and who is asked (S27, S28)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import trio
 
 from consensus.market.book import StandingBid
-from consensus.market.matching import MAX_CANDIDATES, candidates, draw, pick, ranked_price
+from consensus.market.matching import draw, pick
+from consensus.market.ranking import Band
 from consensus.market.waiting import Waiting
-from contracts.typed_data import Address, Digest
-from gossip.messages.market import LeftOut, Why
+from contracts.typed_data import Digest
+from gossip.messages.market import LeftOut
+
+NO_BAND = Band((), ())
+
+
+class Bands:
+    """An RFC's bands, each found once all bids of those before it have failed, and the same for whoever looks ahead."""
+
+    def __init__(self, find: Callable[[list[Digest]], Band]) -> None:
+        self._find = find
+        self._found: list[Band] = []
+
+    def get(self, number: int, failed: list[Digest]) -> Band:
+        """The band ``number``, from 0; ``failed`` are the bids of those before it."""
+        if number == len(self._found):
+            self._found.append(self._find(failed))
+        return self._found[number]
 
 
 @dataclass(slots=True)
 class Drawing:
-    """The draws of one RFC over ``bids``."""
+    """The draws of one RFC."""
 
     waiting: Waiting
     slot: int
     beacon: Digest
     secret: Digest
-    bids: tuple[StandingBid, ...]
+    bands: Bands
     rivals: tuple[StandingBid, ...]
     """One bid of each provider that could be named beside the winner (S8)."""
-    penalties: Mapping[Address, int]
-    tie_percent: int
-    others: Mapping[Address, tuple[StandingBid, Why]] = field(default_factory=dict)
-    """Whose bids could have been among ``bids`` and are not, and why."""
-    band: tuple[StandingBid, ...] = ()
+    band: Band = NO_BAND
+    number: int = 0
+    """Of the band that comes after this one."""
     unlive: list[Digest] = field(default_factory=list)
     """Bids of the present band that failed, in the order of the draws."""
     failed: list[Digest] = field(default_factory=list)
@@ -35,14 +50,15 @@ class Drawing:
 
     def next(self) -> StandingBid | None:
         """The next winner, None where every band has failed."""
-        if len(self.unlive) == len(self.band):
+        if len(self.unlive) == len(self.band.bids):
             self.failed += self.unlive
             self.unlive = []
-            self.band = candidates(self.bids, self.tie_percent, self.penalties, self.failed)
-        if not self.band:
+            self.band = self.bands.get(self.number, self.failed)
+            self.number += 1
+        if not self.band.bids:
             return None
         drawn = draw(self.beacon, self.secret, self.waiting.rfc_id, len(self.unlive))
-        return pick(self.band, self.unlive, drawn)
+        return pick(self.band.bids, self.unlive, drawn)
 
     def next_after(self, asked: "list[Question]") -> StandingBid | None:
         """Who would be drawn next, were all of ``asked``, drawn in this order, to fail."""
@@ -57,15 +73,7 @@ class Drawing:
 
     def left_out(self) -> tuple[LeftOut, ...]:
         """Those as cheap as the present band that take no part in it, by address, the cheapest 64 at most."""
-        lowest = min(ranked_price(standing.bid, self.penalties) for standing in self.band)
-        limit = lowest * (100 + self.tie_percent)
-        failed = {s.bid.provider: (s, Why.UNLIVE) for s in self.bids if s.bid_id in self.failed}
-        ranked = sorted(
-            (ranked_price(standing.bid, self.penalties), provider, why)
-            for provider, (standing, why) in {**self.others, **failed}.items()
-        )
-        as_cheap = [LeftOut(provider, why) for rank, provider, why in ranked if rank * 100 <= limit]
-        return tuple(sorted(as_cheap[:MAX_CANDIDATES], key=lambda one: one.provider))
+        return self.band.left_out
 
 
 class Question:

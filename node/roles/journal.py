@@ -106,7 +106,7 @@ class DeskJournal:
         desk.restore(
             placed.rfc,
             placed.ticket,
-            is_settled=ledger.is_settled(ticket_id),
+            is_settled=ledger.is_settled(placed.rfc.payload),
             is_over=is_over,
             credited_wei=0 if outcome is None else outcome.credited_wei,
         )

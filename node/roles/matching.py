@@ -1,7 +1,6 @@
 """The home router's matcher: RFCs off the queue by priority, a provider drawn, its liveness checked (S26 to S28)."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 import trio
 
@@ -12,8 +11,9 @@ from consensus.market.errors import MarketError, MatchInvalid, RfcRefused
 from consensus.market.ledger_state import account_of
 from consensus.market.matching import build_match, draw
 from consensus.market.queueing import Pace, Place, compute_places
+from consensus.market.ranking import Band, KeepsOut, Ranking
 from consensus.market.rests import Rests
-from consensus.market.rivals import draw_rivals, payable
+from consensus.market.rivals import draw_rivals
 from consensus.market.waiting import Waiting
 from contracts.typed_data import Address, Digest
 from gossip.messages import Signed, encode, sign
@@ -23,10 +23,11 @@ from gossip.messages.router import Matched, Queued
 from node.context import Node, now_ms
 from node.roles.balances import Balances
 from node.roles.challenges import Challenger
-from node.roles.drawing import Drawing, Question
+from node.roles.drawing import Bands, Drawing, Question
 from node.roles.journal import DeskJournal
 from node.roles.liveness import Liveness
 from node.roles.public import PublicState
+from node.roles.rankings import Rankings, seat_of
 from node.roles.secrets import SlotSecrets
 
 RETRY_S = 0.1
@@ -49,9 +50,6 @@ PREPARE_PERCENT = 25
 
 PREPARED = 4
 """Providers asked for one RFC at once, at most."""
-
-Others = dict[Address, tuple[StandingBid, Why]]
-"""Providers that a draw leaves out, their bids, and why."""
 
 
 class Matcher:
@@ -83,9 +81,7 @@ class Matcher:
         self._places: dict[Digest, Place] = {}
         self._placed_ms = 0
         self._matching = 0
-        self._asked: Counter[tuple[Address, Digest]] = Counter()
-        """Slots, by provider and model, held for RFCs whose liveness check is under way."""
-        self._holders: frozenset[Address] = frozenset()
+        self._rankings = Rankings(node, public, desk, challenger)
         self._wake = trio.Event()
         self._answered: dict[Digest, trio.Event] = {}
         self._drew_in: set[int] = set()
@@ -182,19 +178,9 @@ class Matcher:
     def _begin(self, waiting: Waiting, nursery: trio.Nursery) -> bool:
         """Draw for one RFC, hold the winner's slot and have it asked; False where no provider has a free slot."""
         slot = self._node.slot()
-        ledger = self._public.ledger
-        bids, rivals, others = self._live_bids(waiting, slot)
-        drawing = Drawing(
-            waiting,
-            slot,
-            ledger.beacon,
-            self._secrets.of_slot(slot),
-            self._rested(self._free(bids, others), others),
-            rivals,
-            ledger.penalties,
-            self._node.terms.params.tie_percent,
-            others,
-        )
+        ranking = self._ranking_for(waiting, slot)
+        secret, bands = self._secrets.of_slot(slot), Bands(self._finder(waiting, ranking))
+        drawing = Drawing(waiting, slot, self._public.ledger.beacon, secret, bands, ranking.rivals)
         winner = drawing.next()
         if winner is None:
             return False
@@ -203,27 +189,40 @@ class Matcher:
         nursery.start_soon(self._match, drawing, self._ask(winner, waiting.rfc_id, nursery), nursery)
         return True
 
-    def _free(self, bids: Iterable[StandingBid], others: Others) -> tuple[StandingBid, ...]:
-        """Those with a slot that no ticket fills and no question holds; the rest go to ``others``."""
-        free = []
-        for standing in bids:
-            if self._has_slot(standing):
-                free.append(standing)
-            else:
-                others[standing.bid.provider] = standing, Why.NO_SLOT
-        return tuple(free)
+    def _finder(self, waiting: Waiting, ranking: Ranking) -> Callable[[Collection[Digest]], Band]:
+        """What finds an RFC's next band once the bids of those before it have failed.
 
-    def _has_slot(self, standing: StandingBid) -> bool:
-        return self._desk.slots_left(standing.bid) > self._asked[_seat(standing)]
-
-    def _rested(self, bids: tuple[StandingBid, ...], others: Others) -> tuple[StandingBid, ...]:
-        """Those that did not fail just now; all of them where nobody else is left."""
+        Raises :class:`RfcRefused` with pair_capped where nobody would be paid for it.
+        """
+        prompt_bound, over_cap = waiting.rfc.payload.prompt_bound, self._over_cap(waiting, ranking)
         now = now_ms()
-        resting = [standing for standing in bids if self._rests.is_resting(_seat(standing), now)]
-        if len(resting) in {0, len(bids)}:
-            return bids
-        others |= {standing.bid.provider: (standing, Why.RESTING) for standing in resting}
-        return tuple(standing for standing in bids if standing.bid.provider not in others)
+        rests = not self._rests.is_idle(now) and bool(
+            ranking.draw(prompt_bound, self._keeps_out((), over_cap, now)).bids
+        )
+        resting_ms = now if rests else None  # where nobody else is left, nobody rests
+
+        def find(failed: Collection[Digest]) -> Band:
+            return ranking.draw(prompt_bound, self._keeps_out(failed, over_cap, resting_ms))
+
+        return find
+
+    def _keeps_out(
+        self, failed: Collection[Digest], over_cap: Callable[[StandingBid], bool] | None, resting_ms: int | None
+    ) -> KeepsOut | None:
+        """Why a bid with a slot takes no part in an RFC's draw; None where nothing can keep any out."""
+        if not failed and over_cap is None and resting_ms is None:
+            return None
+
+        def why(standing: StandingBid) -> Why | None:
+            if standing.bid_id in failed:
+                return Why.UNLIVE
+            if over_cap is not None and over_cap(standing):
+                return Why.PAIR_CAP
+            if resting_ms is not None and self._rests.is_resting(seat_of(standing), resting_ms):
+                return Why.RESTING
+            return None
+
+        return why
 
     async def _match(self, drawing: Drawing, asked: Question, nursery: trio.Nursery) -> None:
         rfc_id = drawing.waiting.rfc_id
@@ -243,21 +242,18 @@ class Matcher:
                 self._announce(rfc_id)
 
     def _ask(self, standing: StandingBid, rfc_id: Digest, nursery: trio.Nursery) -> Question:
-        """Hold a slot, which :meth:`_let_go` gives back, and put the question."""
-        self._asked[_seat(standing)] += 1
+        """Hold a slot, which letting go gives back, and put the question."""
+        self._rankings.hold(standing)
         question = Question(standing)
         nursery.start_soon(self._decide, question, rfc_id)
         return question
 
-    def _let_go(self, question: Question) -> None:
-        self._asked[_seat(question.standing)] -= 1
-
     async def _decide(self, question: Question, rfc_id: Digest) -> None:
         is_live = await self._is_live(question.standing, rfc_id)
         if is_live:
-            self._rests.serve(_seat(question.standing))
+            self._rests.serve(seat_of(question.standing))
         else:
-            self._rests.fail(_seat(question.standing), now_ms())
+            self._rests.fail(seat_of(question.standing), now_ms())
         question.decide(is_live=is_live)
 
     async def _try(self, drawing: Drawing, first: Question, nursery: trio.Nursery) -> bool:
@@ -271,20 +267,20 @@ class Matcher:
             while asked:
                 if await self._first_answer(drawing, asked, nursery):
                     # no checkpoint before the ticket is booked, or the slot could be sold twice
-                    self._let_go(asked[0])
+                    self._rankings.let_go(asked[0].standing)
                     ticket = self._place(drawing, asked.pop(0).standing)
                     await self._journal.note_match(drawing.waiting.rfc, ticket)
                     return True
                 failed = asked.pop(0)
-                self._let_go(failed)
+                self._rankings.let_go(failed.standing)
                 drawing.unlive.append(failed.standing.bid_id)
                 following = drawing.next()
                 # A slot that was filled meanwhile was not unlive: the draw begins anew.
-                if not asked and following is not None and self._has_slot(following):
+                if not asked and following is not None and self._rankings.has_slot(following):
                     asked.append(self._ask(following, drawing.waiting.rfc_id, nursery))
         finally:
             for question in asked:
-                self._let_go(question)
+                self._rankings.let_go(question.standing)
         return False
 
     async def _first_answer(self, drawing: Drawing, asked: list[Question], nursery: trio.Nursery) -> bool:
@@ -295,97 +291,56 @@ class Matcher:
                 await asked[0].decided.wait()
                 break
             following = drawing.next_after(asked) if len(asked) < PREPARED else None
-            if following is None or not self._has_slot(following):
+            if following is None or not self._rankings.has_slot(following):
                 await asked[0].decided.wait()
             else:
                 asked.append(self._ask(following, drawing.waiting.rfc_id, nursery))
         return asked[0].is_live is True
 
-    def _live_bids(
-        self, waiting: Waiting, slot: int
-    ) -> tuple[tuple[StandingBid, ...], tuple[StandingBid, ...], Others]:
-        """What the RFC may be matched with, what may be named beside it as rivals, and who is neither and why.
-
-        Raises :class:`RfcRefused` where waiting would not help.
-        """
+    def _ranking_for(self, waiting: Waiting, slot: int) -> Ranking:
+        """What the RFC may be matched with. Raises :class:`RfcRefused` where waiting would not help."""
         rfc = waiting.rfc.payload
         params = self._node.terms.params
         if rfc.access_pass.payload.day != params.day_of(slot):
             raise RfcRefused("wrong_day", f"day {rfc.access_pass.payload.day} ended before a provider was free")
         account = account_of(self._public.ledger, self._node.terms, params.day_of(slot))
-        book, now = self._public.book, now_ms()
-        if not book.is_offered(rfc.model_id, now):
+        if not self._public.book.is_offered(rfc.model_id, now_ms()):
             raise RfcRefused("unknown_model", f"nobody serves model 0x{rfc.model_id.hex()} now")
-        ceiling = account.ceiling_wei(params)
-        roomy = book.live(rfc.model_id, slot, now, prompt_bound=0, ceiling_wei=ceiling)
-        bids = [bid for bid in roomy if bid.bid.prompt_max >= rfc.prompt_bound]
-        if roomy and not bids:
-            most = max(bid.bid.prompt_max for bid in roomy)
-            raise RfcRefused("prompt_over_limit", f"a prompt of {rfc.prompt_bound} T, at most {most} are accepted")
-        if bids and not payable(bids, roomy, params):
-            found = f"{len(roomy)} within the price ceiling, {params.min_providers} are needed"
+        ranking = self._rankings.of(rfc.model_id, slot, account)
+        if ranking.bids and rfc.prompt_bound > ranking.prompt_max:
+            detail = f"a prompt of {rfc.prompt_bound} T, at most {ranking.prompt_max} are accepted"
+            raise RfcRefused("prompt_over_limit", detail)
+        if ranking.bids and rfc.prompt_bound > ranking.payable_prompt_max:
+            found = f"{len(ranking.bids)} within the price ceiling, {params.min_providers} are needed"
             raise RfcRefused("too_few_providers", f"too few independent providers of the model: {found} (S8)")
-        field = tuple(bid for bid in roomy if self._is_good(bid))
-        good = [bid for bid in bids if self._is_good(bid)]
-        open_ = self._uncapped(waiting, good)
-        held = payable(open_, field, params)
-        if held:
-            lowest = min(bid.bid.price_wei for bid in held)
+        if (lowest := ranking.lowest_price(rfc.prompt_bound)) is not None:
             self._desk.check_budget(waiting.rfc_id, lowest, account)
-        return held, field, self._others(bids, good, open_, held)
+        return ranking
 
-    def _others(
-        self,
-        bids: list[StandingBid],
-        good: list[StandingBid],
-        uncapped: list[StandingBid],
-        held: tuple[StandingBid, ...],
-    ) -> Others:
-        """Who was left out, and at which of the four steps."""
-        if len(bids) == len(held):
-            return {}
-        past_good, past_cap, past_all = (
-            {standing.bid.provider for standing in step} for step in (good, uncapped, held)
-        )
-        others: Others = {}
-        for standing in bids:
-            provider = standing.bid.provider
-            if provider in past_all:
-                continue
-            if provider in past_cap:
-                why = Why.NO_RIVALS
-            elif provider in past_good:
-                why = Why.PAIR_CAP
-            else:
-                why = Why.UNPROVEN if provider in self._holders else Why.NO_MOR
-            others[provider] = standing, why
-        return others
+    def _over_cap(self, waiting: Waiting, ranking: Ranking) -> Callable[[StandingBid], bool] | None:
+        """Whether a bid's provider would not be paid for the RFC's TokenMax out of its pass any more (S8).
 
-    def _is_good(self, standing: StandingBid) -> bool:
-        """Whether its provider has shown the model (S42) and holds MOR (S43)."""
-        return standing.bid.provider in self._holders and self._challenger.is_proven(*_seat(standing))
-
-    def _uncapped(self, waiting: Waiting, bids: list[StandingBid]) -> list[StandingBid]:
-        """Those whose provider would still be paid for the RFC's TokenMax out of its pass (S8).
-
-        Raises :class:`RfcRefused` with pair_capped where none would.
+        None where that is true of nobody. Raises :class:`RfcRefused` with pair_capped where it is true of all.
         """
         params, rfc = self._node.terms.params, waiting.rfc.payload
         if not pairs.is_capped(params):
-            return bids
+            return None
         access_pass = rfc.access_pass.payload
         cap = pairs.pair_cap(access_pass.allowance, params)
+        if self._desk.allowances.used(rfc.session_key) <= cap:  # of all providers, the RFC's TokenMax included
+            return None
         credited = self._public.ledger.pairs.get(access_pass.day, pairs.EMPTY)
 
-        def used(provider: Address) -> int:
-            pair = pairs.pair_key(rfc.session_key, provider)
-            return credited.get(pair, 0) + self._desk.promised_to(rfc.session_key, provider)
+        def over_cap(standing: StandingBid) -> bool:
+            provider = standing.bid.provider
+            used = credited.get(pairs.pair_key(rfc.session_key, provider), 0)
+            return used + self._desk.promised_to(rfc.session_key, provider) + rfc.token_max > cap
 
-        left = [bid for bid in bids if used(bid.bid.provider) + rfc.token_max <= cap]
-        if bids and not left:
+        eligible = ranking.lowest_price(rfc.prompt_bound) is not None
+        if eligible and all(over_cap(standing) for standing in ranking.eligible(rfc.prompt_bound)):
             share = f"{params.pair_percent} % of the pass, {cap} T"
             raise RfcRefused("pair_capped", f"{rfc.token_max} T exceed what is left for any provider of {share} (S8)")
-        return left
+        return over_cap
 
     async def _is_live(self, winner: StandingBid, rfc_id: Digest) -> bool:
         record = self._public.book.record(winner.bid.provider, now_ms())
@@ -415,7 +370,7 @@ class Matcher:
             ticket.id(domain),
             beacon=drawing.beacon,
             secret=drawing.secret,
-            band=drawing.band,
+            band=drawing.band.bids,
             unlive=tuple(drawing.unlive),
             left_out=drawing.left_out(),
         )
@@ -440,7 +395,7 @@ class Matcher:
             bidders = {bid.payload.provider for bid in self._public.book.all_live(now_ms()).bids}
             try:
                 account = account_of(self._public.ledger, self._node.terms, params.day_of(self._node.slot()))
-                self._holders = await self._balances.holders(bidders, account.snapshot_block)
+                self._rankings.note_holders(await self._balances.holders(bidders, account.snapshot_block))
             except MarketError as error:
                 self._node.log.warning("no balances for this day", reason=str(error))
             await trio.sleep(HOLDERS_EVERY_S)
@@ -456,7 +411,3 @@ class Matcher:
                 reveal = sign(payload, self._node.key, self._node.terms.domain)
                 self._public.add(reveal)
                 await self._node.network.publish(self._node.topics.reveals, encode(reveal))
-
-
-def _seat(standing: StandingBid) -> tuple[Address, Digest]:
-    return standing.bid.provider, standing.bid.model_id

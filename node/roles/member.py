@@ -203,6 +203,10 @@ class CommitteeMember:
         """Take a scorer's verdict that was filed here and whose signature holds, and tell the committee."""
         self._post(events.OpinionHeard(opinion, own=True))
 
+    def give_order(self, order: events.OrderHeard) -> None:
+        """Take this member's own listing order, and tell the committee (S8)."""
+        self._post(order)
+
     def rescued(self, committee: Committee) -> None:
         """The registry has put ``committee`` in the place of the running one."""
         self._post(events.Rescued(Term.of(committee)))

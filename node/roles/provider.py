@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import trio
 
+from consensus.market.listing import unlisted
 from consensus.market.rivals import find_fault
 from contracts.typed_data import ZERO_DIGEST, Digest
 from gossip.errors import GossipError, TransportError
@@ -273,6 +274,9 @@ class Provider:
             raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} gave one session key two passes")
         if (fault := find_fault(ticket.payload, self._node.terms)) is not None:
             raise SessionError(Code.BAD_TICKET, f"no batch would pay for it: {fault[0]} {fault[1]}")
+        listing, model_id = self._public.ledger.listing, ticket.payload.bid.payload.model_id
+        if (why := unlisted(listing, model_id, day, self._node.terms.params)) is not None:
+            raise SessionError(Code.BAD_TICKET, f"no batch would pay for it: {why}")
         offer = self._offers.get(ticket.payload.bid.payload.model_id)
         if offer is not None and not await self._is_unchanged(offer):
             raise SessionError(Code.ENGINE_FAILED, "the provider's model files changed: it must hash them again")

@@ -11,6 +11,7 @@ PASS_IS_DEAD = frozenset({"wrong_router", "wrong_day", "index_used", "no_router"
 
 _BY_CODE: dict[str, tuple[int, str, str]] = {
     "unknown_model": (404, "model_not_found", "invalid_request_error"),
+    "model_not_listed": (404, "model_not_listed", "invalid_request_error"),
     "token_max_over_allowance": (429, "token_max_over_allowance", "insufficient_quota"),
     "allowance_used": (429, "allowance_used", "insufficient_quota"),
     "budget_spent": (429, "budget_spent", "insufficient_quota"),

@@ -99,6 +99,8 @@ class HomeRouter:
         journal.on_pass = succession.note_ends
         link.on_linked.append(succession.welcome)
         self._throttle = Throttle()
+        self.on_rfc: Callable[[Signed[Rfc]], None] = lambda _: None
+        """Called with every RFC that has been let into the queue, before others hear of it."""
         self._restored: tuple[Settlement, ...] = ()
         self.over_issued: dict[tuple[Address, int], int] = {}
         """By router and day: T that it has issued to one user above UserMax. Known among members only (S34)."""
@@ -277,11 +279,16 @@ class HomeRouter:
             return self._refuse(rfc_id, "no_quorum", why)
         if rfc.payload.access_pass.payload.issuer == self._node.address:
             self._evidence.note_rfc(rfc)
+        is_new = self._desk.outcome(rfc_id) is None
         try:
-            self._desk.admit(rfc, rfc_id, now_ms=now_ms(), slot=self._node.slot(), account=self._account())
+            slot, listing = self._node.slot(), self._public.ledger.listing
+            self._desk.admit(rfc, rfc_id, now_ms=now_ms(), slot=slot, account=self._account(), listing=listing)
         except RfcRefused as refused:
             return self._refuse(rfc_id, refused.code, refused.detail, refused.allowance_left)
         self._matcher.hurry()
+        if is_new:
+            self.on_rfc(rfc)
+            await self._node.network.publish(self._node.topics.rfc(rfc.payload.model_id), encode(rfc))
         await self._tell_place(rfc_id, stream)
         outcome = await self._matcher.answer(rfc_id)
         if isinstance(outcome, Matched):

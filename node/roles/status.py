@@ -12,6 +12,7 @@ from consensus.market.explain_access import Holding, explain_allowance, explain_
 from consensus.market.explain_earnings import explain_earnings
 from consensus.market.explain_opinions import explain_credit
 from consensus.market.ledger_state import account_of
+from consensus.market.listing import is_payable
 from consensus.market.proof import CreditProof
 from consensus.tendermint.certificate import signers_of
 from contracts.errors import ChainUnavailable
@@ -31,6 +32,7 @@ from node.roles.demand import Demand
 from node.roles.evidence import EvidencePool
 from node.roles.feed import Feed
 from node.roles.link import CommitteeLink
+from node.roles.listings import Listings
 from node.roles.member import CommitteeMember
 from node.roles.network_metrics import NetworkMetrics
 from node.roles.public import PublicState
@@ -58,6 +60,7 @@ class NodeStatus:
         self.member: CommitteeMember | None = None
         self.link: CommitteeLink | None = None
         self.challenger: Challenger | None = None
+        self.listings: Listings | None = None
         self.demand: Demand | None = None
         self.feed: Feed | None = None
         self._explainer = Explainer(node, public)
@@ -113,9 +116,13 @@ class NodeStatus:
         return [{"bid_id": bid.id(self._node.terms.domain), "bid": bid.payload} for bid in bids]
 
     async def models(self) -> dict[str, Any]:
-        """The models on offer and, at a committee member, which providers have proven that they have them (S42)."""
+        """The models on offer, whether each is listed (S8) and, at a committee member, which providers have proven
+        that they have them (S42)."""
         proofs = None if self.challenger is None else self.challenger.states()
-        return {"models": self._public.book.models(now_ms()), "proofs": proofs}
+        ledger, params = self._public.ledger, self._node.terms.params
+        day, models = params.day_of(self._node.slot()), self._public.book.models(now_ms())
+        listed = {one.model_id: is_payable(ledger.listing, one.model_id, day, params) for one in models}
+        return {"models": models, "is_listed": listed, "proofs": proofs}
 
     async def batch(self, height: int) -> dict[str, Any] | None:
         """One certified batch, and who signed it."""
@@ -165,8 +172,13 @@ class NodeStatus:
         return await self._explainer.explain(rfc_id) if messages is None else await self._told(*messages)
 
     async def rfcs(self) -> list[dict[str, Any]]:
-        """The RFCs that this node heard last, oldest first: what it may ask about."""
-        return [] if self.demand is None else self.demand.heard()
+        """The RFCs that this node heard last, oldest first: what it may ask about.
+
+        Raises :class:`~node.errors.Unanswerable` where it does not listen.
+        """
+        if self.demand is None:
+            raise Unanswerable("this node hears no RFCs: members do, or it follows them with follow_rfcs = true")
+        return self.demand.heard()
 
     async def _told(self, rfc: Signed[Rfc], matched: Matched) -> dict[str, Any]:
         credit = await self._explain_credit(matched.match.payload.ticket_id, matched.ticket.payload)
@@ -220,6 +232,30 @@ class NodeStatus:
                 {"router": router, "day": day, "tokens": tokens} for (router, day), tokens in self.over_issued.items()
             ],
         }
+
+    async def listing(self) -> dict[str, Any]:
+        """Today's list of models, the ones that are coming and, at a member, the orders that wait (S8)."""
+        listing, params = self._public.ledger.listing, self._node.terms.params
+        today = params.day_of(self._node.slot())
+        return {
+            "has_list": params.listed_models,
+            "day": today,
+            "listed": listing.on(today),
+            "coming": {day: sorted(models) for day, models in listing.lists.items() if day > today},
+            "orders": None if self.listings is None else self.listings.waiting(),
+        }
+
+    async def look_at(self, model_id: Digest) -> dict[str, Any]:
+        """Who bids for a model, for a member that is asked to list it. Raises :class:`Unanswerable`."""
+        if self.listings is None:
+            raise Unanswerable("this node is no committee member: only members list models")
+        return await self.listings.look(model_id)
+
+    async def order(self, model_id: Digest, *, is_listed: bool) -> dict[str, Any]:
+        """Give this member's order to list a model or not. Raises :class:`Unanswerable`."""
+        if self.listings is None:
+            raise Unanswerable("this node is no committee member: only members list models")
+        return await self.listings.order(model_id, is_listed=is_listed)
 
     def _standing_of(self, address: Address, stake: int) -> dict[str, Any]:
         heard = None if self.member is None else self.member.others.get(address)

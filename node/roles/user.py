@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import trio
 
+from consensus.market.listing import is_payable
 from consensus.market.speed import compute_mean
 from contracts.signing import Key
 from contracts.typed_data import Digest
@@ -118,12 +119,14 @@ class UserAgent:
 
     async def models(self) -> tuple[ModelCard, ...]:
         """Every model that has a live bid."""
-        samples = self._public.ledger.speed
-        cards = []
+        ledger, params = self._public.ledger, self._node.terms.params
+        samples, day, cards = ledger.speed, params.day_of(self._node.slot()), []
         for listing in self._public.book.models(now_ms()):
             known = samples.get(listing.model_id, ())
             mean = compute_mean(known) if known else None
-            cards.append(ModelCard(listing.name, listing.model_id, listing.providers, listing.lowest_price_wei, mean))
+            is_listed = is_payable(ledger.listing, listing.model_id, day, params)
+            offered = listing.name, listing.model_id, listing.providers, listing.lowest_price_wei
+            cards.append(ModelCard(*offered, is_listed, mean))
         return tuple(cards)
 
     async def allowance(self) -> Allowance:
@@ -230,9 +233,9 @@ class UserAgent:
 
     async def _find_model(self, name: str) -> ModelCard:
         cards = await self.models()
-        for card in cards:
-            if name in (card.name, "0x" + card.model_id.hex()):
-                return card
+        found = [card for card in cards if name in (card.name, "0x" + card.model_id.hex())]
+        if found:  # anybody may call a model of its own by another's name: the listed one is meant
+            return min(found, key=lambda card: not card.is_listed)
         known = ", ".join(card.name for card in cards) or "none at the moment"
         raise BackendError(
             404,

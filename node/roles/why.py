@@ -95,6 +95,7 @@ class Explainer:
             tip=ledger.commitments.get(day, {}).get(told.router),
             ceiling_wei=account.ceiling_wei(self._node.terms.params),
             beacons=self._public.beacons,
+            listing=ledger.listing,
         )
 
     def hidden(self, match: Match, rfc: Rfc, context: MatchContext) -> tuple[StandingBid, ...]:

@@ -35,7 +35,7 @@ TOGETHER = 256
 class _Job:
     """A change that waits for its turn, and how it ended."""
 
-    __slots__ = ("change", "durable", "failure", "result", "withdrawn")
+    __slots__ = ("change", "done", "durable", "failure", "result", "withdrawn")
 
     def __init__(self, change: Callable[[sqlite3.Connection], Any], durable: bool) -> None:
         self.change = change
@@ -43,6 +43,7 @@ class _Job:
         self.result: Any = None
         self.failure: BaseException | None = None
         self.withdrawn = False
+        self.done = False
 
     def take(self) -> Any:
         """What the change returned. Raises what it raised."""
@@ -61,6 +62,7 @@ class Worker:
         """Open or create the database at ``path`` (blocking). Raises :class:`~node.errors.StoreError`."""
         self.path = path
         self._limiter = trio.CapacityLimiter(1)
+        self._turn = trio.Lock()
         self._waiting: deque[_Job] = deque()
         self._connection: sqlite3.Connection | None = None
         try:
@@ -86,7 +88,9 @@ class Worker:
         job = _Job(change, durable)
         self._waiting.append(job)
         try:
-            await trio.to_thread.run_sync(self._run_waiting, limiter=self._limiter)
+            async with self._turn:
+                if not job.done:  # by whoever wrote before
+                    await trio.to_thread.run_sync(self._run_waiting, limiter=self._limiter)
         except trio.Cancelled:
             job.withdrawn = True  # if its turn has not come yet
             raise
@@ -111,7 +115,7 @@ class Worker:
             raise explain(self.path, error) from error
 
     def _run_waiting(self) -> None:
-        """Every change that waits now, in one transaction; each is told its own end."""
+        """Changes that wait now, in one transaction; each is told its own end. What is left has a turn of its own."""
         jobs: list[_Job] = []
         while self._waiting and len(jobs) < TOGETHER:
             if not (job := self._waiting.popleft()).withdrawn:
@@ -121,8 +125,8 @@ class Worker:
         except BaseException as error:  # noqa: BLE001  # nothing is swallowed: every caller raises it
             for job in jobs:
                 job.failure = self._told(error)
-        if self._waiting:
-            self._run_waiting()
+        for job in jobs:
+            job.done = True
 
     def _run_together(self, jobs: list["_Job"]) -> None:
         """All of ``jobs``, in their order. One that fails leaves no trace and does not harm the others."""

@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from consensus.params import NetworkParams
+from inference.session.pace import FRAMES_PER_S
 from node.replay import Checks
 from testnet.bench.cancel import measure_cancel
-from testnet.bench.capacity import measure_capacity
+from testnet.bench.capacity import UNPACED, measure_capacity, measure_together
 from testnet.bench.figures import Figures
 from testnet.bench.inference import measure_inference
 from testnet.bench.padding import measure_padding
-from testnet.bench.runs import measure_match, measure_memory, measure_ttft, rows
+from testnet.bench.runs import measure_match, measure_memory, measure_pressed, measure_ttft, rows
 from testnet.errors import TestnetError
 from testnet.files import CACHE
 from testnet.launch import EXPECTED, leaves
@@ -40,10 +41,19 @@ PLOT = CACHE / "bench-inference.png"
 
 
 @app.command()
-def match(queries: Queries = 100, members: Members = 4, providers: Providers = 2, folder: Folder = FOLDER) -> None:
-    """Time from RFC to match and to the provider's open stream, without inference."""
+def match(
+    queries: Queries = 100,
+    members: Members = 4,
+    providers: Providers = 2,
+    rate: Annotated[float, typer.Option(min=0, help="Queries a second; 0: one after the other.")] = 0.0,
+    folder: Folder = FOLDER,
+) -> None:
+    """Time from RFC to match and to the provider's open stream, without inference. Fails where a query is lost."""
     options = TestnetOptions(members=members, providers=providers, directory=folder, max_tokens=4)
-    _print_figures(_run(measure_match, options, queries))
+    if rate:
+        _print_figures(_run_plain(measure_pressed, options, queries, rate, Progress(Console(stderr=True))))
+    else:
+        _print_figures(_run(measure_match, options, queries))
 
 
 @app.command()
@@ -84,12 +94,20 @@ def inference(  # noqa: PLR0917  # typer hands them over by name
 
 @app.command()
 def streams(
-    count: Annotated[int, typer.Option(min=1, max=200, help="Streams at once.")] = 64,
+    count: Annotated[int, typer.Option(min=1, max=1_000, help="Streams at once.")] = 64,
     rate: Annotated[float, typer.Option(min=1, help="T a second of each.")] = 50.0,
     seconds: Annotated[float, typer.Option(min=1, help="For about so long.")] = 10.0,
+    compare: Annotated[bool, typer.Option("--compare", help="A frame for each T beside paced frames.")] = False,
 ) -> None:
     """One provider process on one core, with many users at once: synthetic engine, real streams, vouchers and store."""
-    _print_rows(("", "measured", "target"), _run_plain(measure_capacity, count, rate, seconds).rows())
+    if not compare:
+        _print_rows(("", "measured", "target"), _run_plain(measure_capacity, count, rate, seconds).rows())
+        return
+    rows = [
+        (name, *_run_plain(measure_together, count, rate, seconds, frames_per_s).cells())
+        for name, frames_per_s in (("a frame for each T", UNPACED), ("paced frames", FRAMES_PER_S))
+    ]
+    _print_rows(("", "streams", "T/s", "T a piece", "CPU a T (µs)", "user's CPU a T (µs)"), rows)
 
 
 @app.command()

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -15,6 +15,7 @@ from gossip.network import Network, NetworkConfig, open_network
 from gossip.topics import SESSION
 from inference.engine import ChatMessage
 from inference.session.client import open_session
+from inference.session.pace import FRAMES_PER_S
 from inference.session.query import QueryBody
 from testnet.bench.figures import Figures
 from testnet.bench.market import TERMS, bench_key, make_ticket
@@ -23,6 +24,10 @@ from testnet.errors import TestnetError
 from testnet.processes import ROOT
 
 START_S = 60.0
+UNPACED = 1e9
+"""Frames a second that no process comes to: every T goes at once."""
+HOST_STREAMS = 200
+"""Streams of one user's host at most: a connection has 256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,9 @@ class Capacity:
     core_percent: float
     cpu_us: float
     """µs of the provider's CPU for each T: this tells on a busy machine too, where T/s does not."""
+    user_us: float
+    """The same of the process with all users."""
+    tokens_a_piece: float
 
     def rows(self) -> list[tuple[str, ...]]:
         """For a table: what, measured, target."""
@@ -51,6 +59,16 @@ class Capacity:
             ("provider's CPU a T (µs)", f"{self.cpu_us:.0f}", f"{1_000_000 / self.streams / self.asked_rate:.0f}"),
         ]
 
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """Streams, T/s of the middle one, T in a piece on average, and µs of CPU a T of the provider and its users."""
+        each = (f"{self.rates.p50:.1f}", f"{self.tokens_a_piece:.1f}", f"{self.cpu_us:.0f}", f"{self.user_us:.0f}")
+        return f"{self.streams}", *each
+
+
+async def measure_together(streams: int, rate: float, seconds: float, frames_per_s: float) -> Capacity:
+    """:func:`measure_capacity` of an engine that computes all answers as a batch, so that its timers count little."""
+    return await measure_capacity(streams, rate, seconds, frames_per_s, steps=True)
+
 
 @dataclass(slots=True)
 class _Heard:
@@ -59,30 +77,39 @@ class _Heard:
     gaps_ms: list[float]
 
 
-async def measure_capacity(streams: int, rate: float, seconds: float) -> Capacity:
+async def measure_capacity(
+    streams: int, rate: float, seconds: float, frames_per_s: float = FRAMES_PER_S, *, steps: bool = False
+) -> Capacity:
     """``streams`` sessions at once, each of a provider that gives ``rate`` T/s, for about ``seconds``."""
     cores = sorted(os.sched_getaffinity(0))
-    options = SellerOptions(streams, max(2, round(rate * seconds)), 1 / rate, cores[0] if len(cores) > 1 else None)
+    core = cores[0] if len(cores) > 1 else None
+    options = SellerOptions(streams, max(2, round(rate * seconds)), 1 / rate, core, frames_per_s, steps)
     heard: list[_Heard] = []
     cpu: list[float] = []
-    async with open_seller(options, cpu) as multiaddr, open_network(NetworkConfig(), os.urandom(32)) as network:
+    async with open_seller(options, cpu) as multiaddr, AsyncExitStack() as hosts:
         if len(cores) > 1:
             os.sched_setaffinity(0, set(cores[1:]))
         try:
-            peer = await network.connect([multiaddr], timeout=10)
-            started = time.monotonic()
+            users = [
+                await hosts.enter_async_context(open_network(NetworkConfig(), os.urandom(32)))
+                for _ in range(-(-streams // HOST_STREAMS))
+            ]
+            peers = [await user.connect([multiaddr], timeout=10) for user in users]
+            started, used = time.monotonic(), time.process_time()
             async with trio.open_nursery() as nursery:
                 for number in range(streams):
-                    nursery.start_soon(_listen, network, peer, options, number, heard)
-            took = time.monotonic() - started
+                    host = number % len(users)
+                    nursery.start_soon(_listen, users[host], peers[host], options, number, heard)
+            took, used = time.monotonic() - started, time.process_time() - used
         finally:
             os.sched_setaffinity(0, set(cores))
     if len(heard) != streams or any(one.tokens != options.answer_tokens for one in heard):
         raise TestnetError(f"{len(heard)} of {streams} streams were answered, not all in full")
     rates = [one.tokens / one.seconds for one in heard]
     gaps = [gap for one in heard for gap in one.gaps_ms]
-    cpu_us = 1_000_000 * cpu[0] / sum(one.tokens for one in heard)
-    return Capacity(streams, rate, Figures.of(rates), min(rates), Figures.of(gaps), 100 * cpu[0] / took, cpu_us)
+    cpu_us, user_us = (1_000_000 * seconds_ / sum(one.tokens for one in heard) for seconds_ in (cpu[0], used))
+    share, each = 100 * cpu[0] / took, streams * options.answer_tokens / (len(gaps) + streams)
+    return Capacity(streams, rate, Figures.of(rates), min(rates), Figures.of(gaps), share, cpu_us, user_us, each)
 
 
 async def _listen(network: Network, peer: str, options: SellerOptions, number: int, heard: list[_Heard]) -> None:

@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from consensus.committee import Member
 from consensus.market.batch import apply_batch, propose_batch
-from consensus.market.ledger_state import Ledger, genesis_ledger
+from consensus.market.ledger_state import Ledger
 from consensus.market.settlement import VerifiedSettlements, certified_ids
 from consensus.params import NetworkParams
 from consensus.tendermint.certificate import assemble_certificate
@@ -47,6 +47,7 @@ class LogBuilder:
             supply_wei=10**25,
             budget_wei=3_456 * 10**18,
             reference_price_wei=PRICE_WEI,
+            listed=(MODEL,),
         )
         self._terms, self._committee = self.network.terms(), self.network.committee()
         self._domain = self._terms.domain
@@ -58,10 +59,7 @@ class LogBuilder:
 
     def batches(self, count: int, settlements: int) -> Iterator[tuple[int, bytes]]:
         """Height and encoding of ``count`` batches of ``settlements`` each, one a slot."""
-        network, terms = self.network, self._terms
-        ledger = genesis_ledger(
-            terms, network.committee(), network.opening(), network.reference_price_wei, network.commitments
-        )
+        terms, ledger = self._terms, self.network.genesis()
         verified = VerifiedSettlements(terms)
         for slot in range(1, count + 1):
             batch, ledger = self._batch(ledger, slot, settlements, verified)

@@ -15,6 +15,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from consensus.committee import Committee, Member
+from consensus.market.indexes import page_key
 from consensus.market.ledger import Draft
 from consensus.market.ledger_state import Ledger, SessionUse, decode_ledger, encode_ledger, genesis_ledger, state_root
 from consensus.market.settlement import VerifiedIds
@@ -103,16 +104,18 @@ def _batch(ledger: Ledger, terms: Terms, pending: Sequence[Settlement]) -> tuple
 def _ledger(terms: Terms, size: int) -> Ledger:
     """A day on which ``size`` users and as many providers have had business."""
     opening = DayOpening(0, 1, Uint256(10**25), Uint256(3_456 * 10**18))
-    ledger = replace(genesis_ledger(terms, Committee.of(1, [Member(_ROUTER, 1)]), opening, _PRICE, ()), slot=100)
-    sessions = {_address("user", number): SessionUse(0, _ALLOWANCE, 9, ((0, 4),)) for number in range(size)}
+    ledger = replace(
+        genesis_ledger(terms, Committee.of(1, [Member(_ROUTER, 1)]), opening, _PRICE, (), models=(_MODEL,)), slot=100
+    )
+    sessions = {_address("user", number): SessionUse(0, _ALLOWANCE, 9) for number in range(size)}
     credit = {_address("provider", number): Uint256(10**18 + number) for number in range(size)}
-    tickets = {_digest("old ticket", number): 50 for number in range(size)}
+    pages = {page_key(_address("user", number), 0): b"\x1f" for number in range(size)}
     made = replace(
         ledger,
         credits=CreditTree.of(credit),
         total_credited=Uint256(sum(credit.values())),
         sessions={0: Trie.of(sessions)},
-        settled={0: Trie.of(tickets)},
+        indexes={0: Trie.of(pages)},
         day_credits=Trie.of(credit),
     )
     state_root(made)

@@ -15,6 +15,7 @@ from consensus.market.access import pass_commitment
 from consensus.market.book import Book, StandingBid
 from consensus.market.desk import Desk
 from consensus.market.ledger_state import DayAccount, opened
+from consensus.market.listing import genesis_listing
 from consensus.market.matching import build_match, candidates, draw, pick
 from consensus.market.ranking import Ranking
 from consensus.market.rivals import draw_rivals, payable
@@ -71,16 +72,18 @@ class Market:
 
     def __init__(self, size: BookSize, *, ranked: bool = True) -> None:
         self._ranked = ranked
-        """Whether bids are put in order once for many RFCs, or filtered and sorted for each as the matcher does."""
+        """Whether bids are put in order once for many RFCs, as the matcher does, or filtered and sorted for each."""
         self.terms = Terms(DOMAIN, 0, NetworkParams())
         self.router = _key("router")
         self.models = [_digest("model", number) for number in range(size.models)]
         self.book = _book(self.terms, size, self.models)
+        self.listing = genesis_listing(self.models, 0, self.terms.params)
         self.account: DayAccount = opened(
             DayOpening(0, 1, Uint256(10**25), Uint256(10**30)), reference_price_wei=PRICE_WEI, epoch=1
         )
         self.desk = Desk(self.terms, self.router.address, lambda _: (self.router.address,))
         self._rankings: dict[Digest, Ranking] = {}
+        self.desk.on_seat = self._note_seat
         self._open: deque[Digest] = deque()
         self._pass: Signed[AccessPass] | None = None
         self._session = self.router
@@ -123,7 +126,7 @@ class Market:
 
     def admit(self, rfc: Signed[Rfc], rfc_id: Digest) -> None:
         """Into the queue."""
-        self.desk.admit(rfc, rfc_id, now_ms=NOW_MS, slot=SLOT, account=self.account)
+        self.desk.admit(rfc, rfc_id, now_ms=NOW_MS, slot=SLOT, account=self.account, listing=self.listing)
 
     def draw_next(self) -> "Drawn":
         """Whose turn it is, and the provider that is drawn for it."""
@@ -141,7 +144,7 @@ class Market:
             ceiling_wei=self.account.ceiling_wei(self.terms.params),
         )
         if self._ranked:
-            band = self._ranking(rfc.model_id, field).band(self._takes)
+            band = self._ranking(rfc.model_id, field).draw(rfc.prompt_bound).bids
         else:
             band = candidates(self.desk.free(payable(field, field, self.terms.params)), self.terms.params.tie_percent)
         value = draw(ZERO_DIGEST, ZERO_DIGEST, waiting.rfc_id, 0)
@@ -153,8 +156,10 @@ class Market:
             held = self._rankings[model_id] = Ranking(field, self.terms.params)
         return held
 
-    def _takes(self, standing: StandingBid) -> bool:
-        return self.desk.slots_left(standing.bid) > 0
+    def _note_seat(self, seat: tuple[Address, Digest]) -> None:
+        held = self._rankings.get(seat[1])
+        if held is not None and (standing := held.bid_of(seat[0])) is not None:
+            held.note_full(seat[0], is_full=self.desk.slots_left(standing.bid) <= 0)
 
     def place(self, drawn: "Drawn", *, hashed: bool, signed: bool) -> Matched:
         """The winner's ticket, booked; by the RFC's id where its own is not worked out."""
@@ -214,7 +219,7 @@ def measure_core(size: BookSize, rfcs: int, *, hashed: bool, ranked: bool = True
 
 def measure_router(size: BookSize, rfcs: int) -> Speed:
     """RFCs from bytes to the bytes of their answers, all signatures checked or made, drawn as the matcher does."""
-    market = Market(size, ranked=False)
+    market = Market(size)
     asks = [encode(RfcAsk(market.rfc(number, signed=True))) for number in range(rfcs)]
     used = 0.0
     for start in range(0, rfcs, WAVE):

@@ -12,12 +12,15 @@ from node.engines import open_engine
 from testnet.ask import Answer, ask
 from testnet.bench.figures import Figures
 from testnet.bench.memory import Resident, read_groups
-from testnet.errors import TestnetError
+from testnet.errors import AnswerRefused, TestnetError
 from testnet.evidence import find_session, gateway, wait_for_bids
 from testnet.files import CACHE, MODEL_NAME, open_folder
 from testnet.network import Network, running
 from testnet.plan import TestnetOptions, compute_plan
 from testnet.progress import Progress
+
+PRESSED_SLOTS = 256
+"""Slots of each provider where queries come at a rate: it is not engines that are measured."""
 
 WARM_UP = 3
 """Queries before the first that counts: the access pass, streams and caches."""
@@ -40,6 +43,44 @@ async def measure_match(options: TestnetOptions, queries: int, progress: Progres
                     matched.append(session.match_ms)
                     opened.append(session.stream_open_ms)
     return {"RFC to match (ms)": Figures.of(matched), "RFC to open stream (ms)": Figures.of(opened)}
+
+
+async def measure_pressed(options: TestnetOptions, queries: int, rate: float, progress: Progress) -> dict[str, Figures]:
+    """As :func:`measure_match`, with ``rate`` queries a second whether or not those before have their answers.
+
+    Raises :class:`~testnet.errors.TestnetError` where one of them gets none.
+    """
+    answers: list[Answer] = []
+    lost: list[str] = []
+    options = msgspec.structs.replace(options, engine="synthetic", slots=PRESSED_SLOTS)
+
+    async def one(network: Network, number: int) -> None:
+        try:
+            answers.append(await _ask(network, options, f"query {number}"))
+        except AnswerRefused as error:
+            lost.append(str(error))
+
+    with open_folder(options.directory) as folder:
+        async with running(compute_plan(options), folder, progress, trio.Event()) as network:
+            await wait_for_bids(network, progress)
+            for i in range(WARM_UP):
+                await _ask(network, options, f"warm-up {i}")
+            with progress.step(f"{queries} queries, {rate:g} a second"):
+                async with trio.open_nursery() as nursery:
+                    began = trio.current_time()
+                    for i in range(queries):
+                        await trio.sleep_until(began + i / rate)
+                        nursery.start_soon(one, network, i)
+                took = trio.current_time() - began
+            if lost:
+                raise TestnetError(f"{len(lost)} of {queries} queries were lost, the first: {lost[0]}")
+            sessions = [await find_session(network, answer.rfc_id) for answer in answers]
+    return {
+        "RFC to match (ms)": Figures.of([one.match_ms or 0 for one in sessions]),
+        "RFC to open stream (ms)": Figures.of([one.stream_open_ms or 0 for one in sessions]),
+        "request to end of answer, at the client (ms)": Figures.of([answer.total_ms for answer in answers]),
+        "answers a second": Figures.of([queries / took]),
+    }
 
 
 async def measure_ttft(options: TestnetOptions, queries: int, progress: Progress) -> dict[str, Figures]:

@@ -227,10 +227,10 @@ def _offer(view: View, price_wei: int, who: str) -> tuple[int, Offer]:
 
 
 def _wash(view: View, *, users: int, providers: int, paid_share: int = 0) -> Turn:
-    """Own sessions with own providers: on a model that nobody else has, at the ceiling; where only listed models are
-    payable, on a public one just below everybody's price, as far as the draw can be steered. They are cut as it pays
+    """Own sessions with own providers: on a public model just below everybody's price, as far as the draw can be
+    steered; on a network without a list of models on one that nobody else has, at the ceiling. They are cut as it pays
     best where nothing is computed."""
-    rules, is_own = view.rules, not view.rules.proposals.listed_models
+    rules, is_own = view.rules, not view.rules.params.listed_models
     price = view.ceiling_wei if is_own else min(view.ceiling_wei, view.lowest[TARGET] * 94 // 100)
     steered = view.access_t if is_own else view.access_t * OWN_SHARE // 100
     reference, best = view.account.reference_price_wei, Turn(kept=-1.0)

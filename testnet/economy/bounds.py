@@ -13,14 +13,8 @@ from testnet.economy.simulation import Days, Setup, Simulation
 TODAY = Rules()
 """A network's default parameters."""
 
-PROPOSED = Rules(
-    NetworkParams(),
-    Proposals(
-        charge_worth=True,
-        listed_models=True,
-    ),
-)
-"""With which both bounds hold."""
+PROPOSED = Rules(NetworkParams(), Proposals(charge_worth=True))
+"""With which no wash trade is above its share even on a network without a list of models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +69,18 @@ def variations() -> Iterator[tuple[str, Rules]]:
     for title, changed in (
         ("today, ceiling 100 %", replace(params, ceiling_percent=100)),
         ("today, half of all sessions audited", replace(params, audit_bps=5_000)),
-        ("today, 8 providers a model", replace(params, min_providers=8)),
+        ("today, without the list of models", replace(params, listed_models=False)),
+        ("today, 8 providers a model, without the list", replace(params, min_providers=8, listed_models=False)),
         ("today, a provider earns 1 % of its MOR a day at most", replace(params, earnings_percent=1)),
     ):
         yield title, Rules(changed, TODAY.proposals)
     rules = PROPOSED.proposals
     yield "proposed, forfeits of the pair", replace(PROPOSED, params=replace(params, forfeits="pair"))
+    yield "proposed, without the list", replace(PROPOSED, params=replace(PROPOSED.params, listed_models=False))
     yield (
         "proposed, ceiling 100 % for quota by worth",
         Rules(replace(PROPOSED.params, ceiling_percent=100), replace(rules, charge_worth=False)),
     )
-    for name in (
-        "charge_worth",
-        "listed_models",
-    ):
-        yield f"proposed, without {name}", replace(PROPOSED, proposals=replace(rules, **{name: False}))
     for sessions in (0, 150, 300):
         deposit = replace(params, deposit_tokens=sessions * SESSION_T)
         yield f"proposed, deposit of {sessions} sessions", replace(PROPOSED, params=deposit)

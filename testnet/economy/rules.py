@@ -29,8 +29,6 @@ class Proposals(msgspec.Struct, frozen=True):
 
     charge_worth: bool = False
     """T above the day's reference price cost as much quota as they are worth: T × price ÷ reference, rounded up."""
-    listed_models: bool = False
-    """Only models that others than the attacker serve are payable (a list of public models, say)."""
 
 
 class Rules(msgspec.Struct, frozen=True):

@@ -7,27 +7,27 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gossip.topics import RFC_SHARDS
 from testnet.bench.gossip import Load, measure_gossip
 from testnet.errors import TestnetError
 from testnet.progress import Progress
 from testnet.scale.constants import Constants, frames_of, measure_constants
-from testnet.scale.model import Design, ceiling_rate, costs
+from testnet.scale.model import MAX_MEMBERS, Design, ceiling_rate, costs
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 NODES, RATES = (100, 1_000, 10_000), (1, 10, 700)
 DESIGNS = {
-    "as it was: every member follows every topic": Design(),
-    "as it is: eight members follow each topic": Design(followers=8),
-    "as it could be: own models' topics, certificates trusted, large batches and frames, no ids kept": Design(
-        followers=8,
-        node_shards=0,
-        provider_shards=1,
-        checks_batches=False,
-        batch_settlements=10_000,
-        frame_tokens=8,
-        keeps_tickets=False,
+    "as it was: every topic, a frame for each T, batches of 1,000, ids of tickets kept": Design(
+        followers=MAX_MEMBERS,
+        node_shards=RFC_SHARDS,
+        provider_shards=RFC_SHARDS,
+        batch_settlements=1_000,
+        paced=False,
+        keeps_tickets=True,
     ),
+    "as it is": Design(),
+    "as it could be: certificates trusted": Design(checks_batches=False),
 }
 CORE = 1.0
 
@@ -41,7 +41,7 @@ def main(
         float, typer.Option(min=1.0, help="Measured CPU may be so many times the model's, or less.")
     ] = 1.5,
 ) -> None:
-    """Fails where the last design needs more than a core for a role at 700 RFC/s, or the model is off."""
+    """Fails where the design as it is needs more than a core for a role at 700 RFC/s, or the model is off."""
     console, progress = Console(), Progress(Console(stderr=True))
     try:
         of = measure_constants(progress)
@@ -51,7 +51,7 @@ def main(
         raise typer.Exit(1) from None
     _print_constants(console, of)
     fits = [_print_design(console, title, of, design) for title, design in DESIGNS.items()]
-    if not (is_right and fits[-1]):
+    if not (is_right and all(fits[1:])):
         raise typer.Exit(1)
 
 

@@ -7,8 +7,11 @@ nobody, the rest are users' agents. Each node has ``DEGREE`` mesh peers in each 
 
 from dataclasses import dataclass
 
+from consensus.market.indexes import PAGE
 from consensus.params import NetworkParams
 from gossip.topics import RFC_SHARDS
+from inference.session.pace import compute_gap_s
+from node.roles.demand import FOLLOWERS
 from testnet.scale.constants import Constants
 
 MAX_MEMBERS = 64
@@ -16,6 +19,8 @@ BID_EVERY_S = 60.0
 """A provider says its bid, its proof and its record anew: three messages."""
 TOKENS = 500
 """T of an answer."""
+TOKEN_RATE = 50.0
+"""T a second of an answer."""
 PASSES_A_DAY = 2
 """Session keys that an agent asks a pass for."""
 DAY_S = 86_400
@@ -27,17 +32,17 @@ BASE_BYTES = 130 << 20
 class Design:
     """What can be chosen."""
 
-    followers: int = MAX_MEMBERS
+    followers: int = FOLLOWERS
     """Members that follow each of the RFC topics."""
-    node_shards: int = RFC_SHARDS
+    node_shards: int = 0
     """Topics that a full node or a user's agent follows."""
-    provider_shards: int = RFC_SHARDS
+    provider_shards: int = 0
     checks_batches: bool = True
     """Whether who follows the ledger checks the signatures of what more than 2/3 of the committee have certified."""
     batch_settlements: int = NetworkParams().batch_settlements
-    frame_tokens: int = 1
-    """T in a frame of an answer."""
-    keeps_tickets: bool = True
+    paced: bool = True
+    """Whether answers of a busy provider put several T into a frame."""
+    keeps_tickets: bool = False
     """Whether the ids of a day's settled tickets are kept in memory."""
 
 
@@ -57,6 +62,16 @@ class Cost:
 def members(nodes: int) -> int:
     """A third of the nodes, 4 at least and 64 at most."""
     return max(4, min(MAX_MEMBERS, nodes // 3))
+
+
+def users(nodes: int) -> int:
+    """Who is neither member nor provider nor a full node that serves nobody."""
+    return max(1, nodes - members(nodes) - max(2, nodes // 10) - nodes // 5)
+
+
+def frame_tokens(answers: float) -> float:
+    """T in a frame of a provider with so many answers at once; the voucher window bounds them."""
+    return min(float(NetworkParams().voucher_window), max(1.0, TOKEN_RATE * compute_gap_s(answers)))
 
 
 def costs(nodes: int, rate: float, of: Constants, design: Design) -> tuple[Cost, ...]:
@@ -97,36 +112,53 @@ def _role(role: str, nodes: int, rate: float, of: Constants, design: Design) -> 
     small = book * (of.bid_bytes + of.overhead_bytes) + rfcs * (of.rfc_bytes + of.overhead_bytes)
     read = copies * (small + rate * of.settlement_bytes)
     messages = copies * (book + rfcs + 1 / slot_s)
-    memory = BASE_BYTES + (rate * DAY_S * of.session_bytes if design.keeps_tickets else 0)
+    memory = BASE_BYTES + _ledger_bytes(nodes, rate, of, design)
     own, more, extra = _own(role, nodes, rate, of, design)
     parts |= own
     return Cost(role, messages + more, read + extra, sum(parts.values()), memory, tuple(parts.items()))
 
 
+def _streams(rate: float, per_frame: float, of: Constants) -> tuple[dict[str, float], float, float]:
+    """``rate`` T/s in frames of ``per_frame``."""
+    frames = rate / per_frame
+    return {"streams": rate * of.token + frames * of.frame_out}, frames, rate * 8 + frames * 16
+
+
+def _ledger_bytes(nodes: int, rate: float, of: Constants, design: Design) -> float:
+    """What the ledger holds at a day's end: each pass with its pages of indexes, T by pass and provider (S8), and what
+    is put by, by pass and provider, for as long as second opinions may come."""
+    params = NetworkParams()
+    sessions, passes = rate * DAY_S, users(nodes) * PASSES_A_DAY
+    pairs = min(sessions, passes * max(2, nodes // 10))
+    immature = min(rate * params.audit_slots * params.slot_ms / 1_000, 64 * pairs)
+    pages = passes + sessions / PAGE
+    tickets = sessions * of.ticket_bytes if design.keeps_tickets else 0.0
+    return passes * of.pass_bytes + pages * of.page_bytes + (pairs + immature) * of.pair_bytes + tickets
+
+
 def _own(role: str, nodes: int, rate: float, of: Constants, design: Design) -> tuple[dict[str, float], float, float]:
     """What only this role does: CPU seconds by part, messages, bytes.
 
-    - A member routes R / m RFCs, takes two filings of each, sends each settlement of its own to m − 1 others and checks
-      the signatures of all R; passes of N users are told to all: N × 2 a day. Its votes are three rounds of m a slot.
-    - A provider streams R × 500 T / providers, in frames of ``frame_tokens``.
-    - A user's agent sends R / users RFCs and takes their T.
+    - A member routes R / m RFCs and gossips each, takes two filings of each, sends each settlement of its own to m − 1
+      others and checks the signatures of all R; passes of N users are told to all: N × 2 a day. Its votes are three
+      rounds of m a slot.
+    - A provider streams R × 500 T / providers, each answer at 50 T/s, in frames of as many T as its pace lets gather.
+    - A user's agent sends R / users RFCs and takes their T in the same frames, which are as dear as a provider's.
     """
     m, providers = members(nodes), max(2, nodes // 10)
+    per_frame = frame_tokens(rate * TOKENS / providers / TOKEN_RATE) if design.paced else 1.0
     slot_s = NetworkParams().slot_ms / 1_000
     if role == "member":
         passes, votes = nodes * PASSES_A_DAY / DAY_S, 3 * m / slot_s
         parts = {
-            "routing": rate / m * of.route,
+            "routing": rate / m * (of.route + of.frame),
             "filings": 2 * rate / m * 2 * of.recover,
             "settlements told and checked": rate * (of.verify + of.frame / 64),
             "passes and votes": (passes * 3 + votes) * of.recover,
         }
         return parts, 3 * rate / m + rate / 64 + passes + votes, rate * of.settlement_bytes
     if role == "provider":
-        frames = rate / providers * TOKENS / design.frame_tokens
-        return {"streams": frames * of.token}, frames, frames * 16
+        return _streams(rate * TOKENS / providers, per_frame, of)
     if role == "user":
-        users = max(1, nodes - m - providers - nodes // 5)
-        frames = rate / users * TOKENS / design.frame_tokens
-        return {"streams": frames * of.token}, frames, frames * 16
+        return _streams(rate * TOKENS / users(nodes), per_frame, of)
     return {}, 0.0, 0.0

@@ -33,10 +33,11 @@ COLUMNS = (
     "restarts",
     "epochs",
     "asked",
+    "listed",
     "on chain",
 )
 """Of each plan: heights a second, rounds a decision, frames refused, committees that decided in a run, settlements that
-a proposal named and a member had to ask for, and batches that the contracts took."""
+a proposal named and a member had to ask for, listing orders that were decided, and batches that the contracts took."""
 
 WIDTH = 100
 """Columns that the table needs."""
@@ -117,6 +118,7 @@ class PlanRow:
             str(sum(result.restarts for result in self.results)),
             f"{sum(result.epochs for result in self.results) / len(self.results):.1f}",
             str(sum(result.asked for result in self.results)),
+            str(sum(result.listings for result in self.results)),
             str(self.judged),
         )
 

@@ -31,9 +31,11 @@ from gossip.messages.committee import (
     batch_hash,
     decode_link_frame,
 )
+from gossip.messages.listing import ListingFrame, ListingOrder, ListModel
 from testnet.simulator.faults import Byzantine, Misdeed
 from testnet.simulator.node import SimulatedNode
 from testnet.simulator.setting import Setting, named_key
+from testnet.simulator.workload import MODEL
 
 _OTHER = Digest(b"\x0d" * 32)
 
@@ -107,7 +109,7 @@ class Liar:
             return frame
         first = frame.proposal.payload.batch_hash
         if first not in self._wrong_proposals:
-            makers = (self._wrong_root, self._unfair_opening, self._slot_to_come)
+            makers = (self._wrong_root, self._unfair_opening, self._slot_to_come, self._wrong_listing)
             self._wrong_proposals[first] = self._chance.choice(makers)(frame)
         return self._wrong_proposals[first]
 
@@ -142,6 +144,15 @@ class Liar:
         strangers = [named_key(f"friend {number}").address for number in range(4)]
         return tuple(DrawnMember(address, Uint256(10**21)) for address in sorted(strangers))
 
+    def _wrong_listing(self, frame: ProposalFrame) -> ProposalFrame:
+        """A batch with an order that was taken before, or that this member alone gives, as often as there are seats."""
+        taken = [told for batch in self._node.disk.batches for told in batch.body.listings]
+        alone = ListModel(MODEL, False, frame.header.day)
+        signature = self._node.key.sign(alone, self._setting.terms.domain)
+        forged = ListingOrder(alone, (signature,) * self._setting.members)
+        body = replace(frame.body, listings=(self._chance.choice((*taken, forged)),))
+        return self._signed(frame, replace(frame.header, body_root=body.root), body)
+
     def _slot_to_come(self, frame: ProposalFrame) -> ProposalFrame:
         """A batch of a slot that has not ended."""
         return self._signed(frame, replace(frame.header, slot=frame.header.slot + 3), frame.body)
@@ -164,6 +175,7 @@ class Liar:
                 commitments=body.commitments,
                 pending=body.settlements,
                 hand_over=body.hand_over,
+                listings=body.listings,
                 verified=self._setting.verified,
             )
         except MarketError:
@@ -195,7 +207,7 @@ class Liar:
     def _forge(self) -> Sequence[LinkFrame]:
         forgers = (
             *(self._forged_decision, self._forged_polka, self._forged_status, self._stray_vote),
-            self._forged_hand_over,
+            *(self._forged_hand_over, self._lone_order),
         )
         return self._chance.choice(forgers)()
 
@@ -205,6 +217,11 @@ class Liar:
         next_root = Digest(self._chance.randbytes(32))
         hand_over = HandOver(ledger.running.epoch, ledger.day, ledger.committee.root, next_root)
         return (HandOverFrame(sign(hand_over, self._node.key, self._setting.terms.domain)),)
+
+    def _lone_order(self) -> Sequence[LinkFrame]:
+        """Its own word for a list without the model that is asked for, of some day."""
+        order = ListModel(MODEL, False, max(0, self._node.ledger.day + self._chance.randint(-8, 8)))
+        return (ListingFrame(sign(order, self._node.key, self._setting.terms.domain)),)
 
     def _forged_status(self) -> Sequence[LinkFrame]:
         height = max(0, self._node.core.height.number + self._chance.randint(-3, 3))

@@ -12,6 +12,7 @@ from random import Random
 import msgspec
 
 from testnet.simulator.errors import PlanUnknown
+from testnet.simulator.listing import Operator, draw_operators
 
 
 class Weather(msgspec.Struct, frozen=True):
@@ -113,6 +114,9 @@ class FaultPlan(msgspec.Struct, frozen=True):
     is_short: bool = False
     """Whether every proposal names its settlements, so that members have to ask for those that they lack."""
 
+    operators: tuple[Operator, ...] = ()
+    """What operators say of the list of models, and when."""
+
     @property
     def gone(self) -> frozenset[int]:
         """Nodes that are lost for good, sooner or later."""
@@ -182,6 +186,7 @@ def _everything(name: str, chance: Random, members: int, slots: int, slot_ms: in
         chain_outage_percent=chance.choice((0, 20)),
         people=people,
         is_short=chance.random() < 0.5,
+        operators=draw_operators(chance, members + spares, slots),
     )
 
 

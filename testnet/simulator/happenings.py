@@ -67,5 +67,16 @@ class LearnsOfRescue:
     node: int
 
 
-Happening = IsLost | LearnsOfRescue | Arrives | Answers | SlotBegins | StatusDue | SessionsEnd | Restarts
+@dataclass(frozen=True, slots=True)
+class OperatorSpeaks:
+    """Of ``node``, about model number ``model``."""
+
+    node: int
+    model: int
+    is_listed: bool
+
+
+Happening = (
+    OperatorSpeaks | IsLost | LearnsOfRescue | Arrives | Answers | SlotBegins | StatusDue | SessionsEnd | Restarts
+)
 """Everything that happens in a run, happens as one of these."""

@@ -30,6 +30,7 @@ from gossip.messages.committee import (
     ProposalFrame,
     StatusFrame,
 )
+from gossip.messages.listing import ListModel
 from gossip.messages.session import Settlement
 from testnet.simulator.disk import Disk
 from testnet.simulator.errors import PowerLost
@@ -84,6 +85,8 @@ class SimulatedNode:
         """Operation numbers at which the power fails, ascending."""
         self.desk: dict[Digest, Settlement] = {}
         """Filed with this member and in no batch that it knows of; on its disk, as a desk's journal is."""
+        self.given: list[Signed[ListModel]] = []
+        """The listing orders that its operator has given, on its disk."""
         self.disk = Disk(self._operate)
         self.exchange = SimulatedExchange()
         self._setting = setting
@@ -144,6 +147,17 @@ class SimulatedNode:
             self.learn(settlement)
             self.take(events.SettlementHeard(settlement, own=True))
 
+    def order(self, model_id: Digest, *, is_listed: bool) -> None:
+        """The operator wants a model to be listed, or not: as :class:`node.roles.listings.Listings` does."""
+        if not self.is_up:
+            return  # its operator speaks to a node that runs, or not at all
+        order = self.core.orders.choose(model_id, self.ledger, self._slot, is_listed=is_listed)
+        self._operate()
+        self.given.append(Signed(order, self.key.sign(order, self._setting.terms.domain)))
+        if self._oracle is not None:
+            self._oracle.listing.on_given(self.key.address, order)
+        self.take(events.OrderHeard(self.given[-1], self.key.address))
+
     def learn(self, settlement: Settlement) -> None:
         """A settlement was found good: a proposal that names it may be whole now."""
         for member, frame in tuple(self.exchange.note(settlement)):
@@ -178,6 +192,8 @@ class SimulatedNode:
         for settlement in tuple(self.desk.values()):
             self.learn(settlement)
             self.take(events.SettlementHeard(settlement, own=True))
+        for vote in self.given:
+            self.take(events.OrderHeard(vote, self.key.address))
         self.begin_slot(slot)
 
     def _boot(self, ledger: Ledger) -> None:

@@ -20,6 +20,7 @@ from consensus.tendermint.evidence import Equivocation, verify_evidence
 from contracts.typed_data import Address, Digest, Signature
 from gossip.messages.committee import CertifiedBatch, HandOver, Precommit, Prevote, Proposal, batch_hash
 from testnet.simulator.errors import Violation
+from testnet.simulator.listing import ListingOracle
 from testnet.simulator.setting import Setting
 
 _Place = tuple[Address, str, int, int]
@@ -51,9 +52,12 @@ class Oracle:
     """Height to the committee that a rescue had decide it."""
     _compared: Ledger | None = None
     """The last ledger that was found to be right: nodes that share their memory of batches hold the same object."""
+    listing: ListingOracle = field(init=False)
     _verified: VerifiedSettlements = field(init=False)
 
     def __post_init__(self) -> None:
+        listed = frozenset(self.setting.genesis.listing.on(0))
+        self.listing = ListingOracle(self.setting.terms, listed, self.faulty)
         self._verified = self.setting.verified
         self._chain.append((self.setting.genesis.parent, self.setting.genesis))
 
@@ -166,6 +170,12 @@ class Oracle:
         except BatchInvalid as error:
             raise Violation("validity", f"height {batch.header.height} was decided: {error}") from error
         self._conserves(before, after)
+        self.listing.on_decided(batch, before.committee)
+        for day in range(after.day, after.day + 3):
+            if after.listing.on(day).keys() != self.listing.listed(day):
+                raise Violation(
+                    "listing", f"day {day} has a list of {len(after.listing.on(day))} models that nobody ordered"
+                )
         for outcome in after.outcomes:
             if self.settled.setdefault(outcome.ticket_id, after.height) != after.height:
                 raise Violation("settled_twice", f"ticket 0x{outcome.ticket_id.hex()} at height {after.height}")

@@ -23,7 +23,7 @@ from gossip.messages.base import Signed, sign
 from gossip.messages.committee import DayOpening, DrawnMember
 from gossip.messages.records import BeaconCommitment
 from testnet.simulator.faults import People
-from testnet.simulator.workload import PRICE_WEI, Workload
+from testnet.simulator.workload import MODEL, PRICE_WEI, Workload
 
 WEI = 10**18
 STAKE_WEI = 1_000 * WEI
@@ -151,7 +151,7 @@ def make_setting(
         people=People(stakes, people.candidates),
         committee=committee,
         secrets=shared.secrets,
-        genesis=genesis_ledger(shared.terms, committee, opening, PRICE_WEI, commitments),
+        genesis=genesis_ledger(shared.terms, committee, opening, PRICE_WEI, commitments, models=(MODEL,)),
         workload=shared.workload,
         verified=shared.verified,
     )

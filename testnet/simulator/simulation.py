@@ -38,11 +38,13 @@ from testnet.simulator.happenings import (
     Happening,
     IsLost,
     LearnsOfRescue,
+    OperatorSpeaks,
     Restarts,
     SessionsEnd,
     SlotBegins,
     StatusDue,
 )
+from testnet.simulator.listing import MODELS
 from testnet.simulator.network import Links
 from testnet.simulator.node import SimulatedNode
 from testnet.simulator.oracle import Oracle
@@ -95,6 +97,8 @@ class Result:
     """Committees that have decided, one after another."""
     asked: int
     """Settlements that members had to ask a proposer for."""
+    listings: int
+    """Listing orders that were decided."""
     violation: Violation | None
     trace: tuple[str, ...]
     """The last happenings, where there is a violation."""
@@ -171,6 +175,9 @@ class Simulation:
             self.agenda.put(self._skews[node.number], SlotBegins(node.number, 0))
             self.agenda.put(STATUS_MS + self._skews[node.number], StatusDue(node.number))
         self.agenda.put(self.setting.terms.params.slot_ms // 2, SessionsEnd(0))
+        for said in self.plan.operators:
+            due_ms = said.slot * self.setting.terms.params.slot_ms + self.setting.terms.params.slot_ms // 3
+            self.agenda.put(due_ms, OperatorSpeaks(self._node_of[said.key], said.model, said.is_listed))
         if (loss := self.plan.loss) is not None:
             for number in loss.nodes:
                 self.agenda.put(loss.lost_ms, IsLost(number))
@@ -198,6 +205,7 @@ class Simulation:
             accused=len(self.oracle.accused),
             epochs=self.oracle.ledger.running.epoch,
             asked=self.asked,
+            listings=self.oracle.listing.taken,
             violation=violation,
             trace=tuple(self._told()) if violation is not None else (),
         )
@@ -221,6 +229,9 @@ class Simulation:
                 self.nodes[number].crash(self._crash_chance)
             case LearnsOfRescue(number):
                 self._learn_of_rescue(self.nodes[number])
+            case OperatorSpeaks(number, model, is_listed):
+                node = self.nodes[number]
+                self._powered(node, partial(node.order, MODELS[model], is_listed=is_listed))
             case _:
                 node = self.nodes[happening.node]
                 self._powered(node, partial(self._give, node, happening))

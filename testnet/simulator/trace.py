@@ -2,12 +2,14 @@
 
 from consensus.member import events
 from gossip.messages.committee import DecidedFrame, HandOver, LinkFrame, StatusFrame
+from gossip.messages.listing import ListModel
 from testnet.simulator.happenings import (
     Answers,
     Arrives,
     Happening,
     IsLost,
     LearnsOfRescue,
+    OperatorSpeaks,
     Restarts,
     SessionsEnd,
     SlotBegins,
@@ -34,6 +36,8 @@ def describe(happening: Happening) -> str:
             return f"{node}  is lost for good"
         case LearnsOfRescue(node):
             return f"{node}  reads who was put in charge"
+        case OperatorSpeaks(node, model, is_listed):
+            return f"{node}  is told to {'list' if is_listed else 'unlist'} model {model}"
 
 
 def show(thing: LinkFrame | events.Input) -> str:
@@ -49,4 +53,7 @@ def show(thing: LinkFrame | events.Input) -> str:
         return name
     if isinstance(payload, HandOver):
         return f"{name} of epoch {payload.epoch} to 0x{payload.next_root[:4].hex()}"
+    if isinstance(payload, ListModel):
+        verb = "list" if payload.is_listed else "unlist"
+        return f"{name} of day {payload.day} to {verb} 0x{payload.model_id[:4].hex()}"
     return f"{name} {payload.height}/{payload.round} 0x{payload.batch_hash[:4].hex()}"

@@ -23,7 +23,9 @@ SESSIONS = 3
 VARIETY = 8
 """Settlements repeat their kind after so many slots."""
 
-_MODEL = Digest(sha256(b"simulated model").digest())
+MODEL = Digest(sha256(b"simulated model").digest())
+"""What is asked for."""
+
 _SALT = Digest(b"\x5a" * 32)
 _FAR_MS = 10**15
 
@@ -68,7 +70,7 @@ class Workload:
                 sign(granted, issuer, domain),
                 session.address,
                 slot % params.day_slots,
-                _MODEL,
+                MODEL,
                 Unit.TEXT_TOKEN,
                 256,
                 512,
@@ -77,7 +79,7 @@ class Workload:
             session,
             domain,
         )
-        bid = Bid(provider.address, _MODEL, Unit.TEXT_TOKEN, PRICE_WEI - slot % PROVIDERS, 4, 2_048, 1, _FAR_MS)
+        bid = Bid(provider.address, MODEL, Unit.TEXT_TOKEN, PRICE_WEI - slot % PROVIDERS, 4, 2_048, 1, _FAR_MS)
         made = Ticket(
             rfc_id=rfc.id(domain),
             session_key=session.address,
@@ -92,7 +94,7 @@ class Workload:
         ticket_id = ticket.id(domain)
         tokens = 50 + slot % 100
         report = Report(ticket_id, session.address, tokens, 200, (90 if slow else 20) * tokens, passed)
-        receipt = Receipt(ticket_id, tokens, 12, _MODEL, "stop")
+        receipt = Receipt(ticket_id, tokens, 12, MODEL, "stop")
         value = digest(domain, receipt)
         return Settlement(
             rfc,

@@ -76,6 +76,8 @@ class World:
     committed_days: int = 2
     ranks: dict[str, int] = field(default_factory=dict)
     """Providers' ranks by name, told by every opening: for the variant of S44."""
+    listed: Sequence[Digest] = (MODEL, OTHER_MODEL)
+    """Models on the list from the start."""
     made: int = 0
 
     @property
@@ -117,7 +119,8 @@ class World:
 
     def ledger(self, reference_price_wei: int = PRICE) -> Ledger:
         commitments = [self.commitment(member, day) for day in range(self.committed_days) for member in self.members]
-        return genesis_ledger(self.terms, self.committee, self.opening(), reference_price_wei, commitments)
+        opening = self.opening()
+        return genesis_ledger(self.terms, self.committee, opening, reference_price_wei, commitments, models=self.listed)
 
     def slot_ms(self, slot: int) -> int:
         return GENESIS_MS + slot * self.terms.params.slot_ms

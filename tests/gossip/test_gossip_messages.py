@@ -25,6 +25,7 @@ from gossip.messages.committee import (
     batch_hash,
     decode_link_frame,
 )
+from gossip.messages.listing import ListModel
 from gossip.messages.market import AccessPass, Match, PassRequest, Refusal, Rfc, Ticket
 from gossip.messages.records import BeaconCommitment, Bid, ModelProof, NodeRecord, SlotReveal
 from gossip.messages.router import Refused, decode_router_answer, decode_router_ask
@@ -84,6 +85,7 @@ payloads = st.one_of(
     st.builds(Prevote, u64, u64, u64, digests),
     st.builds(Precommit, u64, u64, digests, digests),
     st.builds(HandOver, u64, u64, digests, digests),
+    st.builds(ListModel, digests, st.booleans(), u64),
 )  # fmt: skip
 
 BID = Bid(KEY.address, Digest(b"m" * 32), Unit.TEXT_TOKEN, 5, 1, 100, 1, 10**13)

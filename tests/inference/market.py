@@ -17,6 +17,7 @@ from gossip.messages.session import Cosigned, Voucher
 from inference.engine import ChatMessage, Engine
 from inference.errors import SessionError
 from inference.session.client import SessionOutcome, open_session
+from inference.session.pace import FramePace
 from inference.session.provider import SessionServer
 from inference.session.query import QueryBody
 from inference.synthetic import SyntheticEngine
@@ -59,6 +60,7 @@ class ProviderSide:
     vouchers: list[int] = field(default_factory=list)
     receipts: list[Cosigned] = field(default_factory=list)
     on_voucher: Callable[[Signed[Ticket], Signed[Voucher]], Awaitable[None]] | None = None
+    pace: FramePace = field(default_factory=FramePace)
 
     def __post_init__(self) -> None:
         self.server = SessionServer(
@@ -69,6 +71,7 @@ class ProviderSide:
             on_receipt=self.keep_receipt,
             now_ms=lambda: NOW_MS,
             accept_ticket=self.accept,
+            pace=self.pace,
         )
 
     async def accept(self, ticket: Signed[Ticket]) -> None:

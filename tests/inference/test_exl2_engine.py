@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import trio
 
-from inference.engine import ChatMessage, Generation, Piece, Sampling
+from inference.engine import ChatMessage, Generation, Piece, Sampling, join_pieces
 from inference.errors import (
     EngineCrashed,
     EngineUnavailable,
@@ -48,17 +49,18 @@ def ask(text: str, max_tokens: int = 8, sampling: Sampling | None = None) -> Gen
     return Generation((ChatMessage("user", text),), max_tokens, sampling or Sampling())
 
 
-async def answer(engine: Exl2Engine, request: Generation) -> list[Piece]:
+async def answer(engine: Exl2Engine, request: Generation) -> Piece:
+    """All pieces as one: those that wait together come joined."""
     with trio.fail_after(30):
         async with engine.generate(request) as pieces:
-            return [piece async for piece in pieces]
+            return reduce(join_pieces, [piece async for piece in pieces])
 
 
 def _body(text: str) -> QueryBody:
     return QueryBody((ChatMessage("user", text),))
 
 
-SAID = [Piece("one ", (1,)), Piece("two", (2,)), Piece("", (), "stop")]
+SAID = Piece("one two", (1, 2), "stop")
 
 
 async def test_answers_counts_and_refuses(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from testnet.funding import Deployment, deploy_and_fund
 from testnet.keys import Identity
 from testnet.plan import MOR, SUPPLY_WEI, Plan, TestnetOptions, compute_plan
 from testnet.reckoning import Day, DaysFailed, claim_late, forge
-from tests.consensus.builders import World, address, key
+from tests.consensus.builders import MODEL, World, address, key
 
 CACHE_DIR = Path(__file__).parents[2] / ".cache" / "anvil"
 PRICE_WEI = 10**16
@@ -56,7 +56,9 @@ class Network:
         self.terms = self.world.terms
         budget = economics_of(plan.params, genesis_ms // 1_000).budget(0, 0)
         opening = DayOpening(0, self.deployment.snapshot_block, Uint256(SUPPLY_WEI), Uint256(budget))
-        self.ledger: Ledger = genesis_ledger(self.terms, self.deployment.committee, opening, PRICE_WEI, ())
+        self.ledger: Ledger = genesis_ledger(
+            self.terms, self.deployment.committee, opening, PRICE_WEI, (), models=(MODEL,)
+        )
         self.compute = Compute(self.client, compute)
         self.mor = Mor(self.client, self.deployment.mor)
         self.contract = Contract(self.client, compute, self.deployment.mor)

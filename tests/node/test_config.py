@@ -82,6 +82,34 @@ def test_network_views(network_path: Path) -> None:
     assert network.opening() == DayOpening(0, 7, Uint256(10_000_000 * 10**18), Uint256(3_456 * 10**18))
 
 
+def test_a_network_names_the_models_that_are_listed_from_the_start(tmp_path: Path) -> None:
+    listed = (Digest(b"\x07" * 32), Digest(b"\x08" * 32))
+    path = tmp_path / "network.toml"
+    write_network(path, msgspec.structs.replace(network_file(), listed=listed))
+    network = load_network(path)
+    assert network.listed == listed
+    assert set(network.genesis().listing.on(0)) == set(listed)
+    assert f'listed = ["0x{"07" * 32}", "0x{"08" * 32}"]' in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("listed", "key"),
+    [
+        (f'["0x{"07" * 31}"]', "listed[0]"),
+        (f'["{"07" * 32}"]', "listed[0]"),
+        (f'["0x{"07" * 32}", "0x{"07" * 32}"]', "listed"),
+        (str([f"0x{number:064x}" for number in range(4_097)]).replace("'", '"'), "listed"),
+    ],
+)
+def test_a_list_that_can_not_be_meant_is_named(network_path: Path, listed: str, key: str) -> None:
+    assert refuse_network(edit(network_path, "listed = []", f"listed = {listed}")).key == key
+
+
+def test_a_network_without_a_list_names_no_models(network_path: Path) -> None:
+    edit(network_path, "listed = []", f'listed = ["0x{"07" * 32}"]')
+    assert refuse_network(edit(network_path, "listed_models = true", "listed_models = false")).key == "listed"
+
+
 def test_missing_params_are_defaults(network_path: Path) -> None:
     edit(network_path, "day_slots = 7200\n", "")
     assert load_network(network_path).params.day_slots == 7_200

@@ -39,6 +39,7 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
 genesis_s = 1000
 mor = "0x{TOKEN.hex()}"
 has_source = false
+listed = ["0x{"07" * 32}"]
 {GOOD}
 [registry]
 unbonding_s = 60
@@ -49,7 +50,9 @@ delay_s = 90000
 slot_ms = 4000
 day_slots = 15
 """
-    plan = load_deploy_file(written(tmp_path, text)).plan()
+    file = load_deploy_file(written(tmp_path, text))
+    assert file.listed == (b"\x07" * 32,)
+    plan = file.plan()
     assert (plan.mor, plan.governor, plan.governance_delay_s, plan.genesis_s) == (TOKEN, TOKEN, 90_000, 1_000)
     assert (plan.registry.unbonding_s, plan.registry.slash_percent, plan.has_source) == (60, 100, False)
     assert plan.economics(1_000).day_s == 60
@@ -65,6 +68,7 @@ day_slots = 15
         (GOOD + "colour = 1\n", "colour"),
         (GOOD + 'mor = "0x12"\n', "mor"),
         (GOOD + "genesis_s = -1\n", "genesis_s"),
+        (GOOD + 'listed = ["0x12"]\n', "listed[0]"),
         (GOOD + "[registry]\nunbonding_s = 0\n", "registry.unbonding_s"),
         (GOOD + "[registry]\nslash_percent = 101\n", "registry.slash_percent"),
         (GOOD + "[params]\nslot_ms = 333\nday_slots = 1\n", "params.day_slots"),

@@ -241,3 +241,11 @@ def test_an_opening_is_part_of_the_log() -> None:
     bodies = [decode(CertifiedBatch, data).body for _, data in builder.batches(3, 1)]
     assert [body.opening is not None for body in bodies] == [False, True, False]
     assert isinstance(bodies[1].opening, DayOpening)
+
+
+def test_a_session_of_a_model_that_was_not_listed_is_found(log: Log) -> None:
+    """Even with every certificate in order: more than 2/3 of a committee may have colluded (S8)."""
+    unlisted = replace(NETWORK, listed=())
+    with pytest.raises(ReplayFailed, match="model_not_listed") as caught:
+        replay(log, unlisted, Checks())
+    assert (caught.value.height, caught.value.field) == (1, "settlement")

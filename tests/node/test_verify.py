@@ -12,7 +12,6 @@ from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from consensus.market.batch import apply_batch
-from consensus.market.ledger_state import genesis_ledger
 from consensus.market.proof import CreditProof
 from contracts.merkle import merkle_proof
 from gossip.messages import decode
@@ -36,8 +35,7 @@ def _text() -> str:
     terms, committee = NETWORK.terms(), NETWORK.committee()
     ((_, data),) = LogBuilder().batches(1, 3)
     batch = decode(CertifiedBatch, data)
-    genesis = genesis_ledger(terms, committee, NETWORK.opening(), NETWORK.reference_price_wei, ())
-    credits = apply_batch(genesis, terms, batch.header, batch.body).credits
+    credits = apply_batch(NETWORK.genesis(), terms, batch.header, batch.body).credits
     provider = next(iter(credits))
     proof = CreditProof(provider, credits[provider], merkle_proof(credits, provider), batch.header, batch.certificate)
     return json.dumps(jsonable(ProofFile.of(proof, committee, terms.domain)))

@@ -7,7 +7,7 @@ import pytest
 from consensus.params import NetworkParams
 from testnet.bench.matching import BookSize, Market, measure_core, measure_router
 from testnet.scale.constants import Constants
-from testnet.scale.model import BASE_BYTES, Cost, Design, ceiling_rate, costs, members
+from testnet.scale.model import BASE_BYTES, Cost, Design, ceiling_rate, costs, frame_tokens, members, users
 
 MS = 1e-3
 OF = Constants(
@@ -21,12 +21,16 @@ OF = Constants(
     frame=0.1 * MS,
     host=2 * MS,
     repeats=4.0,
-    token=0.2 * MS,
+    token=0.02 * MS,
+    frame_out=0.1 * MS,
     rfc_bytes=300,
     overhead_bytes=250,
     settlement_bytes=1_000,
     bid_bytes=150,
-    session_bytes=800,
+    pass_bytes=400,
+    page_bytes=300,
+    pair_bytes=200,
+    ticket_bytes=600,
 )
 
 
@@ -35,15 +39,34 @@ def by_role(nodes: int, rate: float, design: Design) -> dict[str, Cost]:
 
 
 def test_a_part_is_what_its_formula_says() -> None:
-    full = dict(by_role(1_000, 100, Design())["full node"].parts)
+    assert dict(by_role(1_000, 100, Design())["full node"].parts)["rfc gossip"] == 0
+    full = dict(by_role(1_000, 100, Design(node_shards=16))["full node"].parts)
     assert full["rfc gossip"] == pytest.approx(100 * 5 * 0.1 * MS)
     assert full["rfc checks"] == pytest.approx(100 * 0.2 * MS)
     assert full["settlement checks"] == pytest.approx(100 * 1 * MS)
     assert full["book"] == pytest.approx(3 * 100 / 60 * 0.6 * MS)
     provider = dict(by_role(1_000, 100, Design())["provider"].parts)
-    assert provider["streams"] == pytest.approx(100 / 100 * 500 * 0.2 * MS)
+    assert provider["streams"] == pytest.approx(100 / 100 * 500 * 0.12 * MS)  # ten answers at once: a frame for each T
     member = dict(by_role(1_000, 64, Design())["member"].parts)
-    assert member["routing"] == pytest.approx(1 * MS)
+    assert member["routing"] == pytest.approx(1.1 * MS)
+
+
+def test_a_busy_provider_sends_frames_of_many_t_and_no_more_than_a_voucher_window() -> None:
+    assert [round(frame_tokens(answers), 1) for answers in (1, 64, 128, 256, 700, 10_000)] == [1, 1, 3.2, 12.8, 25, 32]
+    busy = dict(by_role(100, 700, Design())["provider"].parts)["streams"]
+    assert busy == pytest.approx(35_000 * (0.02 + 0.1 / 25) * MS)
+    assert dict(by_role(100, 700, Design(paced=False))["provider"].parts)["streams"] == pytest.approx(
+        35_000 * 0.12 * MS
+    )
+
+
+def test_what_the_ledger_holds_is_told_by_passes_and_pairs() -> None:
+    seen = by_role(10_000, 700, Design())["full node"].memory - BASE_BYTES
+    kept = by_role(10_000, 700, Design(keeps_tickets=True))["full node"].memory - BASE_BYTES
+    assert kept - seen == pytest.approx(700 * 86_400 * 600)
+    passes = 2 * users(10_000)
+    wanted = passes * 400 + (passes + 700 * 86_400 / 1_024) * 300 + (passes * 1_000 + 700 * 7_200) * 200
+    assert seen == pytest.approx(wanted)
 
 
 def test_sharing_topics_out_spares_members_and_nothing_is_free() -> None:
@@ -51,8 +74,8 @@ def test_sharing_topics_out_spares_members_and_nothing_is_free() -> None:
     assert dict(shared.parts)["rfc gossip"] == pytest.approx(dict(every.parts)["rfc gossip"] / 8)
     assert shared.messages < every.messages
     small = by_role(20, 1, Design(followers=8))["member"]
-    assert dict(small.parts)["rfc gossip"] == dict(by_role(20, 1, Design())["member"].parts)["rfc gossip"]
-    for design in (Design(), Design(node_shards=0, checks_batches=False)):
+    assert dict(small.parts)["rfc gossip"] == dict(by_role(20, 1, Design(followers=64))["member"].parts)["rfc gossip"]
+    for design in (Design(), Design(node_shards=16, checks_batches=False)):
         for role, cost in by_role(100, 10, design).items():
             more = by_role(100, 700, design)[role]
             assert more.cpu > cost.cpu > 0
@@ -61,8 +84,8 @@ def test_sharing_topics_out_spares_members_and_nothing_is_free() -> None:
 
 def test_a_batch_bounds_what_can_be_settled() -> None:
     per_batch = NetworkParams().batch_settlements
-    assert ceiling_rate(Design()) == per_batch / 12
-    assert ceiling_rate(replace(Design(), batch_settlements=8_400)) == 700
+    assert ceiling_rate(Design()) == per_batch / 12 == 700
+    assert ceiling_rate(replace(Design(), batch_settlements=1_200)) == 100
     assert [members(nodes) for nodes in (5, 30, 1_000)] == [4, 10, 64]
 
 

@@ -28,7 +28,9 @@ class Counter:
         if params:
             self.world.terms = make_terms(**params)
         self.desk = Desk(self.world.terms, self.world.router.address, lambda _: [m.address for m in self.world.members])
-        self.account: DayAccount = account_of(self.world.ledger(), self.world.terms, 0)
+        ledger = self.world.ledger()
+        self.listing = ledger.listing
+        self.account: DayAccount = account_of(ledger, self.world.terms, 0)
 
     def grant(self, balance_mor: int = 5, salt: Digest = SALT, accept_rank: int = 0, **request: Any) -> AccessPass:
         user, session = request.pop("user", "user"), request.pop("session", "session")
@@ -43,7 +45,7 @@ class Counter:
     def admit(self, rfc: Signed[Rfc], now_ms: int = NOW, slot: int = 1, spent_wei: int = 0) -> Digest:
         rfc_id = rfc.id(self.world.domain)
         account = replace(self.account, credited_wei=Uint256(spent_wei))
-        self.desk.admit(rfc, rfc_id, now_ms=now_ms, slot=slot, account=account)
+        self.desk.admit(rfc, rfc_id, now_ms=now_ms, slot=slot, account=account, listing=self.listing)
         return rfc_id
 
     def place(self, rfc_id: Digest, provider: str = "provider", slot: int = 1) -> Digest:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from consensus.market import batch
 from consensus.market import settlement as settlement_module
 from consensus.market.batch import body_root, credits, settlement_outcome
 from consensus.market.beacon import next_beacon
@@ -14,11 +15,21 @@ from consensus.market.bootstrap import reserve_until
 from consensus.market.errors import BatchInvalid
 from consensus.market.ledger_state import encode_ledger
 from consensus.market.settlement import VerifiedSettlements
+from consensus.params import NetworkParams
 from contracts.emission import daily_budget
 from contracts.merkle import merkle_proof, merkle_root, merkle_verify
 from contracts.typed_data import ZERO_DIGEST, Address, Uint256
 from gossip.messages.base import decode, encode, sign
-from gossip.messages.committee import BatchBody, BatchHeader, batch_hash
+from gossip.messages.committee import (
+    MAX_BATCH_BYTES,
+    MAX_MEMBERS,
+    MAX_OPINIONS,
+    MAX_RANKED,
+    BatchBody,
+    BatchHeader,
+    batch_hash,
+)
+from gossip.messages.market import Ticket
 from gossip.messages.session import Settlement
 from tests.consensus.builders import PRICE, World, address, key, make_terms, named_digest
 
@@ -135,6 +146,23 @@ def test_a_batch_has_a_largest_size() -> None:
     assert reason(world, *rebound(header, body, settlements=tuple(pending))) == "too_many_settlements"
 
 
+def test_a_proposer_stops_where_a_batch_would_be_too_long_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    pending = [world.settlement() for _ in range(5)]
+    monkeypatch.setattr(batch, "MAX_SETTLED_BYTES", sum(len(encode(one)) for one in pending[:3]))
+    _, body, rejected = world.propose(world.ledger(), pending)
+    assert (body.settlements, rejected) == (tuple(pending[:3]), ())
+
+
+def test_a_slot_of_700_rfcs_a_second_fits_into_a_batch_with_all_else_that_may_be_in_it(world: World) -> None:
+    params = NetworkParams()
+    assert params.batch_settlements * 1_000 >= 700 * params.slot_ms
+    usual = len(encode(world.settlement(rivals=[world.bid("another")])))
+    assert params.batch_settlements * usual < batch.MAX_SETTLED_BYTES
+    else_ = 512 * MAX_OPINIONS + 32 * MAX_RANKED + 512 * MAX_MEMBERS + 512 * batch.MAX_COMMITMENTS
+    assert batch.MAX_SETTLED_BYTES + 4 * Ticket.MAX_BYTES + else_ < MAX_BATCH_BYTES
+
+
 def test_a_refused_batch_leaves_the_ledger_as_it_was(world: World) -> None:
     ledger = world.after(world.ledger(), [world.settlement()])
     before = encode_ledger(ledger)
@@ -161,7 +189,7 @@ def test_the_proposer_leaves_out_what_cannot_be_settled_and_says_why(world: Worl
     header, body, rejected = world.propose(world.ledger(), [good, good, early, dear])
     assert body.settlements == (good,)
     assert [(left.reason.split(":")[0], left.retry) for left in rejected] == [
-        ("already_settled", False),
+        ("index_used", False),
         ("report_awaited", True),
         ("price_over_ceiling", False),
     ]

@@ -16,6 +16,7 @@ from consensus.market.ledger_state import (
     next_reference_price,
     state_root,
 )
+from consensus.market.listing import Listing
 from consensus.market.maturing import Audits
 from consensus.market.settlement import verify_settlement
 from consensus.market.speed import SpeedSample, is_fast_enough, us_per_t
@@ -232,19 +233,20 @@ def test_a_router_can_look_ahead_to_the_next_days_numbers(world: World) -> None:
 
 
 def test_what_is_too_old_to_matter_is_forgotten(world: World) -> None:
-    ledger = world.after(world.ledger(), [world.settlement()])
-    assert ledger.settled
-    (ticket,) = ledger.settled[0]
-    assert ledger.is_settled(ticket)
-    assert not ledger.is_settled(named_digest("another ticket"))
+    settlement = world.settlement()
+    ledger = world.after(world.ledger(), [settlement])
+    rfc = settlement.rfc.payload
+    assert ledger.is_settled(rfc)
+    assert not ledger.is_settled(replace(rfc, index=rfc.index + 1))
     assert ledger.sessions
     assert set(ledger.commitments) == {0, 1}
     later = world.after(ledger, slot=150)
-    assert later.is_settled(ticket)
+    assert later.is_settled(rfc)
     assert later.sessions[0] == ledger.sessions[0]
     much_later = world.after(later, slot=200)
     assert not much_later.sessions
-    assert not much_later.settled
+    assert not much_later.is_settled(rfc)
+    assert not much_later.indexes
     assert set(much_later.days) == {1, 2}
     assert set(much_later.commitments) == {1}
     assert much_later.credits == later.credits
@@ -275,15 +277,15 @@ def test_the_state_root_covers_everything_but_the_parent(world: World) -> None:
     root = state_root(ledger)
     assert state_root(replace(ledger, parent=named_digest("x"))) == root
     empty: dict[Address, Uint256] = {}
-    changes: dict[str, Any] = dict.fromkeys(("credits", "days", "sessions", "settled", "speed", "penalties"), empty)
+    changes: dict[str, Any] = dict.fromkeys(("credits", "days", "sessions", "indexes", "speed", "penalties"), empty)
     changes |= {"penalised": empty, "commitments": empty, "outcomes": (), "beacon": named_digest("x")}
     changes |= {"height": 9, "slot": 9, "day": 9, "total_credited": Uint256(9), "since": 9, "is_rescued": True}
     changes |= {"bootstrap_credited": Uint256(9), "day_credits": empty, "pairs": {0: {b"pair": 9}}}
     changes |= {"audits": Audits(forfeited_wei=Uint256(9)), "ranks": {0: {address("provider"): 1}}}
     term = replace(ledger.running, epoch=9)
-    changes |= {"committees": (term,), "drawn": Draw(9, term)}
+    changes |= {"committees": (term,), "drawn": Draw(9, term), "listing": Listing(ordered={MODEL: 1})}
     assert set(changes) == set(ledger.__struct_fields__) - {"parent"}
-    assert len({state_root(replace(ledger, **{name: value})) for name, value in changes.items()} | {root}) == 24
+    assert len({state_root(replace(ledger, **{name: value})) for name, value in changes.items()} | {root}) == 25
 
 
 def test_genesis_is_deterministic_and_checked(world: World) -> None:

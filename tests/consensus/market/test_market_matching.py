@@ -149,6 +149,7 @@ def make_scene(
         tip=world.commitment(world.router, 0).payload.tip,
         ceiling_wei=2 * PRICE,
         beacons={BEACON: {}},
+        listing=world.ledger().listing,
     )
     return Scene(world, asked, ticket, sign(told, world.router, world.domain), secret, context)
 

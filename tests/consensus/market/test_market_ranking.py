@@ -4,10 +4,12 @@ import random
 
 from consensus.market.book import Book, StandingBid
 from consensus.market.matching import candidates
-from consensus.market.ranking import Ranking
+from consensus.market.ranking import Band, KeepsOut, Ranking
 from consensus.market.rivals import payable
 from consensus.market.waiting import Waiting, WaitingRoom
-from contracts.typed_data import Digest
+from consensus.params import NetworkParams
+from contracts.typed_data import Address, Digest
+from gossip.messages.market import Why
 from tests.consensus.builders import FAR_MS, GENESIS_MS, MODEL, PRICE, World, address, make_terms, named_digest
 
 BOOST_MS = 1_000
@@ -66,6 +68,57 @@ def test_a_ranking_draws_from_the_band_of_the_rule() -> None:
         )
         assert ranking.band(lambda one, free=free: one.bid_id in free) == wanted  # type: ignore[misc]  # a default binds
         assert [one for one in bids if ranking.is_payable(one)] == list(payable(bids, bids, params))
+
+
+def test_a_draw_accounts_for_all_who_are_as_cheap() -> None:
+    """Slots come and go, prompts differ, some are barred, some kept out of one RFC: the rule looks at every bid."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance, world, params = random.Random(seed), World(), make_terms(min_providers=3).params
+    for _ in range(12):
+        count = chance.randrange(1, 160)
+        bids = [
+            world.standing(
+                f"p{n}", price_wei=PRICE * chance.randrange(95, 110) // 100, prompt_max=chance.choice((9, 99))
+            )
+            for n in range(count)
+        ]
+        whys = [Why.NO_MOR, Why.UNPROVEN, None, None, None]
+        barred = {one.bid.provider: why for one in bids if (why := chance.choice(whys)) is not None}
+        ranking = Ranking(bids, params, barred=barred)
+        full: set[Address] = set()
+        for _ in range(20):
+            for one in chance.sample(bids, chance.randrange(count + 1)):
+                is_full = chance.random() < 0.5
+                (full.add if is_full else full.discard)(one.bid.provider)
+                ranking.note_full(one.bid.provider, is_full=is_full)
+            ranking.note_full(address("a stranger"), is_full=True)
+            kept = {one.bid_id: Why.RESTING for one in bids if chance.random() < 0.1} if chance.random() < 0.6 else {}
+            bound = chance.choice((1, 9, 10, 99, 100))
+            band = ranking.draw(bound, _keeps(kept) if kept else None)
+            roomy = [one for one in bids if one.bid.prompt_max >= bound]
+            never = {one.bid.provider: Why.NO_RIVALS for one in roomy if not ranking.is_payable(one)} | barred
+            filled = dict.fromkeys(full, Why.NO_SLOT)
+            resting = {one.bid.provider: kept[one.bid_id] for one in roomy if one.bid_id in kept}
+            _check_band(band, roomy, resting | filled | never, params)
+            eligible = list(ranking.eligible(bound))
+            assert [one for one in roomy if one.bid.provider not in never] == sorted(eligible, key=bids.index)
+            assert ranking.lowest_price(bound) == min((one.bid.price_wei for one in eligible), default=None)
+
+
+def _keeps(kept: dict[Digest, Why]) -> KeepsOut:
+    return lambda one: kept.get(one.bid_id)
+
+
+def _check_band(band: Band, roomy: list[StandingBid], why: dict[Address, Why], params: NetworkParams) -> None:
+    assert band.bids == candidates([one for one in roomy if one.bid.provider not in why], params.tie_percent)
+    if not band.bids:
+        assert band.left_out == ()
+        return
+    limit = min(one.bid.price_wei for one in band.bids) * (100 + params.tie_percent)
+    cheap = sorted((one.bid.price_wei, one.bid_id, one.bid.provider) for one in roomy if one.bid.provider in why)
+    named = [(provider, why[provider]) for price, _, provider in cheap if price * 100 <= limit][:64]
+    assert [(one.provider, one.why) for one in band.left_out] == sorted(named)
 
 
 def test_a_book_forgets_what_it_put_together_when_something_changes() -> None:

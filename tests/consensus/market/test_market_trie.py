@@ -2,13 +2,11 @@
 
 import random
 from collections.abc import Mapping
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consensus.market import indexes
 from consensus.market.ledger_state import SessionUse
 from consensus.market.penalties import Penalties
 from consensus.market.trie import Trie
@@ -22,7 +20,7 @@ KEYS = st.builds(
     st.integers(0, 3),
     st.integers(0, 40),
 )
-USES = st.builds(SessionUse, st.integers(0, 3), st.just(100), st.integers(0, 50), st.just(((1, 1),)))
+USES = st.builds(SessionUse, st.integers(0, 3), st.just(100), st.integers(0, 50))
 
 
 @settings(max_examples=100)
@@ -84,18 +82,6 @@ def test_amounts_beyond_64_bits_have_roots() -> None:
 def test_what_begins_alike_is_found_together(keys: set[bytes], prefix: bytes, bucket: int) -> None:
     held = Trie[bytes, int](bucket=bucket).with_items(dict.fromkeys(keys, 1))
     assert set(held.with_prefix(prefix)) == {key for key in keys if key.startswith(prefix)}
-
-
-@settings(max_examples=100)
-@given(st.lists(st.integers(0, 30), unique=True))
-def test_ranges_are_a_set_that_stays_small(numbers: list[int]) -> None:
-    ranges: indexes.Ranges = ()
-    for number in numbers:
-        assert not indexes.holds(ranges, number)
-        ranges = indexes.with_index(ranges, number)
-    assert [i for i in range(32) if indexes.holds(ranges, i)] == sorted(numbers)
-    assert all(last + 1 < first for (_, last), (first, _) in pairwise(ranges))
-    assert sum(last - first + 1 for first, last in ranges) == len(numbers)
 
 
 @settings(max_examples=60)

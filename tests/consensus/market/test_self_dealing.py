@@ -108,6 +108,7 @@ def test_a_match_without_enough_rivals_is_exposed(three: World) -> None:
         tip=three.ledger().commitments[0][router.address],
         ceiling_wei=2 * PRICE,
         beacons={named_digest("beacon"): {}},
+        listing=three.ledger().listing,
     )
     winner = three.standing()
 

@@ -71,6 +71,17 @@ class ScriptedSource:
     async def hand_overs(self, from_epoch: int) -> Any:
         return [{"epoch": from_epoch, "signatures": [TICKET]}]
 
+    async def listing(self) -> Any:
+        return {"listed": {TICKET: 1}}
+
+    async def look_at(self, model_id: Digest) -> Any:
+        return {"model_id": model_id}
+
+    async def order(self, model_id: Digest, *, is_listed: bool) -> Any:
+        if model_id != TICKET:
+            raise Unanswerable("the order would change nothing: nothing_changes")
+        return {"model_id": model_id, "is_listed": is_listed}
+
     async def signed(self) -> Any:
         return [{"height": 3, "step": Step.PREVOTE}]
 
@@ -114,6 +125,8 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         (f"/sessions/0x{TICKET.hex()}", {"rfc_id": "0x" + TICKET.hex()}),
         (f"/sessions/{TICKET.hex()}", {"rfc_id": "0x" + TICKET.hex()}),
         ("/batches/3/certified", {"height": 3, "encoded": "0x01"}),
+        ("/committee/listing", {"listed": {"0x" + TICKET.hex(): 1}}),
+        (f"/committee/listing/{TICKET.hex()}", {"model_id": "0x" + TICKET.hex()}),
         ("/explain/day", {"explanation": ["today"]}),
         ("/explain/day/4", {"explanation": ["day 4"]}),
         (f"/explain/allowance/0x{PROVIDER.address.hex()}", {"explanation": [PROVIDER.address.hex()]}),
@@ -125,6 +138,18 @@ async def test_routes(client: httpx.AsyncClient, path: str, expected: Any) -> No
     response = await client.get(path)
     assert response.status_code == 200
     assert response.json() == expected
+
+
+@pytest.mark.parametrize(("verb", "is_listed"), [("list", True), ("unlist", False)])
+async def test_a_listing_order_is_given_by_post_alone(client: httpx.AsyncClient, verb: str, is_listed: bool) -> None:
+    path = f"/committee/{verb}/0x{TICKET.hex()}"
+    assert (await client.get(path)).status_code == 405
+    assert (await client.post("/committee/listing")).status_code == 405
+    assert (await client.post(path)).json() == {"model_id": "0x" + TICKET.hex(), "is_listed": is_listed}
+    assert (await client.post(path, headers={"authorization": "Bearer another"})).status_code == 401
+    other = await client.post(f"/committee/{verb}/0x{'08' * 32}")
+    assert (other.status_code, other.json()["error"][:9]) == (404, "the order")
+    assert (await client.post(f"/committee/{verb}/0x08")).status_code == 400
 
 
 async def test_why_there_is_no_answer_is_told(client: httpx.AsyncClient) -> None:

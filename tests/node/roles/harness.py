@@ -1,7 +1,7 @@
 """Whole nodes in one trio process: real libp2p hosts on loopback, real SQLite files, a chain in memory, short slots."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -15,10 +15,10 @@ from msgspec.structs import replace
 
 from consensus.committee import Committee, Member
 from consensus.market.access import home_routers
-from consensus.market.ledger_state import Ledger, genesis_ledger
+from consensus.market.ledger_state import Ledger
 from consensus.params import NetworkParams, Terms
 from contracts.signing import Key
-from contracts.typed_data import Address, Domain
+from contracts.typed_data import Address, Digest, Domain
 from gossip.messages import Signed, Unit, sign
 from gossip.messages.market import PassRequest, Rfc
 from gossip.messages.router import Granted, Matched, PassAsk, RfcAsk
@@ -36,11 +36,15 @@ from node.roles.access import ask_router
 from node.roles.secrets import SlotSecrets
 from node.roles.user import UserAnswer
 from node.store import open_store
+from tests.consensus import builders
 from tests.consensus.builders import World, key
 from tests.node.roles.fakes import DOMAIN, MEMBERS, MODEL, URL, WEI, FakeChain
 
 PRICE = 10**11
 """The reference price, in wei per T."""
+LISTED = (SyntheticEngine(MODEL).model_id, builders.MODEL, builders.OTHER_MODEL)
+"""What most tests ask for, of an engine or of a ledger alone."""
+
 PATIENCE_S = 40.0
 """How long a condition may take on a machine that is busy with other things; it takes a fraction of it."""
 
@@ -154,6 +158,8 @@ class Lab:
         nursery: trio.Nursery,
         domain: Domain = DOMAIN,
         calls: ChainCalls | None = None,
+        *,
+        models: Sequence[Digest] = (),
     ) -> None:
         self.folder = folder
         self.chain = FakeChain()
@@ -182,6 +188,7 @@ class Lab:
             budget_wei=3_456 * WEI,
             reference_price_wei=PRICE,
             commitments=tuple(secret.commitment(day) for day in (0, 1) for secret in secrets),
+            listed=(*LISTED, *models),
         )
 
     @property
@@ -205,12 +212,14 @@ class Lab:
     async def start_member(self, number: int, **options: Any) -> Running:
         return await self.start(f"member{number}", ("member",), MEMBERS[number], **options)
 
-    async def start_provider(self, name: str, engine: Engine | None = None, **offer: Any) -> Running:
+    async def start_provider(
+        self, name: str, engine: Engine | None = None, *, follow_rfcs: bool = False, **offer: Any
+    ) -> Running:
         """A provider that holds MOR, unless its balance is set already."""
         self.chain.balances.setdefault(key(name).address, WEI)
         model = replace(ModelOffer(model=MODEL, price_wei=PRICE, engine="synthetic"), **offer)
         self.engines[self.folder / name] = engine or SyntheticEngine(MODEL, slots=model.slots)
-        return await self.start(name, ("provider",), models=(model,))
+        return await self.start(name, ("provider",), models=(model,), follow_rfcs=follow_rfcs)
 
     async def start_finder(self, name: str) -> Running:
         """A plain full node that opted in."""
@@ -228,9 +237,10 @@ class Lab:
         *,
         models: tuple[ModelOffer, ...] = (),
         finder: bool | None = None,
+        follow_rfcs: bool = False,
     ) -> Running:
         """A node on its own folder under ``name``; one that ran before finds its store there again."""
-        config = replace(self.config(name, roles, models), finder=finder)
+        config = replace(self.config(name, roles, models), finder=finder, follow_rfcs=follow_rfcs)
         running: Running = await self._nursery.start(self._run, name, config, who or key(name))
         self.running[name] = running
         return running
@@ -253,9 +263,7 @@ class Lab:
             yield node
 
     def genesis(self) -> Ledger:
-        network = self.network
-        opening, price = network.opening(), network.reference_price_wei
-        return genesis_ledger(self.terms, self.committee, opening, price, network.commitments)
+        return self.network.genesis()
 
     async def _run(self, name: str, config: NodeFile, who: Key, *, task_status: trio.TaskStatus[Running]) -> None:
         gone = trio.Event()
@@ -357,8 +365,13 @@ async def open_lab(
     params: NetworkParams = SHORT,
     domain: Domain = DOMAIN,
     calls: ChainCalls | None = None,
+    *,
+    models: Sequence[Digest] = (),
 ) -> AsyncIterator[Lab]:
-    """A network with nobody in it yet; leaving stops every node. What waits for seconds waits for less here."""
+    """A network with nobody in it yet; leaving stops every node. What waits for seconds waits for less here.
+
+    ``models`` are listed beside :data:`LISTED`.
+    """
     monkeypatch.setattr(asking, "GO_ON_DEADLINE_MS", 1_000)
     monkeypatch.setattr(peers, "DIAL_EVERY_S", 0.2)
     monkeypatch.setattr(sync, "RECONCILE_S", 0.5)
@@ -366,7 +379,7 @@ async def open_lab(
     monkeypatch.setattr(epochs, "RESCUE_POLL_S", 0.2)
     monkeypatch.setattr(finder, "LOOK_S", 0.2)
     async with trio.open_nursery() as nursery:
-        lab = Lab(folder, params, nursery, domain, calls)
+        lab = Lab(folder, params, nursery, domain, calls, models=models)
 
         @asynccontextmanager
         async def engine_of(_: ModelOffer, data_dir: Path) -> AsyncIterator[Engine]:

@@ -15,7 +15,7 @@ from node.api.backend import BackendError
 from node.context import now_ms
 from node.roles.access import AccessRefused, first_index
 from node.roles.user import UserAnswer
-from tests.consensus.builders import key
+from tests.consensus.builders import OTHER_MODEL, key
 from tests.node.roles.fakes import MEMBERS, WEI
 from tests.node.roles.harness import PRICE, Lab, Running, ask, ask_match, ask_pass, chat, make_rfc, open_lab, until
 
@@ -74,7 +74,7 @@ async def rfcs(lab: Lab, asker: Running, user: Key) -> None:
         await ask_match(asker, home, make_rfc(session, granted, token_max=allowance + 1))
     assert caught[0].allowance_left == allowance
     async with refuses("unknown_model") as caught:
-        await ask_match(asker, home, make_rfc(session, granted, index=1, model_id=bytes(32)))
+        await ask_match(asker, home, make_rfc(session, granted, index=1, model_id=OTHER_MODEL))
     assert caught[0].allowance_left == allowance
     async with refuses("prompt_over_limit") as caught:
         await ask_match(asker, home, make_rfc(session, granted, index=2, prompt_bound=100_000))

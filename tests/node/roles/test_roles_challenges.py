@@ -52,7 +52,9 @@ def proofs(member: Running) -> list[dict[str, Any]]:
 async def test_a_provider_proves_its_files_at_join_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path
 ) -> None:
-    async with open_lab(tmp_path, monkeypatch, replace(SHORT, challenge_slots=2)) as lab:
+    async with open_lab(
+        tmp_path, monkeypatch, replace(SHORT, challenge_slots=2), models=[FileEngine(weights).model_id]
+    ) as lab:
         await lab.start_committee()
         engine = FileEngine(weights)
         provider = await lab.start_provider("provider", engine)
@@ -75,7 +77,9 @@ async def test_a_provider_proves_its_files_at_join_and_again(
 async def test_a_changed_model_is_not_matched_and_comes_back_with_its_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path
 ) -> None:
-    async with open_lab(tmp_path, monkeypatch, replace(SHORT, challenge_slots=1)) as lab:
+    async with open_lab(
+        tmp_path, monkeypatch, replace(SHORT, challenge_slots=1), models=[FileEngine(weights).model_id]
+    ) as lab:
         await lab.start_committee()
         good = await lab.start_provider("good", FileEngine(weights), slots=50)
         bytes_before = weights.read_bytes()
@@ -119,7 +123,7 @@ def state_of(member: Running, provider: Running) -> dict[str, Any]:
 
 
 async def test_a_touched_model_serves_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
-    async with open_lab(tmp_path, monkeypatch, SHORT) as lab:
+    async with open_lab(tmp_path, monkeypatch, SHORT, models=[FileEngine(weights).model_id]) as lab:
         await lab.start_committee()
         engine = FileEngine(weights)
         provider = await lab.start_provider("provider", engine)

@@ -57,7 +57,7 @@ class TheEngine(SyntheticEngine):
 async def _open(
     folder: Path, monkeypatch: pytest.MonkeyPatch, engine: SyntheticEngine
 ) -> AsyncIterator[tuple[Lab, Running, Running]]:
-    async with open_lab(folder, monkeypatch) as lab:
+    async with open_lab(folder, monkeypatch, models=[engine.model_id]) as lab:
         await lab.start_committee()
         provider = await lab.start_provider("provider", engine)
         user = await lab.start_user("user", 5_000 * WEI)

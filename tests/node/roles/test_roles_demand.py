@@ -67,6 +67,38 @@ async def test_one_index_twice_is_noticed_and_a_repetition_is_not(
         ]
 
 
+async def test_a_router_tells_topics_that_it_does_not_follow_and_nobody_else_follows_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each topic has one member here: with four of them, three home routers in four do not follow a model's."""
+    monkeypatch.setattr("node.roles.demand.FOLLOWERS", 1)
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        members = await lab.start_committee()
+        seller = await lab.start_provider("provider", slots=16)
+        full, listener = await lab.start("full", ("full",)), await lab.start("listener", ("full",), follow_rfcs=True)
+        users = [await lab.start_user(f"user {number}", 100 * WEI) for number in range(4)]
+        await lab.market(providers=1)
+        await lab.knows(listener, providers=1)
+        demands = [member.parts.demand for member in members]
+        assert all(demand is not None for demand in demands)
+        followed = [topic for demand in demands if demand is not None for topic in demand.followed]
+        assert sorted(followed) == sorted(members[0].node.topics.rfc_shards())
+        assert [one.parts.demand for one in (seller, full, *users)] == [None] * 6
+        assert listener.parts.demand is not None
+        await until(lambda: bool(listener.parts.demand and listener.parts.demand.followed), "the listener's topic")
+        (topic,) = listener.parts.demand.followed
+        (follower,) = [one for one in members if one.parts.demand is not None and topic in one.parts.demand.followed]
+        answers = {(await ask(user))[0].rfc_id for user in users}
+        for hears in (follower, listener):
+            demand = hears.parts.demand
+            assert demand is not None
+            await until(lambda demand=demand: answers <= {one["rfc_id"] for one in demand.heard()}, hears.name)  # type: ignore[misc]  # a default binds
+
+        # Who has left the committee hears no more of it.
+        monkeypatch.setattr("node.roles.demand.followed_shards", lambda *_: ())
+        await until(lambda: not any(demand.followed for demand in demands if demand is not None), "nobody to follow")
+
+
 async def test_every_rfc_of_a_user_reaches_every_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first, sent as soon as the user sees a bid, on."""
     taken: dict[Demand | None, set[Digest]] = {}

@@ -144,8 +144,11 @@ async def test_nodes_bear_garbage(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert provider.node.network.statistics().drops["bad_message"] > 10
         answer, _ = await ask(user)
         assert answer.tokens == 32
-        ticket_id = user.parts.sessions.all()[0]["ticket_id"]
-        await until(lambda: user.parts.public.ledger.is_settled(Digest(bytes.fromhex(ticket_id[2:]))), "the settlement")
+        rfc_id = Digest(bytes.fromhex(user.parts.sessions.all()[0]["rfc_id"][2:]))
+        said = user.parts.sessions.messages(rfc_id)
+        assert said is not None
+        rfc = said[0].payload
+        await until(lambda: user.parts.public.ledger.is_settled(rfc), "the settlement")
         first = await user.node.store.get_batch(1)
         assert first is not None
         assert batch_hash(first.header) != nonsense

@@ -33,6 +33,7 @@ def context_of(running: Running, matched: Matched) -> MatchContext:
         tip=public.ledger.commitments[day][told.router],
         ceiling_wei=public.ledger.account.ceiling_wei(terms.params),
         beacons=public.beacons,
+        listing=public.ledger.listing,
     )
 
 

@@ -9,11 +9,13 @@ import trio
 from msgspec.structs import replace
 
 from consensus.market.matching import pick
+from consensus.market.ranking import Band, Ranking
 from consensus.market.rests import Rests
 from contracts.typed_data import Address, Digest
 from gossip.messages import sign
 from gossip.messages.market import Why
 from node.context import now_ms
+from node.errors import Unanswerable
 from node.roles import drawing
 from node.roles.matching import Matcher
 from node.roles.secrets import SlotSecrets
@@ -38,7 +40,7 @@ async def market(lab: Lab, **prices: int) -> tuple[Running, Running, dict[str, R
     """A user, a full node that watches, and providers with these prices in percent of the reference price."""
     await lab.start_committee()
     sellers = {
-        name: await lab.start_provider(name, slots=50, price_wei=PRICE * percent // 100)
+        name: await lab.start_provider(name, follow_rfcs=name == "one", slots=50, price_wei=PRICE * percent // 100)
         for name, percent in prices.items()
     }
     user = await lab.start_user("user", 500 * WEI)
@@ -74,7 +76,11 @@ async def test_anybody_can_ask_why_and_losers_learn_why_they_lost(
         assert "held no MOR" in last["poor"]
         left_out = messages(user, rfc_id)[1].match.payload.left_out
         assert [(one.provider, one.why) for one in left_out] == [(sellers["poor"].address, Why.NO_MOR)]
-        assert any(heard["rfc_id"] == rfc_id for heard in await sellers["one"].parts.status.rfcs())
+        for listener in (sellers["one"], lab.home_of(user.address)):
+            assert any(heard["rfc_id"] == rfc_id for heard in await listener.parts.status.rfcs()), listener.name
+        for deaf in (watcher, sellers["other"], user):
+            with pytest.raises(Unanswerable, match="follow_rfcs"):
+                await deaf.parts.status.rfcs()
         # Nothing of the account names the user (S34), and nobody makes up an RFC.
         assert bytes(user.address) not in repr(told).encode()
         assert user.address.hex() not in str(told["explanation"])
@@ -142,14 +148,14 @@ async def _another_candidate_set(
     lab: Lab, user: Running, watcher: Running, cheated: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The draw itself holds, and whoever heard the hidden bid sees that it is missing."""
-    live_bids = Matcher._live_bids
 
-    def without(self: Matcher, *args: Any) -> Any:
-        bids, rivals, others = live_bids(self, *args)
-        return tuple(one for one in bids if one.bid.provider != cheated.address), rivals, others
+    def without(self: Ranking, *args: Any) -> Band:
+        band = draw(self, *args)
+        return replace(band, bids=tuple(one for one in band.bids if one.bid.provider != cheated.address))
 
+    draw = Ranking.draw
     with monkeypatch.context() as patch:
-        patch.setattr(Matcher, "_live_bids", without)
+        patch.setattr(Ranking, "draw", without)
         for _ in range(10):
             answer, _ = await ask(user, chat(max_tokens=1))
             if (await explained(watcher, answer.rfc_id))["hidden"]:
