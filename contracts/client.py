@@ -8,7 +8,7 @@ contracts' functions; this module knows no contract but the lens.
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ from eth_keys.backends.coincurve import CoinCurveECCBackend
 from eth_utils.address import to_checksum_address
 from web3 import HTTPProvider, Web3
 from web3.exceptions import BlockNotFound, ContractLogicError, TransactionNotFound, Web3Exception, Web3RPCError
+from web3.types import Nonce
+from web3.utils.address import get_create_address
 
 from contracts.artifacts import load_artifact
 from contracts.errors import ChainUnavailable, ContractsError, TransactionReverted
@@ -61,6 +63,18 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """A signed transaction, by what finds it again: its sender's nonce, and its hash."""
+
+    nonce: int
+    tx_hash: Digest
+
+
+def unannounced(_: Sent) -> None:
+    """For callers that need not find a transaction again after a crash."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A token's supply and some balances at one block, in wei; ``balances`` is in the order asked."""
 
@@ -75,6 +89,17 @@ class _Sender:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     nonce: int | None = None
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """A transaction on its way: what it is now, and the hashes of all versions that were sent."""
+
+    key: Key
+    transaction: dict[str, Any]
+    what: str
+    announce: Callable[[Sent], None]
+    hashes: list[Digest] = field(default_factory=list)
 
 
 class ChainClient:
@@ -170,10 +195,13 @@ class ChainClient:
         """Send a transaction to the contract ``name`` at ``to`` and wait until it is mined."""
         return self.send(key, to, load_artifact(name).encode_call(function, *arguments), f"{name}.{function}")
 
-    def deploy(self, key: Key, name: str, *arguments: object) -> Address:
-        """Deploy the contract ``name`` and return its address."""
+    def deploy(
+        self, key: Key, name: str, *arguments: object, announce: Callable[[Sent], None] = unannounced
+    ) -> Address:
+        """Deploy the contract ``name`` and return its address; ``announce`` as for :meth:`send`."""
         what = f"deployment of {name}"
-        receipt = self.send(key, None, load_artifact(name).encode_deployment(*arguments), what)
+        data = load_artifact(name).encode_deployment(*arguments)
+        receipt = self.send(key, None, data, what, announce=announce)
         if receipt.contract is None:
             raise TransactionReverted(what, f"transaction 0x{receipt.tx_hash.hex()} created no contract")
         return receipt.contract
@@ -182,61 +210,104 @@ class ChainClient:
         """Send ``amount`` wei of the chain's own coin, so that ``to`` can pay for gas."""
         return self.send(key, to, b"", f"payment of {amount} wei for gas", amount)
 
-    def send(self, key: Key, to: Address | None, data: bytes, what: str, amount: int = 0) -> Receipt:
+    def send(
+        self,
+        key: Key,
+        to: Address | None,
+        data: bytes,
+        what: str,
+        amount: int = 0,
+        *,
+        announce: Callable[[Sent], None] = unannounced,
+    ) -> Receipt:
         """Sign, send and wait for one transaction; ``what`` names it in errors.
 
-        It is sent again with a 12.5 % higher fee when it is stuck. Where it isn't mined in time
-        :class:`ChainUnavailable` is raised, and the next transaction asks the chain for its nonce.
+        ``announce`` is told before any version of it leaves, and nothing leaves where that raises. It is sent again
+        with a 12.5 % higher fee when it is stuck. Where it isn't mined in time :class:`ChainUnavailable` is raised,
+        and the next transaction asks the chain for its nonce.
         """
         transaction: dict[str, Any] = {"data": "0x" + data.hex(), "value": amount, "chainId": self.chain_id()}
         if to is not None:
             transaction["to"] = to_checksum_address(to)
         sender = self._sender(key.address)
+        outgoing = _Outgoing(key, transaction, what, announce)
         with sender.lock:
-            tx_hash = self._send_first(key, sender, transaction, what)
-        try:
-            mined = self._await_mined(key, transaction, tx_hash, what)
-        except ChainUnavailable:
-            with sender.lock:
-                sender.nonce = None
-            raise
-        return self._checked_receipt(mined, key.address, transaction, what)
+            self._send_first(outgoing, sender)
+        return self._mined(outgoing)
 
-    def _send_first(self, key: Key, sender: _Sender, transaction: dict[str, Any], what: str) -> bytes:
+    def resume(self, key: Key, sent: Sent, what: str, announce: Callable[[Sent], None] = unannounced) -> Receipt:
+        """Wait for a transaction that waits in the pool since an earlier run, as :meth:`send` does.
+
+        Raises :class:`ChainUnavailable` as well where the pool doesn't hold it.
+        """
+        with self._translated(what):
+            try:
+                found: Any = self._eth.get_transaction(sent.tx_hash)  # type: ignore[arg-type]  # web3 wants its own bytes
+            except TransactionNotFound as error:
+                reason = f"{what} (0x{sent.tx_hash.hex()}) is not in the pool"
+                raise ChainUnavailable(self.url, reason) from error
+            fees = {name: int(found[name]) for name in ("maxPriorityFeePerGas", "maxFeePerGas")}
+            transaction = {"data": bytes(found["input"]), "value": int(found["value"]), "chainId": self.chain_id()}
+            transaction |= {"gas": int(found["gas"]), "nonce": sent.nonce, **fees}
+            if found["to"] is not None:
+                transaction["to"] = found["to"]
+        return self._mined(_Outgoing(key, transaction, what, announce, [sent.tx_hash]))
+
+    def transaction_counts(self, sender: Address) -> tuple[int, int]:
+        """How many transactions of ``sender`` are mined, and how many with those in the pool: its next nonces."""
+        owner = to_checksum_address(sender)
+        with self._translated(f"transactions of 0x{sender.hex()}"):
+            counts = [self._eth.get_transaction_count(owner, block) for block in ("latest", "pending")]
+        return int(counts[0]), int(counts[1])
+
+    def _send_first(self, outgoing: _Outgoing, sender: _Sender) -> None:
         """Fill in gas, fee and nonce, and send; the caller holds the sender's lock."""
-        owner = to_checksum_address(key.address)
+        owner, transaction = to_checksum_address(outgoing.key.address), outgoing.transaction
         try:
-            with self._translated(what):
+            with self._translated(outgoing.what):
                 gas: int = self._eth.estimate_gas({"from": owner, **transaction}, "pending")  # type: ignore[typeddict-item]  # built up key by key
                 tip = int(self._eth.max_priority_fee)
                 base = int(self._eth.get_block("latest")["baseFeePerGas"])
                 if sender.nonce is None:
                     sender.nonce = int(self._eth.get_transaction_count(owner, "pending"))
-                transaction |= {
-                    "gas": gas * 6 // 5,
-                    "maxPriorityFeePerGas": tip,
-                    "maxFeePerGas": 2 * base + tip,
-                    "nonce": sender.nonce,
-                }
-                tx_hash = self._broadcast(key, transaction)
+            transaction |= {
+                "gas": gas * 6 // 5,
+                "maxPriorityFeePerGas": tip,
+                "maxFeePerGas": 2 * base + tip,
+                "nonce": sender.nonce,
+            }
+            self._broadcast(outgoing)
         except ContractsError:
             sender.nonce = None
             raise
         sender.nonce += 1
-        return tx_hash
 
-    def _broadcast(self, key: Key, transaction: dict[str, Any]) -> bytes:
-        signed = Account.sign_transaction(transaction, key.reveal())
-        return bytes(self._eth.send_raw_transaction(signed.raw_transaction))
+    def _broadcast(self, outgoing: _Outgoing) -> None:
+        """Sign it as it is now, announce it and send it."""
+        signed = Account.sign_transaction(outgoing.transaction, outgoing.key.reveal())
+        tx_hash = Digest(bytes(signed.hash))
+        outgoing.announce(Sent(outgoing.transaction["nonce"], tx_hash))
+        with self._translated(outgoing.what):
+            self._eth.send_raw_transaction(signed.raw_transaction)
+        outgoing.hashes.append(tx_hash)
 
-    def _await_mined(self, key: Key, transaction: dict[str, Any], tx_hash: bytes, what: str) -> Any:
+    def _mined(self, outgoing: _Outgoing) -> Receipt:
+        try:
+            mined = self._await_mined(outgoing)
+        except ChainUnavailable:
+            sender = self._sender(outgoing.key.address)
+            with sender.lock:
+                sender.nonce = None
+            raise
+        return self._checked_receipt(mined, outgoing.key.address, outgoing.transaction, outgoing.what)
+
+    def _await_mined(self, outgoing: _Outgoing) -> Any:
         """Poll for the receipt of any of the transaction's versions, and raise the fee of one that is stuck."""
         now = time.monotonic()
         deadline, stuck, pause = now + self._mined_within_s, now + STUCK_S, 0.02
-        hashes = [tx_hash]
-        refused = ""
+        what, transaction, refused = outgoing.what, outgoing.transaction, ""
         while time.monotonic() < deadline:
-            for candidate in hashes:
+            for candidate in outgoing.hashes:
                 with self._translated(what), contextlib.suppress(TransactionNotFound):
                     return self._eth.get_transaction_receipt(candidate)  # type: ignore[arg-type]  # web3 wants its own bytes
             if time.monotonic() >= stuck:
@@ -244,14 +315,13 @@ class ChainClient:
                 for fee in ("maxPriorityFeePerGas", "maxFeePerGas"):
                     transaction[fee] = raised_fee(transaction[fee])
                 try:
-                    with self._translated(what):
-                        hashes.append(self._broadcast(key, transaction))
+                    self._broadcast(outgoing)
                 except TransactionReverted as error:
                     refused = f", its replacement was refused: {error.reason}"
             time.sleep(pause)
             pause = min(2 * pause, 0.5)
-        reason = f"{what} (0x{tx_hash.hex()}) was not mined in {self._mined_within_s:g} s{refused}"
-        raise ChainUnavailable(self.url, reason)
+        first = outgoing.hashes[0].hex()
+        raise ChainUnavailable(self.url, f"{what} (0x{first}) was not mined in {self._mined_within_s:g} s{refused}")
 
     def _checked_receipt(self, mined: Any, owner: Address, transaction: dict[str, Any], what: str) -> Receipt:
         if mined["status"] != 1:
@@ -301,6 +371,11 @@ class ChainClient:
         except (OSError, ValueError, LookupError, TypeError, AttributeError, Web3Exception) as error:
             # requests' own errors are OSErrors; the others are how web3 stumbles over an answer that makes no sense
             raise ChainUnavailable(self.url, f"{what}: {error}") from error
+
+
+def created_address(sender: Address, nonce: int) -> Address:
+    """Where the contract stands that ``sender``'s transaction ``nonce`` creates."""
+    return Address(bytes.fromhex(get_create_address(to_checksum_address(sender), Nonce(nonce))[2:]))
 
 
 def raised_fee(fee: int) -> int:

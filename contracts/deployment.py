@@ -1,8 +1,8 @@
 """Put a network's contracts on a chain, one step after another, and check afterwards that they stand there.
 
 Token, registry, Compute Contract, emission source, then the two bindings between them. What has been placed is handed
-to ``save`` after each step, so that a deployment that was interrupted goes on where it stopped and pays for nothing
-twice.
+to ``save`` after each step, and so is each transaction before it leaves: a deployment that was interrupted anywhere
+goes on where it stopped and pays for nothing twice.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,10 +22,10 @@ from contracts.bindings import (
     compute_arguments,
 )
 from contracts.budget import Economics
-from contracts.client import ChainClient
+from contracts.client import ChainClient, Sent, created_address
 from contracts.errors import ChainUnavailable, CodeDiffers
 from contracts.signing import Key
-from contracts.typed_data import ZERO_ADDRESS, Address
+from contracts.typed_data import ZERO_ADDRESS, ZERO_DIGEST, Address, Digest
 
 
 class RegistryTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +46,17 @@ class Placed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arguments: bytes
 
 
+class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A contract whose creating transaction may have left, while nobody has seen it mined."""
+
+    name: str
+    nonce: int
+    """The deployer's: with its address it makes the contract's."""
+    tx_hash: Digest
+    """Of the newest version; one with a lower fee may be mined instead."""
+    arguments: bytes
+
+
 class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a deployment has placed so far, by contract name."""
 
@@ -54,8 +65,9 @@ class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mor: Address | None = None
     """The token, whoever deployed it."""
     genesis_s: int = 0
-    """When slot 0 begins, Unix seconds; 0 before the Compute Contract stands."""
+    """When slot 0 begins, Unix seconds; 0 before the Compute Contract's transaction is made."""
     contracts: Mapping[str, Placed] = {}
+    pending: Pending | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +103,37 @@ class Deployer:
     note: Callable[[str], None] = field(default=ignore)
 
     def run(self) -> Placement:
-        """All steps that are not done yet."""
+        """All steps that are not done yet. A transaction of an earlier run comes first."""
+        self.recover()
         for step in (self.token, self.registry, self.compute, self.source, self.bind):
             step()
         return self.done
+
+    def recover(self) -> None:
+        """Find out what became of a transaction that an earlier run announced and didn't see mined.
+
+        What it created is placed, after a look at the code. One that still waits in the pool is waited for. One that
+        created nothing, or that no pool knows, is forgotten: the step is done again, in the latter case with the same
+        nonce, so that at most one of the two is ever mined.
+        """
+        pending = self.done.pending
+        if pending is None:
+            return
+        what = f"deployment of {pending.name}"
+        mined, pooled = self.client.transaction_counts(self.key.address)
+        if mined <= pending.nonce < pooled:
+            self.note(f"waiting for the {what} that an earlier run sent")
+            sent = Sent(pending.nonce, pending.tx_hash)
+            self.client.resume(self.key, sent, what, self._announcing(pending))
+        address = created_address(self.key.address, pending.nonce)
+        if not self.client.code(address):
+            self._keep(pending=None)
+            return
+        contracts = {**self.done.contracts, pending.name: Placed(address, pending.arguments)}
+        found = msgspec.structs.replace(self.done, contracts=contracts, pending=None)
+        check_code(self.client, found, pending.name, load_artifact(pending.name))
+        self.note(f"found {pending.name}, which an earlier run deployed")
+        self._keep(contracts=contracts, pending=None)
 
     def token(self) -> Mor:
         """The plan's token, or a new one."""
@@ -152,10 +191,19 @@ class Deployer:
                 raise CodeDiffers(name, held.address, "it was deployed with other parameters than are wanted now")
             return held.address
         self.note(f"deploying {name}")
-        address = self.client.deploy(self.key, name, *arguments)
-        contracts = {**self.done.contracts, name: Placed(address, encoded)}
-        self._keep(contracts=contracts, genesis_s=genesis_s or self.done.genesis_s)
+        self.done = msgspec.structs.replace(self.done, genesis_s=genesis_s or self.done.genesis_s)
+        announce = self._announcing(Pending(name, 0, ZERO_DIGEST, encoded))
+        address = self.client.deploy(self.key, name, *arguments, announce=announce)
+        self._keep(contracts={**self.done.contracts, name: Placed(address, encoded)}, pending=None)
         return address
+
+    def _announcing(self, pending: Pending) -> Callable[[Sent], None]:
+        """Saves under which nonce and hash a transaction leaves, before it does."""
+
+        def announce(sent: Sent) -> None:
+            self._keep(pending=msgspec.structs.replace(pending, nonce=sent.nonce, tx_hash=sent.tx_hash))
+
+        return announce
 
     def _keep(self, **changes: object) -> None:
         self.done = msgspec.structs.replace(self.done, **changes)

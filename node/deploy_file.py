@@ -21,10 +21,11 @@ from typing import Any
 import msgspec
 
 from consensus.params import NetworkParams, economics_of
+from contracts.artifacts import CONTRACT_NAMES
 from contracts.bindings import GOVERNANCE_DELAY_S
-from contracts.deployment import DeploymentPlan, Placed, Placement, RegistryTerms
+from contracts.deployment import DeploymentPlan, Pending, Placed, Placement, RegistryTerms
 from contracts.errors import ContractsError
-from contracts.typed_data import ZERO_ADDRESS, Address, Digest
+from contracts.typed_data import ZERO_ADDRESS, ZERO_DIGEST, Address, Digest
 from node import settings
 from node.errors import ConfigInvalid
 from node.files import write_atomic
@@ -144,12 +145,20 @@ class _PlacedText(msgspec.Struct, forbid_unknown_fields=True):
     arguments: str
 
 
+class _PendingText(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    nonce: int
+    tx_hash: str
+    arguments: str
+
+
 class _PlacementText(msgspec.Struct, forbid_unknown_fields=True):
     chain_id: int
     deployer: HexAddress
     mor: HexAddress | None = None
     genesis_s: int = 0
     contracts: dict[str, _PlacedText] = {}
+    pending: _PendingText | None = None
 
 
 def write_placement(path: Path, placement: Placement) -> None:
@@ -164,6 +173,13 @@ def write_placement(path: Path, placement: Placement) -> None:
             for name, placed in placement.contracts.items()
         },
     }
+    if (pending := placement.pending) is not None:
+        text["pending"] = {
+            "name": pending.name,
+            "nonce": pending.nonce,
+            "tx_hash": to_hex(pending.tx_hash),
+            "arguments": pending.arguments.hex(),
+        }
     write_atomic(path, msgspec.json.format(msgspec.json.encode(text), indent=2) + b"\n", mode=0o644)
 
 
@@ -176,12 +192,26 @@ def read_placement(path: Path) -> Placement | None:
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigInvalid(path, "", f"is no address file: {error}") from error
     found = settings.convert(path, document, _PlacementText, from_text)
-    try:
-        contracts = {
-            name: Placed(Address(bytes(one.address)), bytes.fromhex(one.arguments))
-            for name, one in found.contracts.items()
-        }
-    except ValueError as error:
-        raise ConfigInvalid(path, "contracts", f"arguments are not hex: {error}") from error
+    contracts = {
+        name: Placed(Address(bytes(one.address)), _from_hex(path, one.arguments))
+        for name, one in found.contracts.items()
+    }
     mor = None if found.mor is None else Address(bytes(found.mor))
-    return Placement(found.chain_id, Address(bytes(found.deployer)), mor, found.genesis_s, contracts)
+    pending = None if found.pending is None else _pending(path, found.pending)
+    return Placement(found.chain_id, Address(bytes(found.deployer)), mor, found.genesis_s, contracts, pending)
+
+
+def _pending(path: Path, text: _PendingText) -> Pending:
+    tx_hash = _from_hex(path, text.tx_hash.removeprefix("0x"))
+    if len(tx_hash) != len(ZERO_DIGEST):
+        raise ConfigInvalid(path, "pending.tx_hash", f"{text.tx_hash!r} is no transaction's hash")
+    if text.name not in CONTRACT_NAMES or text.nonce < 0:
+        raise ConfigInvalid(path, "pending", f"{text.name!r} with nonce {text.nonce} is no deployment")
+    return Pending(text.name, text.nonce, Digest(tx_hash), _from_hex(path, text.arguments))
+
+
+def _from_hex(path: Path, text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise ConfigInvalid(path, "contracts", f"{text!r} is not hex: {error}") from error

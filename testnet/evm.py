@@ -34,6 +34,7 @@ class LocalChain:
                 "an EVM in this process needs titanoboa: pip install 'yellowstone-router[dev]'"
             ) from error
         self.env: Any = boa.Env()
+        _untrace(self.env.evm.vm.state.computation_class.opcodes)
         self.env.evm.patch.chain_id = CHAIN_ID
 
     @property
@@ -85,6 +86,17 @@ class Contract:
         entries = self.send(data, sender).get_log_entries()
         found = [(topics, body) for address, topics, body in entries if address == self.address and topics[0] == topic]
         return [([value.to_bytes(32, "big") for value in topics[1:]], body) for topics, body in found]
+
+
+def _untrace(opcodes: dict[int, Any]) -> None:
+    """Take titanoboa's tracers off KECCAK256 and SSTORE.
+
+    Every environment wraps its own round those of all that came before it, because they share one table: the
+    thousandth chain of a process would be many times as slow as the first, and none would ever be freed.
+    """
+    for opcode in (0x20, 0x55):
+        while (inner := getattr(opcodes[opcode], "sha3", None) or getattr(opcodes[opcode], "sstore", None)) is not None:
+            opcodes[opcode] = inner
 
 
 def _check(computation: Any) -> None:

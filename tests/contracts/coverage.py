@@ -1,12 +1,14 @@
 """Line coverage of the Vyper sources by their tests.
 
 ``python -m tests.contracts.coverage`` prints a figure per file and the lines that no test runs, and exits with 1 where
-a file is below ``--least`` percent. ``--map FILE`` writes which test runs which lines, for tests.contracts.mutate.
+a file is below ``--least`` percent. ``--map FILE`` writes which test runs which lines and for how long, for
+tests.contracts.mutate.
 """
 
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from tests.contracts.traced import Line, Trace
 
 ROOT = Path(__file__).parents[2]
 TESTS = (
+    "bounds",
+    "events",
     "economics",
     "compute_contract",
     "registry_contract",
@@ -26,17 +30,14 @@ TESTS = (
     "emission_source",
     "mor_contract",
     "contract_views",
-    "evidence_agrees",
-    "certificate_vectors",
-    "ledger_contract",
 )
 """The tests that call contracts on an EVM in this process, the telling ones first."""
 
-SLOW = ("twin", "registry_solvency")
-"""State machines, which would hold up every mutant that survives."""
+SLOW = ("evidence_agrees", "certificate_vectors", "ledger_contract", "twin", "registry_solvency")
+"""State machines and whole sets of vectors, which would hold up every mutant that survives."""
 
 
-PYTEST = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+PYTEST = ("-p", "no:randomly", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 """Tests in their order; what has been imported before pytest is not rewritten, and need not be."""
 
 
@@ -46,6 +47,8 @@ class Recorder:
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self.by_test: dict[str, set[Line]] = {}
+        self.seconds: dict[str, float] = {}
+        """How long each test took, in seconds of wall time."""
         self.collected: set[Line] = set()
 
     def pytest_collection_finish(self) -> None:
@@ -55,7 +58,9 @@ class Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """One test from setup to teardown."""
+        started = time.monotonic()
         result = yield
+        self.seconds[item.nodeid] = round(time.monotonic() - started, 4)
         self.by_test[item.nodeid] = self.trace.take()
         return result
 
@@ -69,7 +74,7 @@ def record(files: list[str]) -> tuple[int, Recorder]:
     """Run the tests of ``files``; pytest's exit status and what was run."""
     with Trace().listening() as trace:
         recorder = Recorder(trace)
-        status = pytest.main([*PYTEST, *files], plugins=[recorder])
+        status = pytest.main(["-q", *PYTEST, *files], plugins=[recorder])
     return int(status), recorder
 
 
@@ -98,8 +103,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.map is not None:
         everywhere = sorted(recorder.collected)
         by_test = {test: sorted(lines) for test, lines in recorder.by_test.items()}
+        written = {"collected": everywhere, "tests": by_test, "seconds": recorder.seconds}
         options.map.parent.mkdir(parents=True, exist_ok=True)
-        options.map.write_text(json.dumps({"collected": everywhere, "tests": by_test}), encoding="utf-8")
+        options.map.write_text(json.dumps(written), encoding="utf-8")
     is_enough = report(recorder, options.least)
     return 0 if status == 0 and is_enough else 1
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import boa  # noqa: F401  # raises the recursion limit, which hypothesis forbids its tests
 import msgspec
 import pytest
 from eth_hash.auto import keccak

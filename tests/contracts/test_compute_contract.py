@@ -1,3 +1,5 @@
+from functools import cache
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -26,6 +28,12 @@ def keys_of(world: World, *stakes: int) -> list[Key]:
     return [key for key in world.keys if world.committee.weight(key.address) in stakes]
 
 
+@cache
+def shared() -> World:
+    """For tests that only ask, however often."""
+    return World()
+
+
 # hashes and digests
 
 
@@ -38,8 +46,8 @@ def test_the_contract_hashes_a_header_as_the_committee_does(world: World) -> Non
 @settings(max_examples=20, deadline=None)
 def test_the_contract_digests_a_precommit_as_the_committee_does(height: int, round_: int, value: bytes) -> None:
     vote = Precommit(height, round_, Digest(value), Digest(value[::-1]))
-    found = SHARED.compute("precommit_digest", height, round_, value, value[::-1])
-    assert found == digest(SHARED.domain, vote)
+    found = shared().compute("precommit_digest", height, round_, value, value[::-1])
+    assert found == digest(shared().domain, vote)
 
 
 # accepting
@@ -467,9 +475,6 @@ class Payouts(RuleBasedStateMachine):
 
 TestPayouts = Payouts.TestCase
 TestPayouts.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)
-
-SHARED = World()
-"""For tests that only ask, however often."""
 
 
 def test_a_failed_transfer_pays_nothing() -> None:

@@ -68,6 +68,23 @@ def agree(cases: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("initial", "decrease", "wei"), [(5, 3, 5 + 2), (4, 3, 4 + 1), (6, 3, 6 + 3), (7, 7, 7), (8, 7, 8 + 1), (1, 5, 1)]
+)
+def test_the_last_interval_emits_what_is_left_and_the_next_nothing(initial: int, decrease: int, wei: int) -> None:
+    chain = LocalChain()
+    schedule = (initial, decrease, chain.now_s, 10)
+    source = chain.deploy("emission_source", CAROL, CAROL, schedule)
+    end_s = chain.now_s + 10 * -(-initial // decrease)
+    assert source("getPeriodReward", end_s, end_s) == source("getPeriodReward", end_s, end_s + 9) == 0
+    assert source("getPeriodReward", end_s - 10, end_s) == initial - decrease * ((initial - 1) // decrease)
+    assert source("getPeriodReward", end_s - 10, end_s - 5) == (initial - decrease * ((initial - 1) // decrease)) // 2
+    for seconds in (10 * -(-initial // decrease), 1, 9, 10, 1_000):
+        chain.pass_time(seconds)
+        assert source("due") == wei
+        assert source("getPeriodReward", 0, chain.now_s) == wei
+
+
+@pytest.mark.parametrize(
     ("schedule", "reason"),
     [
         ((1, 0, 0, 1), "emission: bad decrease"),
@@ -79,8 +96,11 @@ def agree(cases: int, seed: int) -> None:
     ],
 )
 def test_a_schedule_that_does_not_fit_is_refused(schedule: tuple[int, ...], reason: str) -> None:
+    chain = LocalChain()
     with refused(reason):
-        LocalChain().deploy("emission_source", CAROL, CAROL, schedule)
+        chain.deploy("emission_source", CAROL, CAROL, schedule)
+    with refused(reason):
+        chain.deploy("emission_source", CAROL, CAROL, PUBLIC)("period_reward", schedule, 0, 1)
 
 
 def test_the_largest_schedule_is_taken() -> None:

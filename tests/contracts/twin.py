@@ -4,16 +4,24 @@ The model is :class:`contracts.budget.BudgetGate` for the budget and plain dicts
 ``python -m tests.contracts.fuzz`` choose the operations.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
-from contracts.bindings import certificate
+from contracts.bindings import certificate, compact_signature
 from contracts.budget import BudgetGate, BudgetPolicy, Economics, Schedule
 from contracts.merkle import merkle_proof
+from contracts.payout import PayoutOrder
+from contracts.signing import Key
 from contracts.typed_data import Address, Uint256
+from gossip.messages.committee import BatchHeader
 from testnet.evm import Refused
 from tests.contracts.local_chain import MOR, World
 
-PROVIDERS = [Address(bytes([value]) * 20) for value in (0xA1, 0xB0, 0xCA, 0xD5)]
+SIGNER = Key(b"\xd5" * 32)
+"""The one provider whose payout orders can be signed here."""
+
+PROVIDERS = [*(Address(bytes([value]) * 20) for value in (0xA1, 0xB0, 0xCA)), SIGNER.address]
 DAY_SLOTS = 10
 SLOT_S = 10
 SOURCE_FUNDS = 2_000_000 * MOR
@@ -40,9 +48,12 @@ class Side:
         self.received = endowment_wei
         self.pulled = 0
         self.history: dict[int, dict[Address, int]] = {}
+        """By accepted height: everybody's credit."""
+        self.headers: dict[int, BatchHeader] = {}
         self.paid = dict.fromkeys(PROVIDERS, 0)
         self.spent: dict[Address, int] = {}
         self.receivers: dict[Address, Address] = {}
+        self.nonces: dict[Address, int] = {}
 
     @property
     def today(self) -> int:
@@ -65,24 +76,44 @@ class Side:
         due = self.gate.economics.schedule.emitted(self.world.chain.now_s) - self.pulled
         return min(due, SOURCE_FUNDS - self.pulled)
 
-    def credit(self, provider: Address, market: int, bootstrap: int, day: int, gap: int = 1) -> bool:
-        """A batch of ``day`` with so much more for ``provider``; whether it is accepted."""
+    def credit(
+        self, provider: Address, market: int, bootstrap: int, day: int, gap: int = 1, *, is_claiming: bool = False
+    ) -> bool:
+        """A batch of ``day`` with so much more for ``provider``, who may claim in one call; whether it is taken."""
         credits = self.credited | {provider: self.credited[provider] + market + bootstrap}
         total = Uint256(sum(credits.values()))
         slot = day * DAY_SLOTS
         height = self.height + gap
         after = Uint256(self.gate.bootstrap + bootstrap)
         header = self.world.header(height, credits, slot, total_credited=total, bootstrap_credited=after)
+        before = (self.gate, self.received, self.pulled)
         expected = self._objection(day, total, after)
+        owed = credits[provider] - self.paid[provider]
+        if expected is None and is_claiming and owed <= 0:
+            expected = "compute: nothing to claim"
         try:
-            self.world.compute("submit", *certificate(header, 0, self.world.sign(header)))
+            if is_claiming:
+                found = self._claim_with(header, credits, provider)
+            else:
+                self.world.compute("submit", *self._certified(header))
         except Refused as refusal:
             assert refusal.reason == expected, (refusal.reason, expected)  # noqa: PT017  # checked either way
+            self.gate, self.received, self.pulled = before
             return False
         assert expected is None, f"accepted, but: {expected}"
         self.height = height
-        self.history[height] = credits
+        self.history[height], self.headers[height] = credits, header
+        if is_claiming:
+            assert found == owed
+            self._note_paid(provider, owed)
         return True
+
+    def _certified(self, header: BatchHeader) -> tuple[object, ...]:
+        return certificate(header, 0, self.world.sign(header))
+
+    def _claim_with(self, header: BatchHeader, credits: dict[Address, int], provider: Address) -> int:
+        arguments = (*self._certified(header), provider, credits[provider], merkle_proof(credits, provider))
+        return int(self.world.compute("claim_with_certificate", *arguments))
 
     def _objection(self, day: int, total: int, bootstrap: int) -> str | None:
         economics = self.gate.economics
@@ -100,24 +131,29 @@ class Side:
         self.gate = trial
         return None
 
-    def claim(self, provider: Address, height: int) -> None:
+    def claim(self, provider: Address, height: int, *, by_certificate: bool = False) -> None:
+        """Have a provider paid by an accepted height, however old; with its certificate once more, or without."""
         credits = self.history[height]
         owed = credits[provider] - self.paid[provider]
         proof = merkle_proof(credits, provider)
         asked = self.world.compute("claimable", provider, credits[provider], height, proof)
         assert asked == max(0, owed)
         try:
-            found = self.world.claim(credits, provider, height)
+            if by_certificate:
+                found = self._claim_with(self.headers[height], credits, provider)
+            else:
+                found = self.world.claim(credits, provider, height)
         except Refused as refusal:
             assert (refusal.reason, owed <= 0) == ("compute: nothing to claim", True), refusal.reason  # noqa: PT017  # checked either way
             return
         assert found == owed > 0
         self._note_paid(provider, owed)
 
-    def claim_many(self, height: int) -> None:
+    def claim_many(self, height: int, providers: Sequence[Address] = PROVIDERS) -> None:
+        """Have several paid in one call, in any order; one that comes twice is paid once."""
         credits = self.history[height]
-        many = [(provider, credits[provider], merkle_proof(credits, provider)) for provider in PROVIDERS]
-        owed = {provider: max(0, credits[provider] - self.paid[provider]) for provider in PROVIDERS}
+        many = [(provider, credits[provider], merkle_proof(credits, provider)) for provider in providers]
+        owed = {provider: max(0, credits[provider] - self.paid[provider]) for provider in providers}
         assert self.world.compute("claim_many", height, many) == sum(owed.values())
         for provider, amount in owed.items():
             self._note_paid(provider, amount)
@@ -156,22 +192,76 @@ class Side:
     def redirect(self, provider: Address, receiver: Address) -> None:
         self.world.compute("set_receiver", receiver, sender=provider)
         self.receivers[provider] = receiver
+        self.nonces[provider] = self.nonces.get(provider, 0) + 1
+
+    def redirect_by_order(self, receiver: Address) -> None:
+        """The signer's order, handed in by another provider."""
+        provider = SIGNER.address
+        order = PayoutOrder(provider, receiver, self.nonces.get(provider, 0), self.world.chain.now_s)
+        signature = compact_signature(SIGNER.sign(order, self.world.domain))
+        arguments = (provider, receiver, order.deadline, signature)
+        self.world.compute("set_receiver_by_order", *arguments, sender=PROVIDERS[0])
+        self.receivers[provider] = receiver
+        self.nonces[provider] = order.nonce + 1
 
     def check(self) -> None:
-        """The invariants, each named after its demand."""
+        """All invariants."""
+        self.s11_what_was_accepted_is_credited()
+        self.s23_a_day_takes_one_percent_of_the_pool_at_most()
+        self.s24_the_bootstrap_stays_within_its_reserve()
+        self.s32_payments_go_where_they_were_asked_to()
+        self.s33_everybody_was_paid_what_was_claimed()
+        self.s35_the_contract_is_solvent()
+        self.s37_the_market_stays_within_its_days()
+
+    def s11_what_was_accepted_is_credited(self) -> None:
+        compute = self.world.compute
+        assert compute("credited_total") == self.gate.credited == sum(self.credited.values())
+        assert compute("latest_height") == self.height
+
+    def s23_a_day_takes_one_percent_of_the_pool_at_most(self) -> None:
+        """Today's budget, after what has been credited until now: what comes in, and a hundredth of what is unused."""
+        compute, economics, today = self.world.compute, self.gate.economics, self.today
+        coming = economics.income(today + 1) - economics.income(today)
+        unused = economics.income(today) - self.gate.market
+        assert compute("pool") == max(0, unused)
+        assert compute("budget", today, self.gate.market) <= coming + max(0, unused) // 100
+
+    def s24_the_bootstrap_stays_within_its_reserve(self) -> None:
+        compute, ceiling = self.world.compute, self.gate.economics.bootstrap_ceiling(self.today)
+        assert compute("bootstrap_credited") == self.gate.bootstrap <= ceiling
+        assert compute("reserve") == ceiling - self.gate.bootstrap
+
+    def s32_payments_go_where_they_were_asked_to(self) -> None:
+        for provider in PROVIDERS:
+            assert self.world.balance(provider) == self.spent.get(provider, 0)
+
+    def s33_everybody_was_paid_what_was_claimed(self) -> None:
+        """Never twice, never less, and never more than its newest credit."""
+        for provider in PROVIDERS:
+            assert self.world.compute("paid", provider) == self.paid[provider] <= self.credited[provider]
+
+    def s35_the_contract_is_solvent(self) -> None:
         compute = self.world.compute
         credited, paid = compute("credited_total"), compute("paid_total")
         held = self.world.balance(compute.address)
-        assert credited == self.gate.credited, "S11: credited is what was accepted"
-        assert compute("bootstrap_credited") == self.gate.bootstrap, "S24: bootstrap is what was accepted"
-        assert paid == sum(self.paid.values()), "S33: paid is what was claimed"
-        for provider in PROVIDERS:
-            assert compute("paid", provider) == self.paid[provider], "S33: never paid twice, nor less"
-            assert self.world.balance(provider) == self.spent.get(provider, 0), "S32: paid where it was asked to"
-        assert held + paid == self.received == compute("received"), "S35: nothing leaks"
-        assert paid <= credited <= self.received, "S35: solvent"
-        economics, market, today = self.gate.economics, self.gate.market, self.today
-        assert market <= max(0, self.gate.limit), "S37: within what the days allowed"
-        assert market <= economics.income(max(today, self.gate.rolled - 1)), "S35: within what was emitted"
-        assert self.gate.bootstrap <= economics.bootstrap_ceiling(today), "S24: within the reserve"
-        assert compute("budget_left", today) == self.room(today), "S37: the view tells the truth"
+        assert paid == sum(self.paid.values()) <= credited
+        assert held >= credited - paid, "all that is owed is here"
+        assert held + paid == self.received == compute("received"), "nothing leaks"
+        assert self.gate.market <= self.gate.economics.income(max(self.today, self.gate.rolled - 1))
+
+    def s37_the_market_stays_within_its_days(self) -> None:
+        assert self.gate.market <= max(0, self.gate.limit)
+        assert self.world.compute("budget_left", self.today) == self.room(self.today)
+
+    def settle_up(self) -> None:
+        """Nothing is stuck: all that was credited is claimed, each by another way, and is here to the last wei."""
+        if not self.history:
+            return
+        first, second, *others = PROVIDERS[self.height % 4 :] + PROVIDERS[: self.height % 4]
+        self.claim(first, self.height)
+        self.claim(second, self.height, by_certificate=True)
+        self.claim_many(self.height, others)
+        assert self.paid == self.credited
+        assert self.world.compute("paid_total") == self.world.compute("credited_total")
+        self.check()

@@ -3,22 +3,26 @@
 import dataclasses
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+import requests
 import trio
 from typer.testing import CliRunner
 
 from contracts.anvil import AnvilChain, anvil
+from contracts.artifacts import load_artifact
 from contracts.bindings import Mor
-from contracts.client import ChainClient
-from contracts.deployment import Deployer, Placement, RegistryTerms
+from contracts.client import ChainClient, Receipt, created_address
+from contracts.deployment import Deployer, Pending, Placement, RegistryTerms, check_code
 from contracts.errors import ChainUnavailable, CodeDiffers
 from contracts.signing import Key
 from node import keys
 from node.cli_contracts import app
 from node.config import load_network
-from node.deploy_file import load_deploy_file, read_placement
+from node.deploy_file import load_deploy_file, read_placement, write_placement
 from node.errors import ChainMismatch, ConfigInvalid
 
 CACHE_DIR = Path(__file__).parents[2] / ".cache" / "anvil"
@@ -118,6 +122,126 @@ def interrupt(chain: AnvilChain, file: Path) -> None:
             Deployer(client, key, changed, done).run()
     assert Deployer(client, key, plan, done).run() == done
     assert client.native_balance(key.address) == sent, "nothing was sent for any of it"
+
+
+class Died(BaseException):
+    """The process is gone: nothing catches this on the way."""
+
+
+class DyingClient(ChainClient):
+    """Its process dies in the middle of the second deployment, the registry's: before or after it is sent or mined."""
+
+    def __init__(self, chain: AnvilChain, dies: str) -> None:
+        super().__init__(chain.url)
+        self.chain, self.dies, self.sent = chain, dies, 0
+
+    def _broadcast(self, outgoing: Any) -> None:
+        self.sent += 1
+        if self.sent == 2 and self.dies == "unsent":
+            self._eth.send_raw_transaction = die  # type: ignore[assignment,method-assign]  # dies when all is written
+        if self.sent == 2 and self.dies == "pooled":
+            ask(self.chain, "evm_setAutomine", False)
+        super()._broadcast(outgoing)
+
+    def _mined(self, outgoing: Any) -> Receipt:
+        if self.sent == 2 and self.dies == "pooled":
+            die()
+        receipt = super()._mined(outgoing)
+        if self.sent == 2:
+            die()
+        return receipt
+
+
+def die(*_: object) -> NoReturn:
+    raise Died
+
+
+def ask(chain: AnvilChain, method: str, *arguments: object) -> Any:
+    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(arguments)}
+    answer = requests.post(chain.url, json=request, timeout=10).json()
+    return answer["result"]
+
+
+def begin(chain: AnvilChain, folder: Path, key: Key, dies: str) -> Pending:
+    """Deploy with a client that dies; what the address file says was under way."""
+    path = folder / "contracts.json"
+    path.unlink(missing_ok=True)
+    plan, client = load_deploy_file(folder / "deploy.toml").plan(), DyingClient(chain, dies)
+    nothing = Placement(client.chain_id(), key.address)
+    with pytest.raises(Died):
+        Deployer(client, key, plan, nothing, partial(write_placement, path)).run()
+    found = read_placement(path)
+    assert found is not None
+    assert found.contracts.keys() == {"mor"}
+    assert found.pending is not None
+    assert (found.pending.name, found.pending.nonce) == ("registry", 1)
+    return found.pending
+
+
+def go_on(chain: AnvilChain, folder: Path, key: Key) -> tuple[Placement, list[str]]:
+    """The next run, to its end; what it placed, and what it said."""
+    path, said = folder / "contracts.json", list[str]()
+    begun = read_placement(path)
+    assert begun is not None
+    plan, client = load_deploy_file(folder / "deploy.toml").plan(), ChainClient(chain.url)
+
+    def note(text: str) -> None:
+        said.append(text)
+        if text.startswith("waiting"):
+            ask(chain, "evm_mine")
+            ask(chain, "evm_setAutomine", True)
+
+    Deployer(client, key, plan, begun, partial(write_placement, path), note).run()
+    found = read_placement(path)
+    assert found is not None
+    assert found.pending is None
+    assert found.contracts.keys() == {"mor", "registry", "compute", "emission_source"}
+    for name in found.contracts:
+        check_code(client, found, name, load_artifact(name))
+    return found, said
+
+
+def die_everywhere(chain: AnvilChain, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(chain, folder, monkeypatch)
+    client = ChainClient(chain.url)
+    is_found = "found registry, which an earlier run deployed"
+    six = 6  # four contracts and two bindings: nothing is done twice
+
+    for key, dies in zip(chain.funded_keys[2:4], ("mined", "pooled"), strict=True):
+        begin(chain, folder, key, dies)
+        placed, said = go_on(chain, folder, key)
+        assert placed.contracts["registry"].address == created_address(key.address, 1)
+        assert is_found in said
+        assert "deploying registry" not in said
+        assert client.transaction_counts(key.address) == (six, six)
+
+    for key, dies in zip(chain.funded_keys[4:6], ("unsent", "pooled"), strict=True):
+        pending = begin(chain, folder, key, dies)
+        if dies == "pooled":
+            ask(chain, "anvil_dropTransaction", "0x" + pending.tx_hash.hex())
+            ask(chain, "evm_setAutomine", True)
+        placed, said = go_on(chain, folder, key)
+        assert placed.contracts["registry"].address == created_address(key.address, 1), "the same nonce again"
+        assert is_found not in said
+        assert client.transaction_counts(key.address) == (six, six)
+
+    key = chain.funded_keys[6]
+    begin(chain, folder, key, "unsent")
+    client.pay(key, key.address, 1)  # takes the nonce
+    placed, _ = go_on(chain, folder, key)
+    assert placed.contracts["registry"].address == created_address(key.address, 2)
+
+    key = chain.funded_keys[7]
+    begin(chain, folder, key, "unsent")
+    client.deploy(key, "mor")  # something else stands where the registry would
+    with pytest.raises(CodeDiffers, match="registry at 0x"):
+        go_on(chain, folder, key)
+
+
+async def test_a_process_that_dies_while_deploying_pays_for_nothing_twice(
+    chain: AnvilChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await trio.to_thread.run_sync(die_everywhere, chain, tmp_path, monkeypatch)
 
 
 def tamper(file: Path, addresses: Path) -> None:

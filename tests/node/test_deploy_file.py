@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from consensus.params import economics_of
-from contracts.deployment import Placed, Placement
-from contracts.typed_data import ZERO_ADDRESS, Address
+from contracts.deployment import Pending, Placed, Placement
+from contracts.typed_data import ZERO_ADDRESS, Address, Digest
 from node.deploy_file import load_deploy_file, read_placement, write_placement
 from node.errors import ConfigInvalid
 
@@ -90,6 +90,7 @@ def test_the_address_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     for placement in (
         Placement(5, TOKEN),
         Placement(5, TOKEN, TOKEN, 77, {"registry": Placed(TOKEN, b"\x01\x02"), "mor": Placed(TOKEN, b"")}),
+        Placement(5, TOKEN, pending=Pending("registry", 7, Digest(b"\x3c" * 32), b"\x01")),
     ):
         write_placement(path, placement)
         assert read_placement(path) == placement
@@ -100,6 +101,25 @@ def test_another_file_is_no_address_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "contracts.json"
     path.write_text(text)
     with pytest.raises(ConfigInvalid, match=str(path)):
+        read_placement(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "reason"),
+    [
+        ("3c" * 32, "3c" * 31, "no transaction's hash"),
+        ("3c" * 32, "3z" * 32, "not hex"),
+        ('"registry"', '"casino"', "'casino' with nonce 7"),
+        ("7,", "-7,", "nonce -7"),
+    ],
+)
+def test_a_pending_transaction_that_makes_no_sense_is_named(
+    tmp_path: Path, written: str, instead: str, reason: str
+) -> None:
+    path = tmp_path / "contracts.json"
+    write_placement(path, Placement(5, TOKEN, pending=Pending("registry", 7, Digest(b"\x3c" * 32), b"\x01")))
+    path.write_text(path.read_text().replace(written, instead))
+    with pytest.raises(ConfigInvalid, match=reason):
         read_placement(path)
 
 
