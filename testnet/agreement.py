@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from consensus.market import access
-from consensus.market.ledger_state import DayAccount, Ledger
+from consensus.market.day_account import DayAccount
+from consensus.market.ledger_state import Ledger
 from consensus.params import Terms
 from contracts.amounts import show_exact
 from contracts.client import ChainClient

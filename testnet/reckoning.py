@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from consensus.committee import Committee
-from consensus.market.ledger_state import DayAccount, Ledger
+from consensus.market.day_account import DayAccount
+from consensus.market.ledger_state import Ledger
 from contracts.amounts import show_exact
 from contracts.bindings import Compute, Mor
 from contracts.merkle import CreditTree

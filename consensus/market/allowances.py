@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from consensus.market import access
+from consensus.market.day_account import DayAccount
 from consensus.market.doubles import Issuance
 from consensus.market.errors import PassRefused, RfcRefused
-from consensus.market.ledger_state import DayAccount
 from consensus.market.promises import Promises
 from contracts.typed_data import Address, Digest
 from gossip.messages.market import AccessPass, PassEnd, PassIssued, PassRequest, Rfc

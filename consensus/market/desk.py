@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 
 from consensus.market.allowances import Allowances, RoutersOf
 from consensus.market.book import StandingBid
+from consensus.market.day_account import DayAccount
 from consensus.market.errors import RfcRefused, SettlementInvalid
 from consensus.market.filings import OpenTicket, unfiled_charge
 from consensus.market.ledger import charged_tokens
-from consensus.market.ledger_state import DayAccount
 from consensus.market.listing import Listing, unlisted
 from consensus.market.pairs import pair_key
 from consensus.market.promises import Promises, worth_wei

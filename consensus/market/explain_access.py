@@ -10,10 +10,10 @@ import msgspec
 
 from consensus.market import access
 from consensus.market.bootstrap import bootstrap_reserve
+from consensus.market.day_account import DayAccount, moved_price
 from consensus.market.deposits import RELEASE_PERCENT, has_deposits
 from consensus.market.errors import show
 from consensus.market.history import DayRecord
-from consensus.market.ledger_state import DayAccount, moved_price
 from consensus.params import NetworkParams, Terms
 from contracts.amounts import show_exact, show_mor
 from contracts.budget import BOOTSTRAP_SHARE, POOL_SHARE

@@ -10,8 +10,8 @@ import msgspec
 
 from consensus.market.access import access_rate, max_t
 from consensus.market.bootstrap import bootstrap_reserve
+from consensus.market.day_account import moved_price
 from consensus.market.errors import AccessInvalid
-from consensus.market.ledger_state import moved_price
 from consensus.params import Terms
 from contracts.typed_data import Uint256
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import msgspec
 
 from consensus.market.bootstrap import by_credit
-from consensus.market.ledger_state import DayAccount, Ledger
+from consensus.market.day_account import DayAccount
+from consensus.market.ledger_state import Ledger
 from consensus.market.maturing import Audits
 from contracts.typed_data import Address
 

@@ -14,19 +14,9 @@ from consensus.errors import HandOverInvalid
 from consensus.market import access, indexes, pairs
 from consensus.market.beacon import next_beacon
 from consensus.market.bootstrap import bootstrap_reserve, bootstrap_shares
+from consensus.market.day_account import DayAccount, check_opening, oldest_day
 from consensus.market.errors import BatchInvalid, OpinionInvalid, SettlementInvalid
-from consensus.market.ledger_state import (
-    DayAccount,
-    Ledger,
-    Outcome,
-    SessionUse,
-    as_speed,
-    check_opening,
-    day_accounts,
-    day_ranks,
-    oldest_day,
-    page_of,
-)
+from consensus.market.ledger_state import Ledger, Outcome, SessionUse, as_speed, day_accounts, day_ranks, page_of
 from consensus.market.listing import ListingDraft
 from consensus.market.maturing import AuditDraft, Audits, Credited, Matured
 from consensus.market.opinions import transcript_of

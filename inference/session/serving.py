@@ -207,7 +207,7 @@ class Serving:
             raise EngineError(f"the engine gave more than the {self._order.generation.max_tokens} T asked for")
         text, left = piece.text, piece.token_ids
         while text or left:
-            most = self._batch if self._ticks is not None else max(self._batch, self._room)
+            most = self._batch if self._ticks is not None else self._room or self._batch
             ids, left = left[:most], left[most:]
             await self._wait_for_window(len(ids))
             self._pace.sent(trio.current_time())

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import trio
 
 from consensus.market.access import home_routers, user_max
+from consensus.market.day_account import DayAccount
 from consensus.market.errors import MarketError
-from consensus.market.ledger_state import DayAccount, account_of
+from consensus.market.ledger_state import account_of
 from contracts.errors import ChainUnavailable
 from contracts.signing import Key
 from contracts.typed_data import Address

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from consensus.market.book import StandingBid
+from consensus.market.day_account import DayAccount
 from consensus.market.desk import Desk
-from consensus.market.ledger_state import DayAccount
 from consensus.market.ranking import Ranking
 from contracts.typed_data import Address, Digest
 from gossip.messages.market import Why

@@ -13,9 +13,10 @@ from msgspec.structs import replace
 from consensus.cases import Case
 from consensus.evidence import OffenceKind
 from consensus.market.access import home_routers, pass_commitment, user_max
+from consensus.market.day_account import DayAccount
 from consensus.market.desk import Desk
 from consensus.market.errors import MarketError, OpinionInvalid, PassRefused, RfcRefused, SettlementInvalid
-from consensus.market.ledger_state import DayAccount, account_of
+from consensus.market.ledger_state import account_of
 from consensus.market.opinions import check_opinion
 from consensus.market.penalties import fail_mark
 from consensus.market.throttle import Throttle

@@ -13,8 +13,8 @@ from hashlib import sha256
 
 from consensus.market.access import pass_commitment
 from consensus.market.book import Book, StandingBid
+from consensus.market.day_account import DayAccount, opened
 from consensus.market.desk import Desk
-from consensus.market.ledger_state import DayAccount, opened
 from consensus.market.listing import genesis_listing
 from consensus.market.matching import build_match, candidates, draw, pick
 from consensus.market.ranking import Ranking

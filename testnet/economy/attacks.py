@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from consensus.market.access import pass_commitment
 from consensus.market.allowances import MAX_PASSES_PER_USER, Allowances
+from consensus.market.day_account import DayAccount
 from consensus.market.errors import RfcRefused
 from consensus.market.filings import least_charge, unfiled_charge
-from consensus.market.ledger_state import DayAccount
 from consensus.market.matching import MAX_PENALTY
 from consensus.market.penalties import share_points
 from consensus.market.promises import Promises

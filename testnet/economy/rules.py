@@ -13,8 +13,8 @@ from itertools import product
 import msgspec
 
 from consensus.market import access, pairs
+from consensus.market.day_account import DayAccount
 from consensus.market.deposits import has_deposits
-from consensus.market.ledger_state import DayAccount
 from consensus.market.opinions import ALL_PICKED, SCORERS, TYPICAL_T, Offer, Pick, decide, pick_share, with_opinion
 from consensus.params import NetworkParams
 from contracts.typed_data import ZERO_DIGEST, Address

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from consensus.market import access
-from consensus.market.ledger_state import DayAccount, next_reference_price, opened
+from consensus.market.day_account import DayAccount, next_reference_price, opened
 from consensus.market.penalties import Penalties
 from consensus.params import economics_of
 from contracts.typed_data import Address, Uint256

@@ -6,7 +6,7 @@ import msgspec
 from rich.console import Console
 from typer.testing import CliRunner
 
-from consensus.market.ledger_state import DayAccount
+from consensus.market.day_account import DayAccount
 from contracts.typed_data import Digest, Uint256
 from testnet.agreement import Views
 from testnet.cli import app

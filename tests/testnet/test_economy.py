@@ -8,8 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from consensus.market import access
+from consensus.market.day_account import next_reference_price
 from consensus.market.ledger import Draft
-from consensus.market.ledger_state import genesis_ledger, next_reference_price
+from consensus.market.ledger_state import genesis_ledger
 from consensus.market.settlement import certified_ids
 from contracts.typed_data import ZERO_DIGEST
 from testnet.economy.attacks import STRATEGIES, honest

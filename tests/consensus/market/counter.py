@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from consensus.market.day_account import DayAccount
 from consensus.market.desk import Desk
 from consensus.market.errors import PassRefused, RfcRefused
-from consensus.market.ledger_state import DayAccount, account_of
+from consensus.market.ledger_state import account_of
 from contracts.typed_data import Address, Digest, Uint256
 from gossip.messages.base import Signed, sign
 from gossip.messages.market import AccessPass, Match, Rfc, Ticket

@@ -14,7 +14,7 @@ from typing import Any
 from consensus.market import access
 from consensus.market.bootstrap import bootstrap_reserve, bootstrap_shares, reserve_until
 from consensus.market.budget import compute_budget
-from consensus.market.ledger_state import moved_price
+from consensus.market.day_account import moved_price
 from consensus.market.speed import SpeedSample, Timed, draw_timed, is_fast_enough, us_per_t, with_samples
 from consensus.params import NetworkParams, Terms
 from contracts.typed_data import Address, Digest, Domain

@@ -6,16 +6,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from consensus.market.budget import compute_budget
+from consensus.market.day_account import next_reference_price
 from consensus.market.errors import BatchInvalid, SettlementInvalid
 from consensus.market.ledger import Draft, charged_tokens, delivered_tokens
-from consensus.market.ledger_state import (
-    account_of,
-    decode_ledger,
-    encode_ledger,
-    genesis_ledger,
-    next_reference_price,
-    state_root,
-)
+from consensus.market.ledger_state import account_of, decode_ledger, encode_ledger, genesis_ledger, state_root
 from consensus.market.listing import Listing
 from consensus.market.maturing import Audits
 from consensus.market.settlement import verify_settlement
