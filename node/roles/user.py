@@ -236,7 +236,9 @@ class UserAgent:
         found = [card for card in cards if name in (card.name, "0x" + card.model_id.hex())]
         if found:  # anybody may call a model of its own by another's name: the listed one is meant
             return min(found, key=lambda card: not card.is_listed)
-        known = ", ".join(card.name for card in cards) or "none at the moment"
+        if not cards:  # so it is until a node that has just started has heard the first bid
+            raise BackendError(503, "no_bids", "no provider's bid has reached this node yet", retry_after=1)
+        known = ", ".join(card.name for card in cards)
         raise BackendError(
             404,
             "model_not_found",

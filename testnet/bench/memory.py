@@ -1,4 +1,4 @@
-"""Resident memory of processes, from /proc."""
+"""Resident memory and CPU time of processes, from /proc."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +8,17 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """One process: its id, the group it is in, and its resident memory in KiB."""
+    """One process: its id, the group it is in, its resident memory in KiB, and the clock ticks of CPU it has had."""
 
     pid: int
     group: int
     rss_kib: int
     command: str
+    cpu_ticks: int
 
 
 def read_resident(pid: int, proc: Path = PROC) -> Resident | None:
-    """A process's resident memory; None where it has gone, or is a zombie and holds none."""
+    """A process's memory and CPU time; None where it has gone, or is a zombie and holds nothing."""
     try:
         stat = (proc / str(pid) / "stat").read_text()
         status = (proc / str(pid) / "status").read_text()
@@ -25,9 +26,9 @@ def read_resident(pid: int, proc: Path = PROC) -> Resident | None:
     except OSError:
         return None
     # the program's name, in parentheses, may itself hold spaces and parentheses
-    group = int(stat.rpartition(")")[2].split()[2])
+    told = stat.rpartition(")")[2].split()
     rss = next((line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")), None)
-    return None if rss is None else Resident(pid, group, int(rss), command)
+    return None if rss is None else Resident(pid, int(told[2]), int(rss), command, int(told[11]) + int(told[12]))
 
 
 def read_groups(groups: set[int], proc: Path = PROC) -> dict[int, list[Resident]]:

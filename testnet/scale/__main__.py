@@ -1,8 +1,9 @@
-"""``python -m testnet.scale``: constants measured here, a check on a real run, large networks by the model."""
+"""``python -m testnet.scale``: constants measured here, checks on real runs, large networks by the model."""
 
 from dataclasses import fields
 from typing import Annotated
 
+import trio
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +14,7 @@ from testnet.errors import TestnetError
 from testnet.progress import Progress
 from testnet.scale.constants import Constants, frames_of, measure_constants
 from testnet.scale.model import MAX_MEMBERS, Design, ceiling_rate, costs
+from testnet.scale.nodes import Spent, measure_nodes
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -34,18 +36,27 @@ CORE = 1.0
 
 @app.command()
 def main(
+    *,
     hosts: Annotated[int, typer.Option(min=11, help="Hosts of the real run.")] = 20,
     rate: Annotated[int, typer.Option(min=1, help="RFCs a second in it.")] = 10,
     seconds: Annotated[int, typer.Option(min=1, help="For so long.")] = 10,
     tolerance: Annotated[
         float, typer.Option(min=1.0, help="Measured CPU may be so many times the model's, or less.")
     ] = 1.5,
+    nodes: Annotated[int, typer.Option(min=11, help="Nodes of the real network of all roles.")] = 20,
+    node_rate: Annotated[float, typer.Option(min=0.1, help="RFCs a second in it, of 500 T each.")] = 2.0,
+    node_seconds: Annotated[float, typer.Option(min=1.0, help="For so long, idle and under load.")] = 30.0,
+    node_tolerance: Annotated[
+        float, typer.Option(min=1.0, help="What load adds to a role may be so many times the model's.")
+    ] = 3.0,
 ) -> None:
     """Fails where the design as it is needs more than a core for a role at 700 RFC/s, or the model is off."""
     console, progress = Console(), Progress(Console(stderr=True))
     try:
         of = measure_constants(progress)
         is_right = _check(console, of, Load(hosts, rate, seconds, rfcs=True), tolerance, progress)
+        seen = trio.run(measure_nodes, nodes, node_rate, node_seconds, progress)
+        is_right &= _check_nodes(console, of, seen, nodes=nodes, rate=node_rate, tolerance=node_tolerance)
     except TestnetError as error:
         typer.secho(f"scale failed: {error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from None
@@ -73,6 +84,23 @@ def _check(console: Console, of: Constants, load: Load, tolerance: float, progre
     console.print(table)
     console.print(f"delivered {heard} of {load.deliveries}")
     return heard == load.deliveries and all(1 / tolerance <= ratio <= tolerance for ratio in ratios)
+
+
+def _check_nodes(
+    console: Console, of: Constants, seen: dict[str, Spent], *, nodes: int, rate: float, tolerance: float
+) -> bool:
+    """What load adds to whole nodes beside what the model adds up from single steps."""
+    heads = ("role", "idle", "model", "under load", "load adds", "model", "ratio", "MB")
+    table = Table(*heads, title=f"{nodes} nodes at {rate:g} RFC/s, cores of each", box=None)
+    idle, busy = ({cost.role: cost.cpu for cost in costs(nodes, r, of, Design())} for r in (0.0, rate))
+    is_right = True
+    for role, spent in seen.items():
+        added, said = spent.busy - spent.idle, busy[role] - idle[role]
+        is_right &= added <= tolerance * said
+        figures = (spent.idle, idle[role], spent.busy, added, said)
+        table.add_row(role, *(f"{each:.4f}" for each in figures), f"{added / said:.2f}", f"{spent.resident / 1e6:.0f}")
+    console.print(table)
+    return is_right
 
 
 def _print_constants(console: Console, of: Constants) -> None:

@@ -64,9 +64,14 @@ def members(nodes: int) -> int:
     return max(4, min(MAX_MEMBERS, nodes // 3))
 
 
+def providers(nodes: int) -> int:
+    """A tenth of the nodes, 2 at least."""
+    return max(2, nodes // 10)
+
+
 def users(nodes: int) -> int:
     """Who is neither member nor provider nor a full node that serves nobody."""
-    return max(1, nodes - members(nodes) - max(2, nodes // 10) - nodes // 5)
+    return max(1, nodes - members(nodes) - providers(nodes) - nodes // 5)
 
 
 def frame_tokens(answers: float) -> float:
@@ -94,11 +99,11 @@ def _role(role: str, nodes: int, rate: float, of: Constants, design: Design) -> 
       applied and stored by every node that follows the ledger, users' agents too, and its signatures are checked
       where ``checks_batches`` says so. A member has checked them before.
     """
-    m, providers = members(nodes), max(2, nodes // 10)
+    m, sellers = members(nodes), providers(nodes)
     shared = min(float(RFC_SHARDS), RFC_SHARDS * design.followers / m)
     shards = {"member": shared, "provider": design.provider_shards}.get(role, design.node_shards)
     slot_s = NetworkParams().slot_ms / 1_000
-    book, rfcs = 3 * providers / BID_EVERY_S, rate * shards / RFC_SHARDS
+    book, rfcs = 3 * sellers / BID_EVERY_S, rate * shards / RFC_SHARDS
     copies = 1 + of.repeats
     checks = design.checks_batches and role != "member"
     parts = {
@@ -129,7 +134,7 @@ def _ledger_bytes(nodes: int, rate: float, of: Constants, design: Design) -> flo
     is put by, by pass and provider, for as long as second opinions may come."""
     params = NetworkParams()
     sessions, passes = rate * DAY_S, users(nodes) * PASSES_A_DAY
-    pairs = min(sessions, passes * max(2, nodes // 10))
+    pairs = min(sessions, passes * providers(nodes))
     immature = min(rate * params.audit_slots * params.slot_ms / 1_000, 64 * pairs)
     pages = passes + sessions / PAGE
     tickets = sessions * of.ticket_bytes if design.keeps_tickets else 0.0
@@ -145,8 +150,8 @@ def _own(role: str, nodes: int, rate: float, of: Constants, design: Design) -> t
     - A provider streams R × 500 T / providers, each answer at 50 T/s, in frames of as many T as its pace lets gather.
     - A user's agent sends R / users RFCs and takes their T in the same frames, which are as dear as a provider's.
     """
-    m, providers = members(nodes), max(2, nodes // 10)
-    per_frame = frame_tokens(rate * TOKENS / providers / TOKEN_RATE) if design.paced else 1.0
+    m, sellers = members(nodes), providers(nodes)
+    per_frame = frame_tokens(rate * TOKENS / sellers / TOKEN_RATE) if design.paced else 1.0
     slot_s = NetworkParams().slot_ms / 1_000
     if role == "member":
         passes, votes = nodes * PASSES_A_DAY / DAY_S, 3 * m / slot_s
@@ -158,7 +163,7 @@ def _own(role: str, nodes: int, rate: float, of: Constants, design: Design) -> t
         }
         return parts, 3 * rate / m + rate / 64 + passes + votes, rate * of.settlement_bytes
     if role == "provider":
-        return _streams(rate * TOKENS / providers, per_frame, of)
+        return _streams(rate * TOKENS / sellers, per_frame, of)
     if role == "user":
         return _streams(rate * TOKENS / users(nodes), per_frame, of)
     return {}, 0.0, 0.0

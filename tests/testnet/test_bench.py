@@ -87,7 +87,7 @@ async def test_padded_frames_have_one_size_and_cost_bytes() -> None:
 def make_process(proc: Path, pid: int, group: int, rss: str = "VmRSS:\t   2048 kB\n", name: str = "python") -> None:
     folder = proc / str(pid)
     folder.mkdir()
-    (folder / "stat").write_text(f"{pid} ({name}) S 1 {group} {group} 0 -1 4194304\n")
+    (folder / "stat").write_text(f"{pid} ({name}) S 1 {group} {group} 0 -1 4194304 1 2 3 4 70 30 5 6\n")
     (folder / "status").write_text(f"Name:\t{name}\n{rss}Threads:\t1\n")
     (folder / "cmdline").write_bytes(b"python\0-m\0node.cli\0run\0")
 
@@ -102,6 +102,7 @@ def test_memory_is_read_by_group(tmp_path: Path) -> None:
     assert sorted(process.pid for process in found[10]) == [10, 11]
     assert found[20] == []
     assert {process.rss_kib for process in found[10]} == {2_048}
+    assert {process.cpu_ticks for process in found[10]} == {100}
     assert read_resident(14, tmp_path) is None
 
 
@@ -111,6 +112,7 @@ def test_this_process_has_memory() -> None:
     assert own is not None
     assert own.group == os.getpgrp()
     assert own.rss_kib > 1_024
+    assert own.cpu_ticks > 0
 
 
 def test_commands_are_named_by_their_module() -> None:

@@ -8,6 +8,7 @@ from consensus.params import NetworkParams
 from testnet.bench.matching import BookSize, Market, measure_core, measure_router
 from testnet.scale.constants import Constants
 from testnet.scale.model import BASE_BYTES, Cost, Design, ceiling_rate, costs, frame_tokens, members, users
+from testnet.scale.nodes import node_plan
 
 MS = 1e-3
 OF = Constants(
@@ -102,3 +103,10 @@ def test_the_matching_bench_books_what_it_draws() -> None:
     assert market.desk.slots_left(drawn.winner.bid) == before - 1
     assert measure_core(size, 40, hashed=True).rate > 0
     assert measure_router(size, 20).rfcs == 20
+
+
+def test_the_real_network_has_the_models_proportions() -> None:
+    plan = node_plan(20)
+    counts = [len(plan.of_kind(kind)) for kind in ("member", "provider", "full", "user")]
+    assert counts == [6, 2, 4, 8]
+    assert len({node.name for node in plan.nodes}) == len(plan.nodes) == 21  # a guest has keys and isn't started

@@ -129,8 +129,11 @@ async def test_a_users_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """The agent: too large a request, many at once, a router that dies, an agent that restarts."""
     async with open_lab(tmp_path, monkeypatch) as lab:
         await lab.start_committee()
-        await lab.start_provider("provider", slots=16)
         poor, user = await lab.start_user("poor", 0), await lab.start_user("user", 100 * WEI)
+        with pytest.raises(BackendError) as error:
+            await ask(user)
+        assert (error.value.status, error.value.code, error.value.retry_after) == (503, "no_bids", 1)
+        await lab.start_provider("provider", slots=16)
         await lab.market(providers=1)
         with pytest.raises(BackendError) as error:
             await ask(poor)
