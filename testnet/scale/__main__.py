@@ -48,7 +48,7 @@ def main(
     node_seconds: Annotated[float, typer.Option(min=1.0, help="For so long, idle and under load.")] = 30.0,
     node_tolerance: Annotated[
         float, typer.Option(min=1.0, help="What load adds to a role may be so many times the model's.")
-    ] = 3.0,
+    ] = 5.0,
 ) -> None:
     """Fails where the design as it is needs more than a core for a role at 700 RFC/s, or the model is off."""
     console, progress = Console(), Progress(Console(stderr=True))
