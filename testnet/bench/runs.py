@@ -1,7 +1,7 @@
 """The measurements: each starts a network of its own and leaves nothing behind."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import trio
@@ -50,30 +50,16 @@ async def measure_pressed(options: TestnetOptions, queries: int, rate: float, pr
 
     Raises :class:`~testnet.errors.TestnetError` where one of them gets none.
     """
-    answers: list[Answer] = []
-    lost: list[str] = []
     options = msgspec.structs.replace(options, engine="synthetic", slots=PRESSED_SLOTS)
-
-    async def one(network: Network, number: int) -> None:
-        try:
-            answers.append(await _ask(network, options, f"query {number}"))
-        except AnswerRefused as error:
-            lost.append(str(error))
-
     with open_folder(options.directory) as folder:
         async with running(compute_plan(options), folder, progress, trio.Event()) as network:
             await wait_for_bids(network, progress)
             for i in range(WARM_UP):
                 await _ask(network, options, f"warm-up {i}")
             with progress.step(f"{queries} queries, {rate:g} a second"):
-                async with trio.open_nursery() as nursery:
-                    began = trio.current_time()
-                    for i in range(queries):
-                        await trio.sleep_until(began + i / rate)
-                        nursery.start_soon(one, network, i)
+                began = trio.current_time()
+                answers = await press(queries, rate, lambda i: _ask(network, options, f"query {i}"))
                 took = trio.current_time() - began
-            if lost:
-                raise TestnetError(f"{len(lost)} of {queries} queries were lost, the first: {lost[0]}")
             sessions = [await find_session(network, answer.rfc_id) for answer in answers]
     return {
         "RFC to match (ms)": Figures.of([one.match_ms or 0 for one in sessions]),
@@ -81,6 +67,30 @@ async def measure_pressed(options: TestnetOptions, queries: int, rate: float, pr
         "request to end of answer, at the client (ms)": Figures.of([answer.total_ms for answer in answers]),
         "answers a second": Figures.of([queries / took]),
     }
+
+
+async def press(queries: int, rate: float, one: Callable[[int], Awaitable[Answer]]) -> list[Answer]:
+    """Ask ``one`` query after the other by its number, ``rate`` a second, whether or not those before have answers.
+
+    Ends once all have. Raises :class:`~testnet.errors.TestnetError` where one of them gets none.
+    """
+    answers: list[Answer] = []
+    lost: list[str] = []
+
+    async def note(number: int) -> None:
+        try:
+            answers.append(await one(number))
+        except AnswerRefused as error:
+            lost.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        began = trio.current_time()
+        for number in range(queries):
+            await trio.sleep_until(began + number / rate)
+            nursery.start_soon(note, number)
+    if lost:
+        raise TestnetError(f"{len(lost)} of {queries} queries were lost, the first: {lost[0]}")
+    return answers
 
 
 async def measure_ttft(options: TestnetOptions, queries: int, progress: Progress) -> dict[str, Figures]:

@@ -5,16 +5,15 @@ their own gateways, so that what the model adds up from single steps is held aga
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
 
 import msgspec
 import trio
 
-from testnet.ask import ask
+from testnet.ask import Answer, ask
 from testnet.bench.memory import Resident, read_groups
-from testnet.errors import AnswerRefused, TestnetError
+from testnet.bench.runs import press
+from testnet.errors import TestnetError
 from testnet.evidence import wait_for_bids
 from testnet.files import MODEL_NAME, open_folder
 from testnet.network import Network, RunningNode, running
@@ -73,7 +72,8 @@ async def measure_nodes(nodes: int, rate: float, seconds: float, progress: Progr
             async with trio.open_nursery() as nursery:
                 # from here on sessions end as often as others begin
                 full_s = TOKENS / TOKEN_RATE + plan.params.slot_ms / 1_000
-                nursery.start_soon(_press, gateways, rate, full_s + seconds)
+                queries = round(rate * (full_s + seconds))
+                nursery.start_soon(press, queries, rate, lambda i: _ask(gateways[i % len(gateways)], f"query {i}"))
                 with progress.step(f"{rate:g} RFC/s of {TOKENS} T"):
                     await trio.sleep(full_s)
                     busy = await _cores(network, seconds)
@@ -107,27 +107,8 @@ async def _processes(network: Network) -> dict[str, list[Resident]]:
     return {name: found[group] for group, name in groups.items()}
 
 
-async def _press(gateways: Sequence[str], rate: float, seconds: float) -> None:
-    """Ask in turn, whether or not those before have their answers, until ``seconds`` are over and all have."""
-    lost: list[str] = []
-
-    async def one(url: str, number: int) -> None:
-        try:
-            await _ask(url, f"query {number}", tokens=TOKENS)
-        except AnswerRefused as error:
-            lost.append(str(error))
-
-    async with trio.open_nursery() as nursery:
-        began, turns = trio.current_time(), cycle(gateways)
-        for number in range(round(rate * seconds)):
-            await trio.sleep_until(began + number / rate)
-            nursery.start_soon(one, next(turns), number)
-    if lost:
-        raise TestnetError(f"{len(lost)} of {round(rate * seconds)} queries were lost, the first: {lost[0]}")
-
-
-async def _ask(url: str, prompt: str, *, tokens: int) -> None:
-    await ask(url, MODEL_NAME, prompt, max_tokens=tokens, on_text=lambda _: None)
+async def _ask(url: str, prompt: str, *, tokens: int = TOKENS) -> Answer:
+    return await ask(url, MODEL_NAME, prompt, max_tokens=tokens, on_text=lambda _: None)
 
 
 def _gateway(node: RunningNode) -> str:
