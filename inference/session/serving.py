@@ -179,11 +179,13 @@ class Serving:
 
     async def _take_paced(self, pieces: trio.MemoryReceiveChannel[Piece]) -> Piece:
         """The next of the answer; where the process sends enough frames already, what has come when one is due."""
-        batch = self._batch
-        if trio.current_time() < self._pace.due:
+        is_held = trio.current_time() < self._pace.due
+        if is_held:
             await trio.sleep_until(self._pace.due)
-            batch = max(batch, self._room)
-        return _joined(await _receive(pieces), pieces, batch)
+        piece = await _receive(pieces)
+        # what is joined goes in one frame: with more T than there is room for, it would wait for the next voucher
+        most = self._room if is_held else min(self._batch, self._room)
+        return _joined(piece, pieces, most or self._batch)
 
     @property
     def _room(self) -> int:
@@ -207,7 +209,7 @@ class Serving:
             raise EngineError(f"the engine gave more than the {self._order.generation.max_tokens} T asked for")
         text, left = piece.text, piece.token_ids
         while text or left:
-            most = self._batch if self._ticks is not None else self._room or self._batch
+            most = self._batch if self._ticks is not None else max(self._batch, self._room)
             ids, left = left[:most], left[most:]
             await self._wait_for_window(len(ids))
             self._pace.sent(trio.current_time())

@@ -4,12 +4,12 @@ import pytest
 import trio
 import trio.testing
 
-from gossip.messages import sign
-from gossip.messages.session import TokenFrame, decode_session_frame
+from gossip.messages import encode, sign
+from gossip.messages.session import Query, SessionOpen, TokenFrame, decode_session_frame
 from inference.engine import ChatMessage
 from inference.session.client import open_session
 from inference.session.pace import FRAMES_PER_S, LONGEST_GAP_S, SLACK_S, AnswerPace, FramePace, compute_gap_s
-from inference.session.query import QueryBody
+from inference.session.query import QueryBody, encode_body
 from inference.synthetic import SyntheticEngine
 from tests.inference.market import BODY, PROVIDER, SESSION, TERMS, ProviderSide, make_bid, make_ticket, ticking
 from tests.inference.memory_stream import MemoryStream
@@ -107,6 +107,34 @@ async def test_many_share_frames_and_nothing_else_changes(
     assert sent < frames_per_s * took + answers * 3
     assert max(tokens for one in heard for _, tokens in one.frames) <= TERMS.params.voucher_window
     assert side.pace.answers == 0
+
+
+class Hesitating(SyntheticEngine):
+    """Thinks about its second and third T, and says the rest at once: frames of two don't divide the window."""
+
+    async def pause(self, index: int) -> None:
+        if index in {1, 2}:
+            await trio.sleep(1)
+
+
+async def test_who_vouches_for_nothing_gets_a_window_in_frames_that_say_their_own_t(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Also where the engine is far ahead: no frame waits for more room than there is, and no text for its T."""
+    side = ProviderSide(Hesitating(answer_tokens=200))
+    ticket, window = make_ticket(side.engine, token_max=200), TERMS.params.voucher_window
+    frames: list[TokenFrame] = []
+    async with trio.open_nursery() as nursery:
+        stream = side.connect(nursery)
+        query = sign(Query(ticket.id(TERMS.domain), SESSION.address, encode_body(BODY)), SESSION, TERMS.domain)
+        await stream.send(encode(SessionOpen(ticket, query)))
+        while sum(len(frame.token_ids) for frame in frames) < window:
+            frame = decode_session_frame(await stream.receive(limit=1 << 16, timeout=5) or b"")
+            assert isinstance(frame, TokenFrame)
+            frames.append(frame)
+        await stream.aclose()
+    assert frames[-1].tokens == window
+    assert all(len(frame.text.split()) == len(frame.token_ids) for frame in frames)
 
 
 async def test_a_user_that_leaves_is_not_waited_for(autojump_clock: trio.testing.MockClock) -> None:

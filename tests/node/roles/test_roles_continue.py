@@ -120,10 +120,7 @@ async def test_an_answer_has_three_sessions_at_most(tmp_path: Path, monkeypatch:
             with pytest.raises(BackendError, match="broke off"):
                 _ = [piece async for piece in answer.pieces()]
         # what an engine said just before it failed may not have been sent any more
-        words = answer.text.split()
-        assert words == [f"t{number}" for number in range(len(words))]
-        # a session that breaks off may not have counted the last word of its own that it gave
-        assert answer.tokens <= len(words) <= answer.tokens + len(answer.legs)
+        assert answer.text.split() == [f"t{number}" for number in range(answer.tokens)]
         assert (engine.begun, len(answer.legs)) == (3, 3)
         tickets = [leg.opened.matched.match.payload.ticket_id for leg in answer.legs]
         told = [await eventually(partial(user.node.store.outcome, one), "the settlement") for one in tickets]
