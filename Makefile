@@ -1,5 +1,6 @@
 # make testnet   a whole local network that answers a prompt and pays the provider
 # make test      lint, types, contract artifacts and the test suite
+# make explore   the tests that draw by chance, with new seeds, for MINUTES=10
 # make test-exl2 the GPU engine's Python on a CPU, with the real exllamav2 (1 GB in a virtual environment of its own)
 # make test-gpu  the GPU engine on a GPU; says so where there is none
 # PYTHON=...     another Python than python3, for the virtual environment
@@ -19,11 +20,11 @@ define step
 @$(2) || { printf '\nFAILED: %s\n  command: %s\n' '$(1)' '$(2)' >&2; exit 1; }
 endef
 
-.PHONY: help setup testnet test test-exl2 test-gpu lint format types artifacts bench lock lock-exl2 clean
+.PHONY: help setup testnet test explore test-exl2 test-gpu lint format types artifacts bench lock lock-exl2 clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# //p' Makefile | head -6
+	@sed -n 's/^# //p' Makefile | head -7
 
 setup: $(STAMP)
 
@@ -42,6 +43,12 @@ testnet: $(STAMP)
 
 test: $(STAMP) lint types artifacts
 	$(call step,tests,$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS))
+
+# chance: the suite's seeds are fixed, this draws new ones for MINUTES
+MINUTES ?= 10
+
+explore: $(STAMP)
+	@$(BIN)/python -m tests.explore --minutes $(MINUTES) $(ARGS)
 
 EXL2_VENV := .venv-exl2
 EXL2_BIN := $(EXL2_VENV)/bin

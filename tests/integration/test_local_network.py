@@ -187,11 +187,10 @@ def _models(network: LocalNetwork) -> list[str]:
     return [model.id for model in network.client.models.list()]
 
 
-def test_random_bytes_on_every_protocol_harm_nobody(network: LocalNetwork) -> None:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
+@pytest.mark.seed(1)
+def test_random_bytes_on_every_protocol_harm_nobody(network: LocalNetwork, chance: random.Random) -> None:
     nodes = network.nodes()
-    trio.run(_throw_garbage, network, [node.ready["multiaddrs"][0] for node in nodes], random.Random(seed))
+    trio.run(_throw_garbage, network, [node.ready["multiaddrs"][0] for node in nodes], chance)
     assert all(node.is_alive() for node in nodes)
     completion = network.client.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": PARIS}], max_tokens=8

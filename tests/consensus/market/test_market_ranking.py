@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from consensus.market.book import Book, StandingBid
 from consensus.market.matching import candidates
 from consensus.market.ranking import Band, KeepsOut, Ranking
@@ -15,10 +17,9 @@ from tests.consensus.builders import FAR_MS, GENESIS_MS, MODEL, PRICE, World, ad
 BOOST_MS = 1_000
 
 
-def test_the_queue_is_served_as_its_rule_says() -> None:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    chance, world = random.Random(seed), World()
+@pytest.mark.seed(1)
+def test_the_queue_is_served_as_its_rule_says(chance: random.Random) -> None:
+    world = World()
     rfcs = [world.rfc(deadline_ms=deadline) for deadline in (2_000, 5_000, 10**9)]
     room, inside, now = WaitingRoom(BOOST_MS), dict[Digest, Waiting](), 0
     out: dict[Digest, Waiting] = {}
@@ -50,10 +51,9 @@ def test_the_queue_is_served_as_its_rule_says() -> None:
     assert len(room) == len(inside) + len(out)
 
 
-def test_a_ranking_draws_from_the_band_of_the_rule() -> None:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    chance, world, params = random.Random(seed), World(), make_terms(min_providers=3).params
+@pytest.mark.seed(2)
+def test_a_ranking_draws_from_the_band_of_the_rule(chance: random.Random) -> None:
+    world, params = World(), make_terms(min_providers=3).params
     for _ in range(30):
         count = chance.randrange(1, 90)
         bids = [
@@ -70,11 +70,10 @@ def test_a_ranking_draws_from_the_band_of_the_rule() -> None:
         assert [one for one in bids if ranking.is_payable(one)] == list(payable(bids, bids, params))
 
 
-def test_a_draw_accounts_for_all_who_are_as_cheap() -> None:
+@pytest.mark.seed(3)
+def test_a_draw_accounts_for_all_who_are_as_cheap(chance: random.Random) -> None:
     """Slots come and go, prompts differ, some are barred, some kept out of one RFC: the rule looks at every bid."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    chance, world, params = random.Random(seed), World(), make_terms(min_providers=3).params
+    world, params = World(), make_terms(min_providers=3).params
     for _ in range(12):
         count = chance.randrange(1, 160)
         bids = [

@@ -44,12 +44,11 @@ def test_a_trie_is_a_sorted_dict_whose_root_tells_its_contents(
     assert held.root == Trie.of(expected, bucket).root
 
 
-def test_a_root_does_not_depend_on_the_order() -> None:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
+@pytest.mark.seed(1)
+def test_a_root_does_not_depend_on_the_order(chance: random.Random) -> None:
     items = [(named_digest(str(number)), Uint256(number)) for number in range(500)]
     whole = Trie.of(dict(items))
-    random.Random(seed).shuffle(items)
+    chance.shuffle(items)
     one_by_one: Trie[bytes, Uint256] = Trie()
     for key, value in items:
         one_by_one = one_by_one.with_items({key: value})

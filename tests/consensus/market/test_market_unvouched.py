@@ -136,28 +136,29 @@ def test_beside_a_receipt_a_claim_says_nothing(counter: Counter) -> None:
     assert counter.desk.allowances.used(session_key) == 50
 
 
-def test_a_restarted_router_charges_what_it_charged_before() -> None:
+@pytest.mark.seed(369868097)
+def test_a_restarted_router_charges_what_it_charged_before(chance: random.Random) -> None:
     """Whatever was filed and settled: passes, matches and filings are done again in their order, as a journal does."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
     counter, fresh = Counter(), Counter()
     granted = counter.grant()
     journal: list[tuple[Any, Ticket, list[ReportFiling | DeliveryFiling]]] = []
     told: dict[Digest, int] = {}
     for index in range(30):
-        rfc = counter.rfc(granted, token_max=chance.choice((10, 100, 300)), index=index)
+        # nobody files for the first ticket: without it, a draw may leave no ticket open that costs less at its end
+        is_forgotten = index == 0
+        token_max = 300 if is_forgotten else chance.choice((10, 100, 300))
+        rfc = counter.rfc(granted, token_max=token_max, index=index)
         rfc_id = counter.admit(rfc)
         assert counter.desk.next_waiting(NOW) is not None
         ticket = counter.open_ticket(rfc_id)
         ticket_id, filings = counter.place(rfc_id), list[ReportFiling | DeliveryFiling]()
         journal.append((rfc, ticket, filings))
-        if chance.random() < 0.6:
+        if not is_forgotten and chance.random() < 0.6:
             report = counter.report(
                 ticket_id, chance.randrange(90), chance.random() < 0.3, passed=chance.random() < 0.5
             )
             filings.append(report)
-        if chance.random() < 0.6:
+        if not is_forgotten and chance.random() < 0.6:
             voucher = chance.choice((None, chance.randrange(1, 90)))
             filings.append(replace(counter.delivery(ticket_id, voucher), sent=chance.randrange(1, 120)))
         chance.shuffle(filings)

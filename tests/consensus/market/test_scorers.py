@@ -105,10 +105,8 @@ def test_who_has_no_credit_scores_only_where_nobody_else_has_any() -> None:
     assert sorted(drawn(named_digest("t"), offers, alone)) == sorted((address("a"), address("b")))
 
 
-def test_a_draw_is_the_readable_one_and_follows_beacon_and_ticket() -> None:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
+@pytest.mark.seed(1)
+def test_a_draw_is_the_readable_one_and_follows_beacon_and_ticket(chance: random.Random) -> None:
     names = [f"p{number}" for number in range(MAX_OFFERS)]
     weights = credit_of(**{name: chance.choice((0, 1, chance.randrange(2**80))) for name in names})
     offers = offers_of(*names)

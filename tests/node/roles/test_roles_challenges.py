@@ -1,6 +1,7 @@
 """Providers prove their models to routers over real streams; who does not is not matched."""
 
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class FileEngine(SyntheticEngine):
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     path = tmp_path / "weights.gguf"
-    path.write_bytes(os.urandom(3 << 20))
+    path.write_bytes(random.Random(1).randbytes(3 << 20))
     return path
 
 

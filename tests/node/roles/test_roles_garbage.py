@@ -104,10 +104,8 @@ async def say(attacker: Network, target: Running, protocol: str, frames: list[by
         return  # being refused is what should happen
 
 
-async def test_nodes_bear_garbage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seed = random.SystemRandom().randrange(2**32)
-    print("seed", seed)
-    chance = random.Random(seed)
+@pytest.mark.seed(1)
+async def test_nodes_bear_garbage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chance: random.Random) -> None:
     async with open_lab(tmp_path, monkeypatch) as lab:
         # A stranger is banned after ten faults; here it may go on.
         lab.hosts = replace(lab.hosts, ban_points=10**9)
