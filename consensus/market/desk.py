@@ -7,17 +7,18 @@ filings → a settlement, or nothing filed until its deadline → charged a vouc
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from consensus.market.allowances import Allowances, RoutersOf
 from consensus.market.book import StandingBid
 from consensus.market.day_account import DayAccount
 from consensus.market.errors import RfcRefused, SettlementInvalid
-from consensus.market.filings import OpenTicket, unfiled_charge
+from consensus.market.filings import OpenTicket, is_bare, unfiled_charge
 from consensus.market.ledger import charged_tokens
 from consensus.market.listing import Listing, unlisted
 from consensus.market.pairs import pair_key
 from consensus.market.promises import Promises, worth_wei
+from consensus.market.seats import Held, Seats, count_held, seat_of
 from consensus.market.throttle import Throttle, most_waiting, rfc_rate
 from consensus.market.waiting import MAX_WAITING, Waiting, WaitingRoom
 from consensus.params import Terms
@@ -65,10 +66,8 @@ class Desk:
         self._done: dict[Digest, None] = {}
         self._paired: dict[bytes, int] = {}
         """T promised and not settled, by session key and provider."""
-        self._in_use: dict[tuple[Address, Digest], int] = {}
-        """Sessions running, by provider and model."""
-        self.on_seat: Callable[[tuple[Address, Digest]], None] = lambda _: None
-        """Called with provider and model whose :meth:`slots_left` have changed."""
+        self.seats = Seats()
+        """Slots that this desk has filled."""
 
     def admit(
         self, rfc: Signed[Rfc], rfc_id: Digest, *, now_ms: int, slot: int, account: DayAccount, listing: Listing
@@ -184,7 +183,7 @@ class Desk:
 
     def slots_left(self, bid: Bid) -> int:
         """Slots of a bid that this desk has not filled."""
-        return bid.slots - self._in_use.get(_seat(bid), 0)
+        return bid.slots - self.seats.filled(seat_of(bid))
 
     def budget_left(self, account: DayAccount) -> int:
         """Wei that this router may still promise of the day of ``account`` (S37)."""
@@ -299,6 +298,18 @@ class Desk:
         ticket = self._unsettled.get(ticket_id)
         return None if ticket is None else ticket.session_key
 
+    def seats_held(self, now_ms: int) -> Counter[Held]:
+        """Slots of all providers that this desk has filled, by reason."""
+        return count_held(self._open.values(), now_ms)
+
+    def silent(self, now_ms: int) -> tuple[tuple[Digest, Address], ...]:
+        """Tickets that expired before ``now_ms`` and hold a seat, though no provider says that a session runs."""
+        return tuple(
+            (ticket_id, held.ticket.payload.bid.payload.provider)
+            for ticket_id, held in self._open.items()
+            if held.has_seat and not held.runs and held.ticket.payload.expires_ms < now_ms
+        )
+
     def is_open(self, ticket_id: Digest) -> bool:
         """Whether a ticket of this desk waits for filings."""
         return ticket_id in self._open
@@ -307,12 +318,10 @@ class Desk:
         params = self._terms.params
         last_ms = ticket.payload.expires_ms + params.session_max_ms
         ends_slot = params.slot_at(last_ms, self._terms.genesis_ms) + 1 + params.report_deadline_slots
-        self._open[ticket_id] = OpenTicket(rfc, ticket, ends_slot)
+        self._open[ticket_id] = held = OpenTicket(rfc, ticket, ends_slot)
         self._promises.promise(ticket_id, ticket.payload, params.day_of(ticket.payload.slot))
         self._count_pair(ticket.payload, ticket.payload.token_max)
-        seat = _seat(ticket.payload.bid.payload)
-        self._in_use[seat] = self._in_use.get(seat, 0) + 1
-        self.on_seat(seat)
+        self.seats.take(held)
         return ticket_id
 
     def file_report(self, filing: ReportFiling, slot: int) -> Settlement | None:
@@ -351,21 +360,25 @@ class Desk:
     def file_delivery(self, filing: DeliveryFiling, slot: int) -> Settlement | None:
         """Take the provider's last voucher or receipt; the settlement, where nothing is missing any more.
 
-        The highest voucher counts. Raises :class:`SettlementInvalid` as :meth:`file_report` does.
+        The highest voucher counts. Unless the session goes on its slot is free from now on, whatever the money waits
+        for: a provider that says so too early takes on more than it can serve, and harms nobody else. Where it says no
+        more than that, nothing has been filed. Raises :class:`SettlementInvalid` as :meth:`file_report` does.
         """
         if filing.ticket_id in self._done:
-            if (replayed := self._replayed.get(filing.ticket_id)) is not None:
+            if (replayed := self._replayed.get(filing.ticket_id)) is not None and not is_bare(filing):
                 replayed[0].take_delivery(filing)
                 replayed[0].filed_slot = slot
             return None
         held = self._held(filing.ticket_id)
-        if filing.voucher is None and filing.receipt is None and not filing.sent and not filing.runs:
-            raise SettlementInvalid("nothing_filed", filing.ticket_id)
         if filing.voucher is not None:
             self._check_signed("voucher", filing.voucher, filing.ticket_id, held)
         self._check_receipt(filing.receipt, filing.ticket_id, held)
         held.take_delivery(filing)
-        return None if held.runs else self._filed(filing.ticket_id, held, slot)
+        if held.is_over:
+            self.seats.free(held)
+        if is_bare(filing) or (filing.runs and held.receipt is None):
+            return None
+        return self._filed(filing.ticket_id, held, slot)
 
     def due(self, slot: int) -> tuple[Settlement, ...]:
         """Settlements that have waited ``report_deadline_slots`` for the other side; what counts is what was filed.
@@ -463,11 +476,7 @@ class Desk:
         self._unsettled[ticket_id] = ticket
         if held.is_filed and (least := held.least_charge(self._terms.params)):
             self._least[ticket_id] = least
-        seat = _seat(ticket.bid.payload)
-        self._in_use[seat] -= 1
-        if self._in_use[seat] == 0:
-            del self._in_use[seat]
-        self.on_seat(seat)
+        self.seats.free(held)
         self._done[ticket_id] = None
         if len(self._done) > MAX_REMEMBERED:
             del self._done[next(iter(self._done))]
@@ -478,7 +487,3 @@ class Desk:
             oldest = next(iter(self._answers))
             del self._answers[oldest]
             self._matched.pop(oldest, None)
-
-
-def _seat(bid: Bid) -> tuple[Address, Digest]:
-    return bid.provider, bid.model_id

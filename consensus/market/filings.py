@@ -14,6 +14,11 @@ from gossip.messages.router import DeliveryFiling
 from gossip.messages.session import Cosigned, Report, Settlement, Voucher
 
 
+def is_bare(filing: DeliveryFiling) -> bool:
+    """Whether a provider says no more than that its session is over, or that there was none: nothing is owed by it."""
+    return filing.voucher is None and filing.receipt is None and not filing.sent and not filing.runs
+
+
 def unfiled_charge(token_max: int, params: NetworkParams) -> int:
     """T off the allowance for a ticket of ``token_max`` T that nobody files anything for."""
     return min(token_max, params.voucher_window)
@@ -40,6 +45,10 @@ class OpenTicket:
     runs: bool = False
     """The provider's last word was that the session goes on."""
     filed_slot: int | None = None
+    has_seat: bool = False
+    """It fills a slot of its provider's."""
+    is_over: bool = False
+    """Its provider has said that the session is over, or that there was none: that word stands."""
 
     @property
     def is_complete(self) -> bool:
@@ -61,7 +70,8 @@ class OpenTicket:
         """Take what a provider files; the highest voucher counts."""
         self.receipt = self.receipt or filing.receipt
         self.sent = max(self.sent, filing.sent)
-        self.runs = filing.runs and self.receipt is None
+        self.is_over = self.is_over or not filing.runs or self.receipt is not None
+        self.runs = not self.is_over
         voucher = filing.voucher
         if voucher is not None and (self.voucher is None or voucher.payload.tokens > self.voucher.payload.tokens):
             self.voucher = voucher

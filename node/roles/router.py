@@ -342,16 +342,20 @@ class HomeRouter:
         if is_open:
             if isinstance(filing, ReportFiling) or not filing.runs:
                 self._matcher.filed(filing.ticket_id)
+                self._matcher.hurry()
             await self._journal.note_filing(filing)
         if settlement is not None:
             self._hand_over(settlement)
         return Filed(filing.ticket_id)
 
     def _is_providers(self, filing: DeliveryFiling, peer: str) -> bool:
-        """A user that could file vouchers as its provider could commit it to a transcript that it never sent."""
+        """A user that could file vouchers as its provider could commit it to a transcript that it never sent, and one
+        that could say that the session is over could have more matched to it than it has slots for."""
         provider = self._desk.provider_of(filing.ticket_id)
         record = None if provider is None else self._public.book.record(provider, now_ms())
-        return record is None or record.payload.peer_id == peer
+        if record is None:  # what is signed speaks for itself; of a ticket that isn't open nothing is believed
+            return provider is None or filing.voucher is not None or filing.receipt is not None
+        return record.payload.peer_id == peer
 
     def _file_opinion_of(self, signed: Signed[Opinion]) -> RouterAnswer:
         """A scorer's verdict (S8); one that is not its scorer's turn yet waits for its batch."""
