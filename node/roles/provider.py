@@ -17,7 +17,7 @@ from gossip.messages.records import Bid, ModelProof
 from gossip.messages.router import DeliveryFiling, Filed, Refused, decode_router_answer
 from gossip.messages.session import Cosigned, Voucher
 from gossip.streams import FrameStream
-from gossip.topics import CHALLENGE, LIVENESS, ROUTER, SESSION, VOCABULARY
+from gossip.topics import CHALLENGE, LIVENESS, ROUTER, SEAT, SESSION, VOCABULARY
 from inference.engine import Engine, Scorer
 from inference.errors import EngineError, ModelError, SessionError
 from inference.model_files import Identified, ModelIdentity
@@ -28,6 +28,7 @@ from node.config import ModelOffer
 from node.context import Node, now_ms
 from node.engines import open_engine
 from node.progress import still_loading
+from node.roles import seats
 from node.roles.evidence import EvidencePool
 from node.roles.librarian import MOST_STREAMS as MOST_READERS
 from node.roles.librarian import Librarian
@@ -122,6 +123,9 @@ class Provider:
             self._node.network.serve(CHALLENGE, self._prover.serve, max_concurrent=MOST_STREAMS)
             self._node.network.serve(VOCABULARY, self._librarian.serve, max_concurrent=MOST_READERS)
             self._node.network.serve(SESSION, self._serve_session, max_concurrent=slots + 8)
+            self._node.network.serve(
+                SEAT, self._answer_seats, max_concurrent=seats.STREAMS, max_per_peer=seats.PER_PEER
+            )
             self._scoring.serve()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._filer.run)
@@ -201,6 +205,10 @@ class Provider:
         answer = LivenessAnswer(query.id(domain), self._node.address, free)
         await stream.send(encode(sign(answer, self._node.key, domain)))
         return True
+
+    async def _answer_seats(self, stream: FrameStream) -> None:
+        """Whoever knows a ticket's id may ask: its router does, and its user."""
+        await seats.answer_seats(stream, self._active.__contains__)
 
     def _today(self) -> int:
         return self._node.terms.params.day_of(self._node.slot())

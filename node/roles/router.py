@@ -52,6 +52,7 @@ from node.roles.journal import DeskJournal
 from node.roles.link import CommitteeLink
 from node.roles.matching import Matcher
 from node.roles.public import PublicState
+from node.roles.seats import SeatKeeper
 from node.roles.succession import Succession
 
 MAX_ASK_BYTES = 16_384
@@ -99,6 +100,7 @@ class HomeRouter:
         matcher.on_match = succession.tell_usage
         journal.on_pass = succession.note_ends
         link.on_linked.append(succession.welcome)
+        self._seats = SeatKeeper(node, public, desk, self._file)
         self._throttle = Throttle()
         self.on_rfc: Callable[[Signed[Rfc]], None] = lambda _: None
         """Called with every RFC that has been let into the queue, before others hear of it."""
@@ -124,6 +126,7 @@ class HomeRouter:
             await nursery.start(self._matcher.run)
             nursery.start_soon(self._watch_deadlines)
             nursery.start_soon(self._keep_passes)
+            nursery.start_soon(self._seats.run)
             task_status.started()
 
     async def _serve(self, stream: FrameStream) -> None:
