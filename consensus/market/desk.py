@@ -18,17 +18,17 @@ from consensus.market.ledger import charged_tokens
 from consensus.market.listing import Listing, unlisted
 from consensus.market.pairs import pair_key
 from consensus.market.promises import Promises, worth_wei
-from consensus.market.seats import Held, Seats, count_held, seat_of
+from consensus.market.seats import Held, Seats, count_held, find_silent, seat_of
 from consensus.market.throttle import Throttle, most_waiting, rfc_rate
 from consensus.market.waiting import MAX_WAITING, Waiting, WaitingRoom
+from consensus.market.withdrawals import Withdrawals
 from consensus.params import Terms
 from contracts.typed_data import Address, Digest
-from gossip.errors import SignerMismatch
 from gossip.messages.base import Signed, Unit
 from gossip.messages.market import Rfc, Ticket
 from gossip.messages.records import Bid
 from gossip.messages.router import DeliveryFiling, Matched, ReportFiling
-from gossip.messages.session import Cosigned, Report, Settlement, Voucher
+from gossip.messages.session import Settlement
 
 MAX_TICKETS = 20_000
 """Tickets that are open, or wait for their batch, at once."""
@@ -52,6 +52,7 @@ class Desk:
         self._asker: dict[Digest, Address] = {}
         """Whose each of them is."""
         self._answers: dict[Digest, Matched | RfcRefused] = {}
+        self._withdrawals = Withdrawals()
         self._matched: dict[Digest, Signed[Rfc]] = {}
         """The RFCs that were matched, for who asks why."""
         self._open: dict[Digest, OpenTicket] = {}
@@ -101,6 +102,8 @@ class Desk:
         user = self.allowances.user_of(asked.session_key)
         if user is not None:
             self._check_rate(user, access_pass.priority, now_ms, left)
+        if self._withdrawals.has_come(asked.session_key, rfc_id):
+            raise RfcRefused("withdrawn", "its asker left before it came", left)
         waiting = Waiting(rfc, rfc_id, access_pass.priority, now_ms)
         last = self._last_in(waiting, now_ms, left)
         self.allowances.reserve(asked)
@@ -176,6 +179,39 @@ class Desk:
         refused = RfcRefused(code, detail, self.allowances.left(asked.session_key))
         self._remember(rfc_id, refused)
         return refused
+
+    def withdraw(self, rfc_id: Digest, session_key: Address, *, is_drawn: bool) -> int | Matched:
+        """Take an RFC back at the word of the session key that signed it; T that it costs, or the match that it had.
+
+        It costs nothing while it waits. Where ``is_drawn``, a provider is being asked already, and whoever hears which
+        one could have the draw repeated until it pleases: then it costs as much as a ticket that nobody opens, and so
+        does one that was matched. One that hasn't come yet is refused when it comes. Saying it twice changes nothing.
+        Raises :class:`RfcRefused` with not_the_asker, with unknown_rfc where no pass of the session key is known here,
+        and with its own refusal where it has had one.
+        """
+        outcome = self.outcome(rfc_id)
+        if (cost := self._withdrawals.cost(session_key, rfc_id)) is not None:
+            return cost
+        if outcome is None:
+            if (user := self.allowances.user_of(session_key)) is None:
+                raise RfcRefused("unknown_rfc", f"session key 0x{session_key.hex()} has no pass of this router")
+            self._withdrawals.note_early(user, session_key, rfc_id)
+            return 0
+        if isinstance(outcome, RfcRefused):
+            raise outcome
+        asker = outcome.rfc.payload if isinstance(outcome, Waiting) else outcome.ticket.payload
+        if asker.session_key != session_key:
+            raise RfcRefused("not_the_asker", f"0x{session_key.hex()} did not sign the RFC")
+        if isinstance(outcome, Matched):
+            if (held := self._open.get(outcome.match.payload.ticket_id)) is not None:
+                held.is_withdrawn = True
+            return outcome
+        cost = unfiled_charge(asker.token_max, self._terms.params) if is_drawn else 0
+        self._leave_queue(rfc_id)
+        self.allowances.release(session_key, asker.token_max, cost)
+        self._withdrawals.note(session_key, rfc_id, cost)
+        self._remember(rfc_id, RfcRefused("withdrawn", "its asker left", self.allowances.left(session_key)))
+        return cost
 
     def free(self, bids: Iterable[StandingBid]) -> tuple[StandingBid, ...]:
         """Those of ``bids`` whose provider has a slot that this desk has not filled."""
@@ -304,11 +340,7 @@ class Desk:
 
     def silent(self, now_ms: int) -> tuple[tuple[Digest, Address], ...]:
         """Tickets that expired before ``now_ms`` and hold a seat, though no provider says that a session runs."""
-        return tuple(
-            (ticket_id, held.ticket.payload.bid.payload.provider)
-            for ticket_id, held in self._open.items()
-            if held.has_seat and not held.runs and held.ticket.payload.expires_ms < now_ms
-        )
+        return find_silent(self._open, now_ms)
 
     def is_open(self, ticket_id: Digest) -> bool:
         """Whether a ticket of this desk waits for filings."""
@@ -336,10 +368,10 @@ class Desk:
                 replayed[0].receipt = replayed[0].receipt or filing.receipt
             return None
         held = self._held(filing.ticket_id)
-        self._check_signed("report", filing.report, filing.ticket_id, held)
+        held.check_signed("report", filing.report, filing.ticket_id, self._terms.domain)
         if filing.report.payload.unit is not held.rfc.payload.unit:
             raise SettlementInvalid("report_unit", filing.report.payload.unit.name)
-        self._check_receipt(filing.receipt, filing.ticket_id, held)
+        held.check_receipt(filing.receipt, filing.ticket_id, self._terms.domain)
         if held.report is None:
             held.report = filing.report
             self._shrink(filing.ticket_id, held.ticket.payload, filing)
@@ -371,8 +403,8 @@ class Desk:
             return None
         held = self._held(filing.ticket_id)
         if filing.voucher is not None:
-            self._check_signed("voucher", filing.voucher, filing.ticket_id, held)
-        self._check_receipt(filing.receipt, filing.ticket_id, held)
+            held.check_signed("voucher", filing.voucher, filing.ticket_id, self._terms.domain)
+        held.check_receipt(filing.receipt, filing.ticket_id, self._terms.domain)
         held.take_delivery(filing)
         if held.is_over:
             self.seats.free(held)
@@ -438,28 +470,6 @@ class Desk:
         if held is None:
             raise SettlementInvalid("unknown_ticket", ticket_id)
         return held
-
-    def _check_signed(
-        self, name: str, signed: Signed[Report] | Signed[Voucher], ticket_id: Digest, held: OpenTicket
-    ) -> None:
-        if signed.payload.ticket_id != ticket_id:
-            raise SettlementInvalid(f"{name}_ticket", signed.payload.ticket_id)
-        if signed.payload.session_key != held.ticket.payload.session_key:
-            raise SettlementInvalid(f"{name}_session_key", signed.payload.session_key)
-        try:
-            signed.signer(self._terms.domain)
-        except SignerMismatch as error:
-            raise SettlementInvalid("signature", str(error)) from error
-
-    def _check_receipt(self, receipt: Cosigned | None, ticket_id: Digest, held: OpenTicket) -> None:
-        if receipt is None:
-            return
-        if receipt.receipt.ticket_id != ticket_id:
-            raise SettlementInvalid("receipt_ticket", receipt.receipt.ticket_id)
-        try:
-            receipt.check(held.ticket.payload, self._terms.domain)
-        except SignerMismatch as error:
-            raise SettlementInvalid("signature", str(error)) from error
 
     def _filed(self, ticket_id: Digest, held: OpenTicket, slot: int) -> Settlement | None:
         if held.filed_slot is None:

@@ -2,7 +2,7 @@
 
 import enum
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from consensus.market.filings import OpenTicket
 from contracts.typed_data import Address, Digest
@@ -73,3 +73,12 @@ class Seats:
 def count_held(tickets: Iterable[OpenTicket], now_ms: int) -> Counter[Held]:
     """How many seats are held, by reason."""
     return Counter(why_held(held, now_ms) for held in tickets if held.has_seat)
+
+
+def find_silent(tickets: Mapping[Digest, OpenTicket], now_ms: int) -> tuple[tuple[Digest, Address], ...]:
+    """Those that expired before ``now_ms`` and hold a seat, though no provider says that a session runs; and whose."""
+    return tuple(
+        (ticket_id, held.ticket.payload.bid.payload.provider)
+        for ticket_id, held in tickets.items()
+        if held.has_seat and not held.runs and held.ticket.payload.expires_ms < now_ms
+    )

@@ -20,11 +20,12 @@ from consensus.market.ledger_state import account_of
 from consensus.market.opinions import check_opinion
 from consensus.market.penalties import fail_mark
 from consensus.market.throttle import Throttle
+from consensus.market.waiting import Waiting
 from contracts.errors import ChainUnavailable
 from contracts.typed_data import Address, Digest
 from gossip.messages import Signed, encode, sign
 from gossip.messages.committee import CaughtUpFrame, CertifiedBatch, PassFrame, RouterFrame, UsageFrame
-from gossip.messages.market import PassEnd, PassIssued, PassRequest, Refusal, Rfc
+from gossip.messages.market import PassEnd, PassIssued, PassRequest, Refusal, Rfc, Withdrawal
 from gossip.messages.opinions import Opinion
 from gossip.messages.router import (
     Account,
@@ -40,6 +41,8 @@ from gossip.messages.router import (
     ReportFiling,
     RfcAsk,
     RouterAnswer,
+    WithdrawAsk,
+    Withdrawn,
     decode_router_ask,
 )
 from gossip.messages.session import FailMark, Settlement
@@ -142,6 +145,8 @@ class HomeRouter:
                 answer: RouterAnswer = await self._grant(request)
             case RfcAsk(rfc):
                 answer = await self._match(rfc, stream)
+            case WithdrawAsk(withdrawal):
+                answer = await self._withdraw(withdrawal)
             case MatchAsk(rfc_id):
                 answer = self._account_of(rfc_id)
             case ReportFiling() | DeliveryFiling() as filing:
@@ -298,6 +303,22 @@ class HomeRouter:
         if isinstance(outcome, Matched):
             return outcome
         return self._refuse(rfc_id, outcome.code, outcome.detail, outcome.allowance_left)
+
+    async def _withdraw(self, withdrawal: Signed[Withdrawal]) -> RouterAnswer:
+        """Raises :class:`~gossip.errors.SignerMismatch` for a forged one."""
+        withdrawal.signer(self._node.terms.domain)
+        rfc_id, session_key = withdrawal.payload.rfc_id, withdrawal.payload.session_key
+        waiting = self._desk.outcome(rfc_id)
+        try:
+            withdrawn = self._matcher.withdraw(rfc_id, session_key)
+        except RfcRefused as refused:
+            return self._refuse(rfc_id, refused.code, refused.detail, refused.allowance_left)
+        if isinstance(withdrawn, Matched):
+            return withdrawn
+        if withdrawn and isinstance(waiting, Waiting):
+            self._succession.tell_usage(session_key)
+            await self._journal.note_withdrawal(waiting.rfc, withdrawn)
+        return Withdrawn(rfc_id, withdrawn)
 
     async def _tell_place(self, rfc_id: Digest, stream: FrameStream) -> None:
         """Until an RFC has its answer: where it stands, at first and whenever that has changed (S26)."""

@@ -7,7 +7,10 @@ import pytest
 import trio
 from msgspec.structs import replace
 
-from gossip.messages.router import DeliveryFiling
+from gossip.errors import GossipError
+from gossip.messages import sign
+from gossip.messages.market import Withdrawal
+from gossip.messages.router import DeliveryFiling, WithdrawAsk
 from node.roles import seats
 from node.roles.access import AccessRefused, ask_router
 from tests.consensus.builders import key
@@ -101,6 +104,80 @@ async def test_a_session_that_outlives_its_ticket_holds_its_slot(
             async for _ in answer.pieces():
                 pass
         await until(lambda: not desk.seats._filled, "the slot to be free")
+
+
+async def test_a_client_that_leaves_the_queue_takes_its_rfc_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_lab(tmp_path, monkeypatch, PATIENT) as lab:
+        await lab.start_committee()
+        engine = GatedEngine(open_for=4, slots=1)
+        await lab.start_provider("provider", engine, slots=1)
+        user = await lab.start_user("user", 500 * WEI)
+        await lab.market(providers=1)
+        agent, desk = user.parts.agent, lab.home_of(user.address).desk()
+        assert agent is not None
+        async with agent.chat(chat(max_tokens=30)) as answer:
+            ((wallet,), used) = agent._access._day.wallets, desk.allowances.used
+            with trio.CancelScope() as client:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_cancel_when, client, lambda: len(desk._room))
+                    async with agent.chat(chat(max_tokens=40)):
+                        pytest.fail("no slot is free")
+            await until(lambda: not len(desk._room), "the RFC to be gone")
+            await until(
+                lambda: agent._access.used() == used(wallet.key.address) == 30, "the T to be back on both sides"
+            )
+            engine.release()
+            async for _ in answer.pieces():
+                pass
+        await until(lambda: not desk.seats._filled, "the slot to be free")
+        assert len(desk._matched) == 1, "the one that was waited for"
+
+
+async def test_a_client_that_leaves_while_its_provider_is_asked_pays_for_the_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slot is let go with the answer; a forged withdrawal does nothing, and its sender is scored."""
+    async with open_lab(tmp_path, monkeypatch, replace(PATIENT, liveness_ms=5_000)) as lab:
+        await lab.start_committee()
+        await lab.start_provider("provider", slots=1)
+        user = await lab.start_user("user", 500 * WEI)
+        asker = await lab.start("asker", ("full",))
+        await lab.market(providers=1)
+        await lab.knows(asker, providers=1)
+        agent, home = user.parts.agent, lab.home_of(user.address)
+        assert agent is not None
+        desk, matcher = home.desk(), home.matcher()
+        await ask(user, chat(max_tokens=1))
+        ((wallet,), used) = agent._access._day.wallets, desk.allowances.used
+        await until(lambda: used(wallet.key.address) == agent._access.used(), "the first settlement")
+        before, go_on, check = used(wallet.key.address), trio.Event(), matcher._liveness.check
+
+        async def slow(*args: Any) -> bool:
+            await go_on.wait()
+            return await check(*args)  # type: ignore[no-any-return]  # a test's double
+
+        monkeypatch.setattr(matcher._liveness, "check", slow)
+        with trio.CancelScope() as client:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when, client, lambda: matcher._drawing)
+                async with agent.chat(chat(max_tokens=40)):
+                    pytest.fail("its provider does not answer")
+        ((rfc_id,), window) = matcher._drawing, SHORT.voucher_window
+        forged = sign(Withdrawal(rfc_id, wallet.key.address), key("somebody"), lab.terms.domain)
+        with pytest.raises(GossipError):
+            await ask_router(asker.node, asker.parts.public, home.address, WithdrawAsk(forged), timeout=20)
+        await until(lambda: not len(desk._room), "the RFC to be gone")
+        await until(lambda: agent._access.used() == used(wallet.key.address) == before + window, "its price")
+        go_on.set()
+        await until(lambda: not matcher._drawing and not matcher._rankings._asked, "the slot to be let go")
+        assert not desk.seats._filled
+        await home.stop()
+        await lab.start_member(int(home.name.removeprefix("member")))
+        again = lab.home_of(user.address).desk().allowances
+        assert again.used(wallet.key.address) == before + window, "a restart forgets no price"
+        await ask(user, chat(max_tokens=1))
 
 
 async def _cancel_when(scope: trio.CancelScope, condition: Any) -> None:
