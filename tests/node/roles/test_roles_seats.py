@@ -180,6 +180,36 @@ async def test_a_client_that_leaves_while_its_provider_is_asked_pays_for_the_dra
         await ask(user, chat(max_tokens=1))
 
 
+async def test_a_client_that_leaves_before_it_hears_of_its_match_has_the_ticket_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its slot is free once it has expired, and both sides count the same."""
+    monkeypatch.setattr(seats, "AFTER_MS", 100)
+    async with open_lab(tmp_path, monkeypatch, replace(SHORT, ticket_ttl_ms=1_000)) as lab:
+        await lab.start_committee()
+        await lab.start_provider("provider", slots=1)
+        user = await lab.start_user("user", 500 * WEI)
+        await lab.market(providers=1)
+        agent, desk = user.parts.agent, lab.home_of(user.address).desk()
+        assert agent is not None
+
+        async def deaf(*_: Any) -> None:
+            await trio.sleep_forever()
+
+        monkeypatch.setattr(agent._asking, "_match", deaf)
+        with trio.CancelScope() as client:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when, client, lambda: desk._open)
+                async with agent.chat(chat(max_tokens=40)):
+                    pytest.fail("it hears nothing")
+        ((held,), (wallet,)) = desk._open.values(), agent._access._day.wallets
+        await until(lambda: held.is_withdrawn and held.report is not None, "its report")
+        assert held.report.payload.passed
+        await until(lambda: not desk.seats._filled, "the slot to be free")
+        used = desk.allowances.used
+        await until(lambda: agent._access.used() == used(wallet.key.address) == SHORT.voucher_window, "its price")
+
+
 async def _cancel_when(scope: trio.CancelScope, condition: Any) -> None:
     await until(condition, "the session")
     scope.cancel()
