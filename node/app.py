@@ -230,6 +230,7 @@ async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:
     if parts.epochs is not None:
         parts.epochs.on_rescue += [member.rescued, lambda _: link.follow_members()]
     parts.status.balances, parts.status.allowances = balances, desk.allowances
+    parts.status.desk = desk
     parts.status.challenger = challenger
     parts.status.listings = listings = Listings(
         node, public, orders=core.orders, balances=balances, challenger=challenger, give=member.give_order

@@ -7,27 +7,28 @@ filings → a settlement, or nothing filed until its deadline → charged a vouc
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from consensus.market.allowances import Allowances, RoutersOf
 from consensus.market.book import StandingBid
 from consensus.market.day_account import DayAccount
 from consensus.market.errors import RfcRefused, SettlementInvalid
-from consensus.market.filings import OpenTicket, unfiled_charge
+from consensus.market.filings import OpenTicket, is_bare, unfiled_charge
 from consensus.market.ledger import charged_tokens
 from consensus.market.listing import Listing, unlisted
 from consensus.market.pairs import pair_key
 from consensus.market.promises import Promises, worth_wei
+from consensus.market.seats import Held, Seats, count_held, find_silent, seat_of
 from consensus.market.throttle import Throttle, most_waiting, rfc_rate
 from consensus.market.waiting import MAX_WAITING, Waiting, WaitingRoom
+from consensus.market.withdrawals import Withdrawals
 from consensus.params import Terms
 from contracts.typed_data import Address, Digest
-from gossip.errors import SignerMismatch
 from gossip.messages.base import Signed, Unit
 from gossip.messages.market import Rfc, Ticket
 from gossip.messages.records import Bid
 from gossip.messages.router import DeliveryFiling, Matched, ReportFiling
-from gossip.messages.session import Cosigned, Report, Settlement, Voucher
+from gossip.messages.session import Settlement
 
 MAX_TICKETS = 20_000
 """Tickets that are open, or wait for their batch, at once."""
@@ -51,6 +52,7 @@ class Desk:
         self._asker: dict[Digest, Address] = {}
         """Whose each of them is."""
         self._answers: dict[Digest, Matched | RfcRefused] = {}
+        self._withdrawals = Withdrawals()
         self._matched: dict[Digest, Signed[Rfc]] = {}
         """The RFCs that were matched, for who asks why."""
         self._open: dict[Digest, OpenTicket] = {}
@@ -65,10 +67,8 @@ class Desk:
         self._done: dict[Digest, None] = {}
         self._paired: dict[bytes, int] = {}
         """T promised and not settled, by session key and provider."""
-        self._in_use: dict[tuple[Address, Digest], int] = {}
-        """Sessions running, by provider and model."""
-        self.on_seat: Callable[[tuple[Address, Digest]], None] = lambda _: None
-        """Called with provider and model whose :meth:`slots_left` have changed."""
+        self.seats = Seats()
+        """Slots that this desk has filled."""
 
     def admit(
         self, rfc: Signed[Rfc], rfc_id: Digest, *, now_ms: int, slot: int, account: DayAccount, listing: Listing
@@ -102,6 +102,8 @@ class Desk:
         user = self.allowances.user_of(asked.session_key)
         if user is not None:
             self._check_rate(user, access_pass.priority, now_ms, left)
+        if self._withdrawals.has_come(asked.session_key, rfc_id):
+            raise RfcRefused("withdrawn", "its asker left before it came", left)
         waiting = Waiting(rfc, rfc_id, access_pass.priority, now_ms)
         last = self._last_in(waiting, now_ms, left)
         self.allowances.reserve(asked)
@@ -178,13 +180,46 @@ class Desk:
         self._remember(rfc_id, refused)
         return refused
 
+    def withdraw(self, rfc_id: Digest, session_key: Address, *, is_drawn: bool) -> int | Matched:
+        """Take an RFC back at the word of the session key that signed it; T that it costs, or the match that it had.
+
+        It costs nothing while it waits. Where ``is_drawn``, a provider is being asked already, and whoever hears which
+        one could have the draw repeated until it pleases: then it costs as much as a ticket that nobody opens, and so
+        does one that was matched. One that hasn't come yet is refused when it comes. Saying it twice changes nothing.
+        Raises :class:`RfcRefused` with not_the_asker, with unknown_rfc where no pass of the session key is known here,
+        and with its own refusal where it has had one.
+        """
+        outcome = self.outcome(rfc_id)
+        if (cost := self._withdrawals.cost(session_key, rfc_id)) is not None:
+            return cost
+        if outcome is None:
+            if (user := self.allowances.user_of(session_key)) is None:
+                raise RfcRefused("unknown_rfc", f"session key 0x{session_key.hex()} has no pass of this router")
+            self._withdrawals.note_early(user, session_key, rfc_id)
+            return 0
+        if isinstance(outcome, RfcRefused):
+            raise outcome
+        asker = outcome.rfc.payload if isinstance(outcome, Waiting) else outcome.ticket.payload
+        if asker.session_key != session_key:
+            raise RfcRefused("not_the_asker", f"0x{session_key.hex()} did not sign the RFC")
+        if isinstance(outcome, Matched):
+            if (held := self._open.get(outcome.match.payload.ticket_id)) is not None:
+                held.is_withdrawn = True
+            return outcome
+        cost = unfiled_charge(asker.token_max, self._terms.params) if is_drawn else 0
+        self._leave_queue(rfc_id)
+        self.allowances.release(session_key, asker.token_max, cost)
+        self._withdrawals.note(session_key, rfc_id, cost)
+        self._remember(rfc_id, RfcRefused("withdrawn", "its asker left", self.allowances.left(session_key)))
+        return cost
+
     def free(self, bids: Iterable[StandingBid]) -> tuple[StandingBid, ...]:
         """Those of ``bids`` whose provider has a slot that this desk has not filled."""
         return tuple(standing for standing in bids if self.slots_left(standing.bid) > 0)
 
     def slots_left(self, bid: Bid) -> int:
         """Slots of a bid that this desk has not filled."""
-        return bid.slots - self._in_use.get(_seat(bid), 0)
+        return bid.slots - self.seats.filled(seat_of(bid))
 
     def budget_left(self, account: DayAccount) -> int:
         """Wei that this router may still promise of the day of ``account`` (S37)."""
@@ -299,6 +334,14 @@ class Desk:
         ticket = self._unsettled.get(ticket_id)
         return None if ticket is None else ticket.session_key
 
+    def seats_held(self, now_ms: int) -> Counter[Held]:
+        """Slots of all providers that this desk has filled, by reason."""
+        return count_held(self._open.values(), now_ms)
+
+    def silent(self, now_ms: int) -> tuple[tuple[Digest, Address], ...]:
+        """Tickets that expired before ``now_ms`` and hold a seat, though no provider says that a session runs."""
+        return find_silent(self._open, now_ms)
+
     def is_open(self, ticket_id: Digest) -> bool:
         """Whether a ticket of this desk waits for filings."""
         return ticket_id in self._open
@@ -307,12 +350,10 @@ class Desk:
         params = self._terms.params
         last_ms = ticket.payload.expires_ms + params.session_max_ms
         ends_slot = params.slot_at(last_ms, self._terms.genesis_ms) + 1 + params.report_deadline_slots
-        self._open[ticket_id] = OpenTicket(rfc, ticket, ends_slot)
+        self._open[ticket_id] = held = OpenTicket(rfc, ticket, ends_slot)
         self._promises.promise(ticket_id, ticket.payload, params.day_of(ticket.payload.slot))
         self._count_pair(ticket.payload, ticket.payload.token_max)
-        seat = _seat(ticket.payload.bid.payload)
-        self._in_use[seat] = self._in_use.get(seat, 0) + 1
-        self.on_seat(seat)
+        self.seats.take(held)
         return ticket_id
 
     def file_report(self, filing: ReportFiling, slot: int) -> Settlement | None:
@@ -327,10 +368,10 @@ class Desk:
                 replayed[0].receipt = replayed[0].receipt or filing.receipt
             return None
         held = self._held(filing.ticket_id)
-        self._check_signed("report", filing.report, filing.ticket_id, held)
+        held.check_signed("report", filing.report, filing.ticket_id, self._terms.domain)
         if filing.report.payload.unit is not held.rfc.payload.unit:
             raise SettlementInvalid("report_unit", filing.report.payload.unit.name)
-        self._check_receipt(filing.receipt, filing.ticket_id, held)
+        held.check_receipt(filing.receipt, filing.ticket_id, self._terms.domain)
         if held.report is None:
             held.report = filing.report
             self._shrink(filing.ticket_id, held.ticket.payload, filing)
@@ -351,21 +392,25 @@ class Desk:
     def file_delivery(self, filing: DeliveryFiling, slot: int) -> Settlement | None:
         """Take the provider's last voucher or receipt; the settlement, where nothing is missing any more.
 
-        The highest voucher counts. Raises :class:`SettlementInvalid` as :meth:`file_report` does.
+        The highest voucher counts. Unless the session goes on its slot is free from now on, whatever the money waits
+        for: a provider that says so too early takes on more than it can serve, and harms nobody else. Where it says no
+        more than that, nothing has been filed. Raises :class:`SettlementInvalid` as :meth:`file_report` does.
         """
         if filing.ticket_id in self._done:
-            if (replayed := self._replayed.get(filing.ticket_id)) is not None:
+            if (replayed := self._replayed.get(filing.ticket_id)) is not None and not is_bare(filing):
                 replayed[0].take_delivery(filing)
                 replayed[0].filed_slot = slot
             return None
         held = self._held(filing.ticket_id)
-        if filing.voucher is None and filing.receipt is None and not filing.sent and not filing.runs:
-            raise SettlementInvalid("nothing_filed", filing.ticket_id)
         if filing.voucher is not None:
-            self._check_signed("voucher", filing.voucher, filing.ticket_id, held)
-        self._check_receipt(filing.receipt, filing.ticket_id, held)
+            held.check_signed("voucher", filing.voucher, filing.ticket_id, self._terms.domain)
+        held.check_receipt(filing.receipt, filing.ticket_id, self._terms.domain)
         held.take_delivery(filing)
-        return None if held.runs else self._filed(filing.ticket_id, held, slot)
+        if held.is_over:
+            self.seats.free(held)
+        if is_bare(filing) or (filing.runs and held.receipt is None):
+            return None
+        return self._filed(filing.ticket_id, held, slot)
 
     def due(self, slot: int) -> tuple[Settlement, ...]:
         """Settlements that have waited ``report_deadline_slots`` for the other side; what counts is what was filed.
@@ -426,28 +471,6 @@ class Desk:
             raise SettlementInvalid("unknown_ticket", ticket_id)
         return held
 
-    def _check_signed(
-        self, name: str, signed: Signed[Report] | Signed[Voucher], ticket_id: Digest, held: OpenTicket
-    ) -> None:
-        if signed.payload.ticket_id != ticket_id:
-            raise SettlementInvalid(f"{name}_ticket", signed.payload.ticket_id)
-        if signed.payload.session_key != held.ticket.payload.session_key:
-            raise SettlementInvalid(f"{name}_session_key", signed.payload.session_key)
-        try:
-            signed.signer(self._terms.domain)
-        except SignerMismatch as error:
-            raise SettlementInvalid("signature", str(error)) from error
-
-    def _check_receipt(self, receipt: Cosigned | None, ticket_id: Digest, held: OpenTicket) -> None:
-        if receipt is None:
-            return
-        if receipt.receipt.ticket_id != ticket_id:
-            raise SettlementInvalid("receipt_ticket", receipt.receipt.ticket_id)
-        try:
-            receipt.check(held.ticket.payload, self._terms.domain)
-        except SignerMismatch as error:
-            raise SettlementInvalid("signature", str(error)) from error
-
     def _filed(self, ticket_id: Digest, held: OpenTicket, slot: int) -> Settlement | None:
         if held.filed_slot is None:
             held.filed_slot = slot
@@ -463,11 +486,7 @@ class Desk:
         self._unsettled[ticket_id] = ticket
         if held.is_filed and (least := held.least_charge(self._terms.params)):
             self._least[ticket_id] = least
-        seat = _seat(ticket.bid.payload)
-        self._in_use[seat] -= 1
-        if self._in_use[seat] == 0:
-            del self._in_use[seat]
-        self.on_seat(seat)
+        self.seats.free(held)
         self._done[ticket_id] = None
         if len(self._done) > MAX_REMEMBERED:
             del self._done[next(iter(self._done))]
@@ -478,7 +497,3 @@ class Desk:
             oldest = next(iter(self._answers))
             del self._answers[oldest]
             self._matched.pop(oldest, None)
-
-
-def _seat(bid: Bid) -> tuple[Address, Digest]:
-    return bid.provider, bid.model_id

@@ -7,11 +7,19 @@ have sent beyond that, and for a window's T where nobody says anything. The prov
 
 from dataclasses import dataclass
 
+from consensus.market.errors import SettlementInvalid
 from consensus.params import NetworkParams
+from contracts.typed_data import Digest, Domain
+from gossip.errors import SignerMismatch
 from gossip.messages.base import Signed
 from gossip.messages.market import Rfc, Ticket
 from gossip.messages.router import DeliveryFiling
 from gossip.messages.session import Cosigned, Report, Settlement, Voucher
+
+
+def is_bare(filing: DeliveryFiling) -> bool:
+    """Whether a provider says no more than that its session is over, or that there was none: nothing is owed by it."""
+    return filing.voucher is None and filing.receipt is None and not filing.sent and not filing.runs
 
 
 def unfiled_charge(token_max: int, params: NetworkParams) -> int:
@@ -40,6 +48,37 @@ class OpenTicket:
     runs: bool = False
     """The provider's last word was that the session goes on."""
     filed_slot: int | None = None
+    has_seat: bool = False
+    """It fills a slot of its provider's."""
+    is_over: bool = False
+    """Its provider has said that the session is over, or that there was none: that word stands."""
+
+    is_withdrawn: bool = False
+    """Its user has taken the RFC back after the match."""
+
+    def check_signed(
+        self, name: str, signed: Signed[Report] | Signed[Voucher], ticket_id: Digest, domain: Domain
+    ) -> None:
+        """Raise :class:`SettlementInvalid` unless this ticket's session key signed it for this ticket."""
+        if signed.payload.ticket_id != ticket_id:
+            raise SettlementInvalid(f"{name}_ticket", signed.payload.ticket_id)
+        if signed.payload.session_key != self.ticket.payload.session_key:
+            raise SettlementInvalid(f"{name}_session_key", signed.payload.session_key)
+        try:
+            signed.signer(domain)
+        except SignerMismatch as error:
+            raise SettlementInvalid("signature", str(error)) from error
+
+    def check_receipt(self, receipt: Cosigned | None, ticket_id: Digest, domain: Domain) -> None:
+        """Raise :class:`SettlementInvalid` unless there is none, or both sides signed it for this ticket."""
+        if receipt is None:
+            return
+        if receipt.receipt.ticket_id != ticket_id:
+            raise SettlementInvalid("receipt_ticket", receipt.receipt.ticket_id)
+        try:
+            receipt.check(self.ticket.payload, domain)
+        except SignerMismatch as error:
+            raise SettlementInvalid("signature", str(error)) from error
 
     @property
     def is_complete(self) -> bool:
@@ -61,7 +100,8 @@ class OpenTicket:
         """Take what a provider files; the highest voucher counts."""
         self.receipt = self.receipt or filing.receipt
         self.sent = max(self.sent, filing.sent)
-        self.runs = filing.runs and self.receipt is None
+        self.is_over = self.is_over or not filing.runs or self.receipt is not None
+        self.runs = not self.is_over
         voucher = filing.voucher
         if voucher is not None and (self.voucher is None or voucher.payload.tokens > self.voucher.payload.tokens):
             self.voucher = voucher
@@ -81,4 +121,5 @@ class OpenTicket:
         sent = self.sent
         if self.receipt is not None:
             signed = sent = self.receipt.receipt.tokens
-        return least_charge(self.ticket.payload.token_max, signed, sent, params)
+        least = least_charge(self.ticket.payload.token_max, signed, sent, params)
+        return max(least, unfiled_charge(self.ticket.payload.token_max, params)) if self.is_withdrawn else least

@@ -1,6 +1,6 @@
 """The queue of RFCs at a home router: by MOR balance, and by patience (S26)."""
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 import msgspec
 
@@ -10,6 +10,10 @@ from gossip.messages.market import Rfc
 
 MAX_WAITING = 4_096
 """RFCs that wait or are being matched at once."""
+
+
+SLACK = 256
+"""RFCs that have left and are remembered beside those that wait."""
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -77,7 +81,19 @@ class WaitingRoom:
     def remove(self, rfc_id: Digest) -> Waiting | None:
         """Take an RFC out for good; None where it is not here."""
         self._queue.discard(rfc_id)
-        return self._admitted.pop(rfc_id, None)
+        removed = self._admitted.pop(rfc_id, None)
+        if len(self._deadlines) > 2 * len(self._admitted) + SLACK:
+            self._forget_gone()
+        return removed
+
+    def _forget_gone(self) -> None:
+        """What has left goes when it comes up, which a deadline far off and a low priority never do by themselves."""
+        self._dated &= self._admitted.keys()
+        self._deadlines = [one for one in self._deadlines if one[1] in self._dated]
+        heapify(self._deadlines)
+        for priority, ages in tuple(self._ages.items()):
+            self._ages[priority] = [one for one in ages if one[2] in self._queue]
+            heapify(self._ages[priority])
 
     def next(self, now_ms: int) -> Waiting | None:
         """Whose turn it is: from now on it is being matched, and not offered again unless it is put back.

@@ -85,6 +85,15 @@ class Rfc(Payload, frozen=True):
     deadline_ms: U64
 
 
+class Withdrawal(Payload, frozen=True):
+    """The asker of an RFC has left: its router is to match it no more. Only the RFC's own session key may say so."""
+
+    SIGNER: ClassVar[str | None] = "session_key"
+
+    rfc_id: Digest
+    session_key: Address
+
+
 class LivenessQuery(Payload, frozen=True):
     """A router asks the drawn provider whether it can serve now (S28)."""
 
@@ -179,7 +188,8 @@ class Refusal(Payload, frozen=True):
 
     ``code`` is one of: unknown_model, model_not_listed, token_max_over_allowance, prompt_over_limit, no_balance,
     no_provider, too_few_providers, pair_capped, wrong_router, wrong_day, index_used, unit_unsupported, budget_spent,
-    expired, busy, no_quorum; of an RFC that somebody asks about also: waiting, unknown_rfc.
+    expired, busy, no_quorum, withdrawn; of an RFC that somebody asks about also: waiting, unknown_rfc; of a
+    withdrawal: not_the_asker, unknown_rfc.
     """
 
     SIGNER: ClassVar[str | None] = "router"

@@ -4,7 +4,7 @@ import msgspec
 
 from contracts.typed_data import Digest
 from gossip.messages.base import U64, Signed, decode_union
-from gossip.messages.market import AccessPass, Match, PassRequest, Refusal, Rfc, Ticket
+from gossip.messages.market import AccessPass, Match, PassRequest, Refusal, Rfc, Ticket, Withdrawal
 from gossip.messages.opinions import Opinion
 from gossip.messages.records import NodeRecord
 from gossip.messages.session import Cosigned, Report, Voucher
@@ -106,8 +106,23 @@ class OpinionFiling(msgspec.Struct, frozen=True, array_like=True, tag=19, forbid
     opinion: Signed[Opinion]
 
 
-RouterAsk = PassAsk | RfcAsk | ReportFiling | DeliveryFiling | OpinionFiling | MatchAsk
-RouterAnswer = Matched | Refused | Granted | Filed | Queued | Account
+class WithdrawAsk(msgspec.Struct, frozen=True, array_like=True, tag=12, forbid_unknown_fields=True):
+    """To the router that an RFC was put to: take it back. Answered with :class:`Withdrawn`, with :class:`Matched` where
+    it comes too late, or with a refusal."""
+
+    withdrawal: Signed[Withdrawal]
+
+
+class Withdrawn(msgspec.Struct, frozen=True, array_like=True, tag=13, forbid_unknown_fields=True):
+    """An RFC is taken back."""
+
+    rfc_id: Digest
+    cost: U64
+    """T off the pass: 0 unless a provider had been drawn already."""
+
+
+RouterAsk = PassAsk | RfcAsk | ReportFiling | DeliveryFiling | OpinionFiling | MatchAsk | WithdrawAsk
+RouterAnswer = Matched | Refused | Granted | Filed | Queued | Account | Withdrawn
 
 
 def decode_router_ask(data: bytes) -> RouterAsk:

@@ -20,6 +20,7 @@ from node.roles import refusals
 from node.roles.access import ASK_S, Access, AccessRefused, Wallet, send_ask, take_answer
 from node.roles.public import PublicState
 from node.roles.sessions import SessionLog
+from node.roles.withdrawing import Withdrawing
 
 RFC_DEADLINE_MS = 20_000
 """How long an RFC may wait in its router's queue."""
@@ -63,6 +64,15 @@ class Asking:
         self._access = access
         self._sessions = sessions
         self._in_order = trio.Lock()
+        self._withdrawing = Withdrawing(
+            node,
+            public,
+            access,
+            check=lambda rfc, matched: self._check_matched(rfc, matched, rfc.payload.access_pass.payload.issuer),
+            abandon=lambda matched, wallet: abandon(matched, wallet, True),
+        )
+        self.run = self._withdrawing.run
+        """Takes back for ever the RFCs whose clients leave."""
 
     async def open(self, request: ChatRequest, card: ModelCard) -> Opened:
         """Match and dial. A pass that turns out to be dead is replaced: the client need not know of passes."""
@@ -82,7 +92,7 @@ class Asking:
         queued: list[Queued] = []
         matched: Matched | None = None
         stream: FrameStream | None = None
-        is_unreachable = False
+        is_unreachable = is_refused = False
         try:
             matched = await self._match(rfc, wallet, asked, queued)
             matched_ms = now_ms()
@@ -90,8 +100,13 @@ class Asking:
         except BackendError:
             is_unreachable = matched is not None
             raise
+        except AccessRefused:
+            is_refused = True
+            raise
         finally:
-            if matched is None:
+            if matched is None and not is_refused:
+                self._withdrawing.leave(rfc, wallet)
+            elif matched is None:
                 self._access.give_back(wallet, request.max_tokens)
             elif stream is None:
                 self._access.give_back(wallet, request.max_tokens - 1)
@@ -117,8 +132,8 @@ class Asking:
                 self._access.discard(wallet)
                 raise AccessRefused("no_router", f"the home router is out of reach: {error}", 0) from error
             finally:
-                if not sent:
-                    self._access.give_back(wallet, request.max_tokens)
+                if not sent:  # not to the end, as far as this side knows
+                    self._withdrawing.leave(rfc, wallet)
             return wallet, rfc, asked
 
     def _sign_rfc(self, request: ChatRequest, card: ModelCard, wallet: Wallet, index: int) -> Signed[Rfc]:

@@ -23,6 +23,8 @@ MATCH = "match"
 """A match of this desk."""
 FILING = "filing"
 """What a user or provider filed for one of them."""
+WITHDRAWAL = "withdrawal"
+"""An RFC that was taken back after a provider had been drawn, and what that cost."""
 
 _MATCH_BYTES = 32_768
 
@@ -30,6 +32,11 @@ _MATCH_BYTES = 32_768
 class _Placed(msgspec.Struct, frozen=True, array_like=True):
     rfc: Signed[Rfc]
     ticket: Signed[Ticket]
+
+
+class _Withdrawn(msgspec.Struct, frozen=True, array_like=True):
+    rfc: Signed[Rfc]
+    cost: int
 
 
 class DeskJournal:
@@ -52,6 +59,10 @@ class DeskJournal:
     async def note_match(self, rfc: Signed[Rfc], ticket: Signed[Ticket]) -> None:
         """A match; on the disk with the first filing at the latest."""
         await self._append(MATCH, encode(_Placed(rfc, ticket)), durable=False)
+
+    async def note_withdrawal(self, rfc: Signed[Rfc], cost: int) -> None:
+        """An RFC was taken back at ``cost`` T; on the disk with the next pass or filing at the latest."""
+        await self._append(WITHDRAWAL, encode(_Withdrawn(rfc, cost)), durable=False)
 
     async def note_filing(self, filing: ReportFiling | DeliveryFiling) -> None:
         """A filing that the desk took; on the disk before the other side is told so."""
@@ -80,6 +91,10 @@ class DeskJournal:
                     self._restore_pass(desk, ledger, decode(Signed[PassIssued], event.data))
                 elif event.kind == MATCH:
                     await self._restore_match(desk, ledger, slot, decode(_Placed, event.data, _MATCH_BYTES))
+                elif event.kind == WITHDRAWAL:
+                    withdrawn = decode(_Withdrawn, event.data, _MATCH_BYTES)
+                    desk.allowances.restore(withdrawn.rfc.payload, 0)
+                    desk.allowances.release(withdrawn.rfc.payload.session_key, 0, withdrawn.cost)
                 elif event.kind == FILING and (settlement := self._restore_filing(desk, slot, event.data)):
                     settlements.append(settlement)
         desk.restored()

@@ -84,6 +84,8 @@ class Matcher:
         self._rankings = Rankings(node, public, desk, challenger)
         self._wake = trio.Event()
         self._answered: dict[Digest, trio.Event] = {}
+        self._drawing: set[Digest] = set()
+        """RFCs of which providers are being asked."""
         self._drew_in: set[int] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -113,6 +115,13 @@ class Matcher:
             await self._answered.setdefault(rfc_id, trio.Event()).wait()
         self._answered.pop(rfc_id, None)
         return outcome
+
+    def withdraw(self, rfc_id: Digest, session_key: Address) -> int | Matched:
+        """As :meth:`Desk.withdraw`, and whoever waits for the RFC's answer has it."""
+        withdrawn = self._desk.withdraw(rfc_id, session_key, is_drawn=rfc_id in self._drawing)
+        self._announce(rfc_id)
+        self.hurry()
+        return withdrawn
 
     async def settled_within(self, rfc_id: Digest, seconds: float) -> bool:
         """Whether an admitted RFC has its answer, having waited so long for it at most."""
@@ -186,6 +195,7 @@ class Matcher:
             return False
         self._drew_in.add(slot)
         self._matching += 1
+        self._drawing.add(waiting.rfc_id)
         nursery.start_soon(self._match, drawing, self._ask(winner, waiting.rfc_id, nursery), nursery)
         return True
 
@@ -227,7 +237,9 @@ class Matcher:
     async def _match(self, drawing: Drawing, asked: Question, nursery: trio.Nursery) -> None:
         rfc_id = drawing.waiting.rfc_id
         try:
-            if not await self._try(drawing, asked, nursery):
+            is_placed = await self._try(drawing, asked, nursery)
+            self._drawing.discard(rfc_id)
+            if not is_placed:
                 await trio.sleep(RETRY_S)
                 self._desk.requeue(rfc_id)
         except RfcRefused as refused:
@@ -236,6 +248,7 @@ class Matcher:
             self._node.log.info("match came too late", rfc=rfc_id.hex(), reason=str(error))
             self._desk.requeue(rfc_id)
         finally:
+            self._drawing.discard(rfc_id)
             self._matching -= 1
             self.hurry()
             if isinstance(self._desk.outcome(rfc_id), Matched | RfcRefused):

@@ -9,7 +9,7 @@ import trio
 
 from consensus.market.listing import unlisted
 from consensus.market.rivals import find_fault
-from contracts.typed_data import ZERO_DIGEST, Digest
+from contracts.typed_data import ZERO_DIGEST, Address, Digest
 from gossip.errors import GossipError, TransportError
 from gossip.messages import Signed, Unit, decode, encode, sign
 from gossip.messages.market import LivenessAnswer, LivenessQuery, Ticket
@@ -17,7 +17,7 @@ from gossip.messages.records import Bid, ModelProof
 from gossip.messages.router import DeliveryFiling, Filed, Refused, decode_router_answer
 from gossip.messages.session import Cosigned, Voucher
 from gossip.streams import FrameStream
-from gossip.topics import CHALLENGE, LIVENESS, ROUTER, SESSION, VOCABULARY
+from gossip.topics import CHALLENGE, LIVENESS, ROUTER, SEAT, SESSION, VOCABULARY
 from inference.engine import Engine, Scorer
 from inference.errors import EngineError, ModelError, SessionError
 from inference.model_files import Identified, ModelIdentity
@@ -28,6 +28,7 @@ from node.config import ModelOffer
 from node.context import Node, now_ms
 from node.engines import open_engine
 from node.progress import still_loading
+from node.roles import seats
 from node.roles.evidence import EvidencePool
 from node.roles.librarian import MOST_STREAMS as MOST_READERS
 from node.roles.librarian import Librarian
@@ -122,6 +123,9 @@ class Provider:
             self._node.network.serve(CHALLENGE, self._prover.serve, max_concurrent=MOST_STREAMS)
             self._node.network.serve(VOCABULARY, self._librarian.serve, max_concurrent=MOST_READERS)
             self._node.network.serve(SESSION, self._serve_session, max_concurrent=slots + 8)
+            self._node.network.serve(
+                SEAT, self._answer_seats, max_concurrent=seats.STREAMS, max_per_peer=seats.PER_PEER
+            )
             self._scoring.serve()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._filer.run)
@@ -202,6 +206,10 @@ class Provider:
         await stream.send(encode(sign(answer, self._node.key, domain)))
         return True
 
+    async def _answer_seats(self, stream: FrameStream) -> None:
+        """Whoever knows a ticket's id may ask: its router does, and its user."""
+        await seats.answer_seats(stream, self._active.__contains__)
+
     def _today(self) -> int:
         return self._node.terms.params.day_of(self._node.slot())
 
@@ -281,8 +289,17 @@ class Provider:
         if offer is not None and not await self._is_unchanged(offer):
             raise SessionError(Code.ENGINE_FAILED, "the provider's model files changed: it must hash them again")
         ticket_id = ticket.id(self._node.terms.domain)
-        await self._node.store.accept_ticket(ticket_id, ticket)
+        if ticket_id in self._active:
+            raise SessionError(Code.TICKET_USED, f"ticket 0x{ticket_id.hex()} has a session open")
+        # before it is in the store, where it would be taken for one that has ended
         self._active[ticket_id] = _Session(ticket, trio.current_time())
+        accepted = False
+        try:
+            await self._node.store.accept_ticket(ticket_id, ticket)
+            accepted = True
+        finally:
+            if not accepted:
+                del self._active[ticket_id]
         _ACCEPTED.get().append(ticket_id)
 
     def _note_served(self, ticket_id: Digest, body: bytes, token_ids: tuple[int, ...]) -> None:
@@ -305,17 +322,29 @@ class Provider:
     async def _file_deliveries(self) -> None:
         """Tell the routers what was delivered, until each has said that it knows."""
         while True:
-            for held in await self._node.store.unfiled_deliveries():
-                if held.ticket_id in self._active:
-                    continue
-                sent = held.sent if held.receipt is None else 0
-                filing = DeliveryFiling(held.ticket_id, held.voucher, held.receipt, sent)
-                if await self._tell(held.ticket, filing):
-                    await self._node.store.mark_filed(held.ticket_id)
+            deaf: set[Address] = set()
+            for unfiled in await self._node.store.unfiled_deliveries():
+                router = unfiled.ticket.payload.router
+                if router not in deaf and not await self._file_end(unfiled.ticket_id):
+                    deaf.add(router)  # the others' seats don't wait for it
             await self._tell_running()
             self._file_now = trio.Event()
             with trio.move_on_after(FILE_EVERY_S):
                 await self._file_now.wait()
+
+    async def _file_end(self, ticket_id: Digest) -> bool:
+        """Tell what a session came to, nothing at all too: its router holds the slot until it hears that it is over.
+
+        False where the router does not hear. The delivery is read here: a session that ran when the unfiled ones were
+        listed may have got its receipt since.
+        """
+        if ticket_id in self._active or (held := await self._node.store.delivery(ticket_id)) is None:
+            return True
+        sent = held.sent if held.receipt is None else 0
+        if not await self._tell(held.ticket, DeliveryFiling(ticket_id, held.voucher, held.receipt, sent)):
+            return False
+        await self._node.store.mark_filed(ticket_id)
+        return True
 
     async def _tell_running(self) -> None:
         """A report that comes before a session has ended would be the last word once the router's patience is over:

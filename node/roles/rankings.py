@@ -8,6 +8,7 @@ from consensus.market.book import StandingBid
 from consensus.market.day_account import DayAccount
 from consensus.market.desk import Desk
 from consensus.market.ranking import Ranking
+from consensus.market.seats import Seat
 from contracts.typed_data import Address, Digest
 from gossip.messages.market import Why
 from node.context import Node, now_ms
@@ -16,9 +17,6 @@ from node.roles.public import PublicState
 
 KEPT = 1_000
 """Models whose order is remembered; the one that was asked for longest ago is forgotten first."""
-
-Seat = tuple[Address, Digest]
-"""A provider and a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class Rankings:
         self._asked: Counter[Seat] = Counter()
         """Slots held for RFCs whose liveness check is under way."""
         self._made: OrderedDict[Digest, _Made] = OrderedDict()
-        desk.on_seat = self._note_seat
+        desk.seats.on_seat = self._note_seat
 
     def of(self, model_id: Digest, slot: int, account: DayAccount) -> Ranking:
         """The model's bids within the day's price ceiling that count in ``slot``, whatever prompts they take."""

@@ -20,11 +20,12 @@ from consensus.market.ledger_state import account_of
 from consensus.market.opinions import check_opinion
 from consensus.market.penalties import fail_mark
 from consensus.market.throttle import Throttle
+from consensus.market.waiting import Waiting
 from contracts.errors import ChainUnavailable
 from contracts.typed_data import Address, Digest
 from gossip.messages import Signed, encode, sign
 from gossip.messages.committee import CaughtUpFrame, CertifiedBatch, PassFrame, RouterFrame, UsageFrame
-from gossip.messages.market import PassEnd, PassIssued, PassRequest, Refusal, Rfc
+from gossip.messages.market import PassEnd, PassIssued, PassRequest, Refusal, Rfc, Withdrawal
 from gossip.messages.opinions import Opinion
 from gossip.messages.router import (
     Account,
@@ -40,6 +41,8 @@ from gossip.messages.router import (
     ReportFiling,
     RfcAsk,
     RouterAnswer,
+    WithdrawAsk,
+    Withdrawn,
     decode_router_ask,
 )
 from gossip.messages.session import FailMark, Settlement
@@ -52,6 +55,7 @@ from node.roles.journal import DeskJournal
 from node.roles.link import CommitteeLink
 from node.roles.matching import Matcher
 from node.roles.public import PublicState
+from node.roles.seats import SeatKeeper
 from node.roles.succession import Succession
 
 MAX_ASK_BYTES = 16_384
@@ -99,6 +103,7 @@ class HomeRouter:
         matcher.on_match = succession.tell_usage
         journal.on_pass = succession.note_ends
         link.on_linked.append(succession.welcome)
+        self._seats = SeatKeeper(node, public, desk, self._file)
         self._throttle = Throttle()
         self.on_rfc: Callable[[Signed[Rfc]], None] = lambda _: None
         """Called with every RFC that has been let into the queue, before others hear of it."""
@@ -124,6 +129,7 @@ class HomeRouter:
             await nursery.start(self._matcher.run)
             nursery.start_soon(self._watch_deadlines)
             nursery.start_soon(self._keep_passes)
+            nursery.start_soon(self._seats.run)
             task_status.started()
 
     async def _serve(self, stream: FrameStream) -> None:
@@ -139,6 +145,8 @@ class HomeRouter:
                 answer: RouterAnswer = await self._grant(request)
             case RfcAsk(rfc):
                 answer = await self._match(rfc, stream)
+            case WithdrawAsk(withdrawal):
+                answer = await self._withdraw(withdrawal)
             case MatchAsk(rfc_id):
                 answer = self._account_of(rfc_id)
             case ReportFiling() | DeliveryFiling() as filing:
@@ -296,6 +304,22 @@ class HomeRouter:
             return outcome
         return self._refuse(rfc_id, outcome.code, outcome.detail, outcome.allowance_left)
 
+    async def _withdraw(self, withdrawal: Signed[Withdrawal]) -> RouterAnswer:
+        """Raises :class:`~gossip.errors.SignerMismatch` for a forged one."""
+        withdrawal.signer(self._node.terms.domain)
+        rfc_id, session_key = withdrawal.payload.rfc_id, withdrawal.payload.session_key
+        waiting = self._desk.outcome(rfc_id)
+        try:
+            withdrawn = self._matcher.withdraw(rfc_id, session_key)
+        except RfcRefused as refused:
+            return self._refuse(rfc_id, refused.code, refused.detail, refused.allowance_left)
+        if isinstance(withdrawn, Matched):
+            return withdrawn
+        if withdrawn and isinstance(waiting, Waiting):
+            self._succession.tell_usage(session_key)
+            await self._journal.note_withdrawal(waiting.rfc, withdrawn)
+        return Withdrawn(rfc_id, withdrawn)
+
     async def _tell_place(self, rfc_id: Digest, stream: FrameStream) -> None:
         """Until an RFC has its answer: where it stands, at first and whenever that has changed (S26)."""
         told: Queued | None = None
@@ -342,16 +366,20 @@ class HomeRouter:
         if is_open:
             if isinstance(filing, ReportFiling) or not filing.runs:
                 self._matcher.filed(filing.ticket_id)
+                self._matcher.hurry()
             await self._journal.note_filing(filing)
         if settlement is not None:
             self._hand_over(settlement)
         return Filed(filing.ticket_id)
 
     def _is_providers(self, filing: DeliveryFiling, peer: str) -> bool:
-        """A user that could file vouchers as its provider could commit it to a transcript that it never sent."""
+        """A user that could file vouchers as its provider could commit it to a transcript that it never sent, and one
+        that could say that the session is over could have more matched to it than it has slots for."""
         provider = self._desk.provider_of(filing.ticket_id)
         record = None if provider is None else self._public.book.record(provider, now_ms())
-        return record is None or record.payload.peer_id == peer
+        if record is None:  # what is signed speaks for itself; of a ticket that isn't open nothing is believed
+            return provider is None or filing.voucher is not None or filing.receipt is not None
+        return record.payload.peer_id == peer
 
     def _file_opinion_of(self, signed: Signed[Opinion]) -> RouterAnswer:
         """A scorer's verdict (S8); one that is not its scorer's turn yet waits for its batch."""

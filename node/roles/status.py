@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from consensus.committee import Committee
 from consensus.market.allowances import Allowances
+from consensus.market.desk import Desk
 from consensus.market.errors import MarketError
 from consensus.market.explain_access import Holding, explain_allowance, explain_day
 from consensus.market.explain_earnings import explain_earnings
@@ -14,6 +15,7 @@ from consensus.market.explain_opinions import explain_credit
 from consensus.market.ledger_state import account_of
 from consensus.market.listing import is_payable
 from consensus.market.proof import CreditProof
+from consensus.market.seats import Held
 from consensus.tendermint.certificate import signers_of
 from contracts.errors import ChainUnavailable
 from contracts.merkle import CreditTree
@@ -59,6 +61,8 @@ class NodeStatus:
         """A member's count of T issued to a user on a day, by all routers."""
         self.member: CommitteeMember | None = None
         self.link: CommitteeLink | None = None
+        self.desk: Desk | None = None
+        """A member's desk: whose slots it holds, and why."""
         self.challenger: Challenger | None = None
         self.listings: Listings | None = None
         self.demand: Demand | None = None
@@ -81,6 +85,10 @@ class NodeStatus:
                 ("rfcs_throttled", "Well-signed RFCs not passed on: their session key sends too many"),
             )
         }
+
+        self._seats = Gauge(
+            "yellowstone_seats_held", "Providers' slots that this router holds", ["why"], registry=self._metrics
+        )
 
     async def status(self) -> dict[str, Any]:
         """Who this node is, its peers, its height, the day's numbers."""
@@ -106,9 +114,15 @@ class NodeStatus:
             "members": [member.address for member in ledger.committee.members],
             "committee": None if self.member is None else self.member.standing,
             "linked": 0 if self.link is None else len(self.link.linked),
+            "seats_held": None if self.desk is None else self._seats_held(),
             "equivocators": self._evidence.equivocators(),
             "network": node.network.statistics(),
         }
+
+    def _seats_held(self) -> dict[str, int]:
+        """Slots of all providers that this router holds, by reason."""
+        held = {} if self.desk is None else self.desk.seats_held(now_ms())
+        return {str(why): held.get(why, 0) for why in Held}
 
     async def book(self) -> list[dict[str, Any]]:
         """Live bids."""
@@ -382,4 +396,6 @@ class NodeStatus:
         bidders = None if self.feed is None else self.feed.bidders
         self._gauges["feed_poor"].set(0 if bidders is None else bidders.refused)
         self._gauges["rfcs_throttled"].set(0 if self.demand is None else self.demand.throttled)
+        for why, held in self._seats_held().items():
+            self._seats.labels(why=why).set(held)
         return generate_latest(self._metrics).decode()

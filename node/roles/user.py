@@ -109,6 +109,7 @@ class UserAgent:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._access.follow_balance)
             await nursery.start(self._reporting.run)
+            await nursery.start(self._asking.run)
             nursery.start_soon(self._auditor.run)
             nursery.start_soon(self._filer.run)
             nursery.start_soon(self.opener.run)

@@ -99,10 +99,10 @@ class DeliveryRoom:
         return None if row is None else _delivery(row)
 
     async def unfiled_deliveries(self, limit: int = 1_000) -> list[Delivery]:
-        """What is worth filing and no router has confirmed, oldest first."""
+        """Accepted tickets whose end no router has confirmed, oldest first: those of running sessions among them."""
         rows = await self._worker.read(
             lambda db: db.execute(
-                f"{_SELECT} WHERE filed = 0 AND (tokens + sent > 0 OR receipt IS NOT NULL) ORDER BY expires_ms LIMIT ?",
+                f"{_SELECT} WHERE filed = 0 ORDER BY expires_ms LIMIT ?",
                 (limit,),
             ).fetchall()
         )

@@ -83,7 +83,7 @@ class Market:
         )
         self.desk = Desk(self.terms, self.router.address, lambda _: (self.router.address,))
         self._rankings: dict[Digest, Ranking] = {}
-        self.desk.on_seat = self._note_seat
+        self.desk.seats.on_seat = self._note_seat
         self._open: deque[Digest] = deque()
         self._pass: Signed[AccessPass] | None = None
         self._session = self.router

@@ -180,7 +180,7 @@ def test_filings_that_belong_elsewhere_are_refused_by_name(counter: Counter) -> 
         (replace(counter.report(ticket_id), report=stranger), "signature"),
         (ReportFiling(ticket_id, world.report(ticket_id, 5, "stranger"), None), "report_session_key"),
         (counter.delivery(elsewhere, voucher=1), "unknown_ticket"),
-        (counter.delivery(ticket_id), "nothing_filed"),
+        (counter.delivery(elsewhere), "unknown_ticket"),
         (replace(counter.delivery(elsewhere, voucher=1), ticket_id=ticket_id), "voucher_ticket"),
         (replace(counter.delivery(elsewhere, receipt=1), ticket_id=ticket_id), "receipt_ticket"),
         (DeliveryFiling(ticket_id, world.voucher(ticket_id, 5, "stranger"), None), "voucher_session_key"),

@@ -151,6 +151,7 @@ async def test_what_is_not_filed_is_found_again(store: Store) -> None:
     assert found == {
         ids[0]: (voucher(ids[0], 3), None, 0),
         ids[1]: (None, cosigned(ids[1], 4), 0),
+        ids[3]: (None, None, 0),
         ids[4]: (None, None, 7),
     }
     await store.mark_filed(ids[4])
