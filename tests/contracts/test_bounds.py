@@ -216,11 +216,13 @@ def test_a_roll_leaves_the_bootstrap_alone_and_is_done_once() -> None:
     side = Side()
     side.pass_time(500)
     assert side.credit(ALICE, 5, 7, 3)
+    side.pass_time(300)
     side.roll(3)
     side.roll(4)
     side.roll(4)
     side.roll(5)
     side.roll(6)
+    assert side.gate.rolled == 7
     assert side.world.compute("bootstrap_credited") == 7
     side.check()
 
@@ -262,9 +264,10 @@ def test_nobody_binds_a_source_to_nobody(world: World) -> None:
     assert world.compute("source").lower() == "0x" + ZERO_ADDRESS.hex()
 
 
-def test_a_day_is_rolled_from_its_first_second_on() -> None:
+def test_a_day_is_rolled_from_the_second_on_at_which_no_batch_of_it_can_come() -> None:
     side = Side()
-    side.pass_time(94)
+    assert side.gate.economics.late_days == 1
+    side.pass_time(294)
     side.roll(1)
     assert side.gate.rolled == 0
     side.pass_time(1)

@@ -126,6 +126,20 @@ def test_s23_idle_days_are_no_present_where_batches_were_submitted(side: Side) -
     assert not side.credit(ALICE, three_days, 0, 12)
 
 
+def test_s23_no_roll_of_a_stranger_lets_a_batch_credit_more(side: Side) -> None:
+    """A limit that was rolled to today would be what idle days allow, though batches were submitted on each of them."""
+    for day in range(12):
+        assert side.credit(ALICE, 0, 0, day)
+        for rolled in range(day + 2):
+            side.roll(rolled)
+        side.pass_time(100)
+    for rolled in range(13):
+        side.roll(rolled)
+    three_days = 3 * 3_456 * MOR
+    assert not side.credit(ALICE, three_days, 0, 12)
+    side.check()
+
+
 def test_a_batch_that_is_submitted_late_is_accepted(side: Side) -> None:
     side.pass_time(100 * 30)
     assert side.credit(ALICE, side.room(28), 0, 28)

@@ -176,8 +176,8 @@ class Side:
     def roll(self, day: int) -> None:
         gate = self.gate
         expected = None
-        if gate.economics.day_start_s(day) > self.world.chain.now_s:
-            expected = "compute: day not reached"
+        if gate.economics.day_start_s(day + gate.economics.late_days + 1) > self.world.chain.now_s:
+            expected = "compute: day still open"
         elif day < gate.rolled:
             expected = "compute: old day"
         try:
