@@ -24,8 +24,8 @@ from web3.exceptions import BlockNotFound, ContractLogicError, TransactionNotFou
 from web3.types import Nonce
 from web3.utils.address import get_create_address
 
-from contracts.artifacts import load_artifact
-from contracts.errors import ChainUnavailable, ContractsError, TransactionReverted
+from contracts.artifacts import Artifact, load_artifact
+from contracts.errors import ArtifactError, ChainError, ChainUnavailable, ContractsError, TransactionReverted
 from contracts.signing import Key
 from contracts.typed_data import Address, Digest
 
@@ -37,6 +37,9 @@ LENS = Address(bytes.fromhex("001e4500000000000000000000000000000001e4"))
 
 LENS_LIMIT = 1_000
 """How many balances the lens reads in one call."""
+
+REVERT_CODE = 3
+"""The JSON-RPC code of a contract's refusal (geth's; other nodes say so in words or by revert data)."""
 
 STUCK_S = 15.0
 """A transaction that isn't mined in so many seconds is sent again with a higher fee."""
@@ -122,6 +125,7 @@ class ChainClient:
         self._eth = web3.eth
         self._senders: dict[Address, _Sender] = {}
         self._senders_lock = threading.Lock()
+        self._answered: set[Address] = set()
 
     def close(self) -> None:
         """Close the connections; the client can be used again afterwards."""
@@ -178,7 +182,7 @@ class ChainClient:
         for start in range(0, max(len(addresses), 1), LENS_LIMIT):
             data = lens.encode_call("snapshot", mor, tuple(addresses[start : start + LENS_LIMIT]))
             answer = self._call(LENS, data, f"snapshot of 0x{mor.hex()}", number, lent)
-            supply, chunk = lens.decode_result("snapshot", answer)
+            supply, chunk = self._decoded(lens, "snapshot", answer)
             balances += chunk
         return Snapshot(number, supply, tuple(balances))
 
@@ -186,9 +190,13 @@ class ChainClient:
         """What a view of the contract ``name`` at ``to`` answers: one value bare, several as a tuple."""
         artifact = load_artifact(name)
         answer = self._call(to, artifact.encode_call(function, *arguments), f"{name}.{function}", block)
+        what = f"{name}.{function}"
+        if not answer and to in self._answered:
+            raise ChainUnavailable(self.url, f"{what}: empty, though a contract has answered at 0x{to.hex()}")
         if not answer:
-            raise TransactionReverted(f"{name}.{function}", f"there is no contract at 0x{to.hex()}")
-        values = artifact.decode_result(function, answer)
+            raise TransactionReverted(what, f"there is no contract at 0x{to.hex()}")
+        values = self._decoded(artifact, function, answer)
+        self._answered.add(to)
         return values[0] if len(values) == 1 else values
 
     def transact(self, key: Key, name: str, to: Address, function: str, *arguments: object) -> Receipt:
@@ -316,8 +324,8 @@ class ChainClient:
                     transaction[fee] = raised_fee(transaction[fee])
                 try:
                     self._broadcast(outgoing)
-                except TransactionReverted as error:
-                    refused = f", its replacement was refused: {error.reason}"
+                except ChainError as error:
+                    refused = f", its replacement was refused: {error}"
             time.sleep(pause)
             pause = min(2 * pause, 0.5)
         first = outgoing.hashes[0].hex()
@@ -355,6 +363,13 @@ class ChainClient:
         with self._translated(what):
             return bytes(self._eth.call(request, "latest" if block is None else block, lent))
 
+    def _decoded(self, artifact: Artifact, function: str, answer: bytes) -> tuple[Any, ...]:
+        """The values in ``answer``; what doesn't fit the ABI is the endpoint's nonsense."""
+        try:
+            return artifact.decode_result(function, answer)
+        except ArtifactError as error:
+            raise ChainUnavailable(self.url, str(error)) from error
+
     @contextlib.contextmanager
     def _translated(self, what: str) -> Iterator[None]:
         """Turn web3's and requests' errors into this folder's; an unmined transaction's passes."""
@@ -367,7 +382,9 @@ class ChainClient:
         except BlockNotFound as error:
             raise ChainUnavailable(self.url, f"{what}: {error}") from error
         except Web3RPCError as error:
-            raise TransactionReverted(what, _rpc_message(error)) from error
+            if _is_revert(error):
+                raise TransactionReverted(what, _rpc_message(error)) from error
+            raise ChainUnavailable(self.url, f"{what}: {_rpc_message(error)}", _rpc_code(error)) from error
         except (OSError, ValueError, LookupError, TypeError, AttributeError, Web3Exception) as error:
             # requests' own errors are OSErrors; the others are how web3 stumbles over an answer that makes no sense
             raise ChainUnavailable(self.url, f"{what}: {error}") from error
@@ -392,6 +409,24 @@ def _revert_reason(error: ContractLogicError) -> str:
     return str(error.message or "no reason given").removeprefix("execution reverted: ")
 
 
-def _rpc_message(error: Web3RPCError) -> str:
+def _rpc_error(error: Web3RPCError) -> dict[str, Any]:
+    """The endpoint's error object; empty where it isn't an object."""
     response: Any = error.rpc_response or {}
-    return str(response.get("error", {}).get("message") or error.message)
+    found = response.get("error")
+    return found if isinstance(found, dict) else {}
+
+
+def _rpc_message(error: Web3RPCError) -> str:
+    return str(_rpc_error(error).get("message") or error.message)
+
+
+def _rpc_code(error: Web3RPCError) -> int | None:
+    code = _rpc_error(error).get("code")
+    return code if isinstance(code, int) else None
+
+
+def _is_revert(error: Web3RPCError) -> bool:
+    """Whether a contract refused. Anything else, a rate limit for instance, is the endpoint's own failure."""
+    data = _rpc_error(error).get("data")
+    has_revert_data = isinstance(data, str) and data.startswith("0x") and len(data) > len("0x")
+    return has_revert_data or _rpc_code(error) == REVERT_CODE or "execution reverted" in _rpc_message(error)

@@ -9,10 +9,13 @@
     ├── MerkleError           an unknown leaf or an impossible tree
     ├── ArtifactError         a compiled contract is missing, or was called with what it doesn't take
     ├── CodeDiffers           what stands on the chain is not what the source compiles to
-    ├── ChainUnavailable      the chain did not answer in time (recoverable: retry later)
-    ├── TransactionReverted   the chain refused a transaction; carries the contract's reason
+    ├── ChainError            the chain could not be asked, or it refused
+    │   ├── ChainUnavailable      the endpoint failed (recoverable: retry later)
+    │   └── TransactionReverted   a contract refused; carries its reason
     └── AnvilError            the local development chain could not be installed or started
 """
+
+from urllib.parse import urlsplit, urlunsplit
 
 
 class ContractsError(Exception):
@@ -74,21 +77,48 @@ class CodeDiffers(ContractsError):
         super().__init__(f"{name} at 0x{address.hex()}: {reason}")
 
 
-class ChainUnavailable(ContractsError):
-    """The chain endpoint did not answer in time or refused the connection. ``url`` is the endpoint."""
-
-    def __init__(self, url: str, reason: str) -> None:
-        self.url = url
-        super().__init__(f"chain at {url} is unreachable: {reason}")
+class ChainError(ContractsError):
+    """The chain could not be asked, or it refused. Whatever polls a chain outlives both."""
 
 
-class TransactionReverted(ContractsError):
-    """The chain refused a transaction or call. ``reason`` is the contract's revert string."""
+class ChainUnavailable(ChainError):
+    """The endpoint gave no usable answer: none in time, nonsense, or an error of its own such as a rate limit.
+
+    ``url`` is the endpoint's scheme, host and port: user, password, path and query may hold a secret and are left out
+    of ``reason`` too. ``code`` is the JSON-RPC error's, where the endpoint answered with one.
+    """
+
+    def __init__(self, url: str, reason: str, code: int | None = None) -> None:
+        self.url = public_endpoint(url)
+        self.code = code
+        told = _without_secrets(url, reason)
+        super().__init__(f"chain at {self.url} is unreachable: {told}" + ("" if code is None else f" (code {code})"))
+
+
+class TransactionReverted(ChainError):
+    """A contract refused a transaction or call. ``reason`` is its revert string."""
 
     def __init__(self, what: str, reason: str) -> None:
         self.what = what
         self.reason = reason
         super().__init__(f"{what} reverted: {reason}")
+
+
+def public_endpoint(url: str) -> str:
+    """Scheme, host and port of ``url``; hosted endpoints carry their key in any other part."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _without_secrets(url: str, text: str) -> str:
+    """``text`` of a library without the parts of ``url`` that may be secret."""
+    parts = urlsplit(url)
+    whole = urlunsplit(("", "", parts.path, parts.query, parts.fragment))
+    secrets = {part for part in (whole, parts.path, parts.query, parts.username, parts.password) if part} - {"/"}
+    text = text.replace(url, public_endpoint(url))
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "…")
+    return text
 
 
 class AnvilError(ContractsError):

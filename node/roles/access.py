@@ -14,7 +14,7 @@ from consensus.market.access import home_routers, user_max
 from consensus.market.day_account import DayAccount
 from consensus.market.errors import MarketError
 from consensus.market.ledger_state import account_of
-from contracts.errors import ChainUnavailable
+from contracts.errors import ChainError
 from contracts.signing import Key
 from contracts.typed_data import Address
 from gossip.errors import GossipError, MalformedMessage, TransportError
@@ -140,7 +140,7 @@ class Access:
                 block = account.snapshot_block
                 try:
                     self._balance = block, await self._node.chain.balance(self._node.address, block)
-                except ChainUnavailable as error:
+                except ChainError as error:
                     self._node.log.info("own balance is not known yet", reason=str(error))
             await trio.sleep(BALANCE_EVERY_S)
 

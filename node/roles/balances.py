@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 
-from contracts.errors import ChainUnavailable
+from contracts.errors import ChainError, ChainUnavailable
 from contracts.typed_data import Address
 from node.chain import ChainReader
 from node.context import Node
@@ -35,7 +35,7 @@ class Balances:
         """
         try:
             return (await self._learn([address], block))[address]
-        except ChainUnavailable as error:
+        except ChainError as error:
             if address not in self._known:
                 raise
             self._node.log.warning("balance of an earlier snapshot", block=self._block, reason=str(error))
@@ -46,7 +46,7 @@ class Balances:
         wanted = list(addresses)
         try:
             found = await self._learn(wanted, block)
-        except ChainUnavailable as error:
+        except ChainError as error:
             self._node.log.warning("provider balances unknown", reason=str(error))
             found = self._known
         return frozenset(address for address in wanted if found.get(address, 0) > 0)

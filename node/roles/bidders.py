@@ -14,7 +14,7 @@ import trio
 from consensus.market.errors import MarketError
 from consensus.market.ledger_state import account_of
 from consensus.market.throttle import Bucket
-from contracts.errors import ChainUnavailable
+from contracts.errors import ChainError
 from contracts.typed_data import Address
 from node.chain import ChainReader
 from node.context import Node, now_ms
@@ -93,7 +93,7 @@ class Bidders:
             return
         try:
             found = await self._chain.balances(asked, block)
-        except ChainUnavailable as error:
+        except ChainError as error:
             self._node.log.info("balances of bidders are not known", reason=str(error))
             for bidder in asked:
                 self._want(bidder)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import trio
 
 from consensus.committee import Committee, Member
-from contracts.errors import ChainUnavailable, TransactionReverted
+from contracts.errors import ChainError, TransactionReverted
 from node.chain import ChainReader
 from node.context import Node
 from node.roles.public import PublicState
@@ -35,7 +35,7 @@ class Epochs:
         while True:
             try:
                 await self.look()
-            except ChainUnavailable as error:
+            except ChainError as error:
                 self._node.log.debug("registry can't be read", reason=str(error))
             await trio.sleep(RESCUE_POLL_S)
 

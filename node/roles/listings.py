@@ -14,7 +14,7 @@ from consensus.market.ledger_state import account_of
 from consensus.market.listing import check_order, in_force, is_payable
 from consensus.member.events import OrderHeard
 from consensus.member.orders import MAX_GIVEN, Orders
-from contracts.errors import ChainUnavailable
+from contracts.errors import ChainError
 from contracts.typed_data import Address, Digest
 from gossip.errors import MalformedMessage
 from gossip.messages import Signed, decode, encode, sign
@@ -121,7 +121,7 @@ class Listings:
         try:
             account = account_of(self._public.ledger, self._node.terms, self._day())
             return await self._balances.of(provider, account.snapshot_block)
-        except (ChainUnavailable, MarketError) as error:
+        except (ChainError, MarketError) as error:
             self._node.log.info("balance not known", provider=provider.hex(), reason=str(error))
             return None
 

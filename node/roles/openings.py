@@ -13,7 +13,7 @@ from consensus.market.budget import compute_budget, market_credit
 from consensus.market.ledger_state import Ledger
 from consensus.membership import draw
 from consensus.params import Terms
-from contracts.errors import ChainUnavailable
+from contracts.errors import ChainError
 from contracts.typed_data import Address, Uint256
 from gossip.messages.committee import MAX_RANKED, DayOpening, DrawnMember, ProviderRank
 from node.chain import ChainReader
@@ -45,7 +45,7 @@ class Openings:
                 drawn = await self._draw(self._chain, ledger, block)
                 ranks = await self._ranks(self._chain, ledger, block, self._bidders())
                 return DayOpening(day, block, Uint256(supply), budget, drawn, ranks)
-            except ChainUnavailable as error:
+            except ChainError as error:
                 self._log.warning("day opens without the chain", day=day, reason=str(error))
         return DayOpening(day, previous.snapshot_block, previous.supply_wei, budget)
 
@@ -82,7 +82,7 @@ class Openings:
             if (opening.drawn, opening.ranks) != (drawn, ranks):
                 return False
             return await self._chain.supply(opening.snapshot_block) == opening.supply_wei
-        except ChainUnavailable as error:
+        except ChainError as error:
             self._log.warning("opening can't be checked", day=opening.day, reason=str(error))
             return False
 

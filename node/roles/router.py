@@ -21,7 +21,7 @@ from consensus.market.opinions import check_opinion
 from consensus.market.penalties import fail_mark
 from consensus.market.throttle import Throttle
 from consensus.market.waiting import Waiting
-from contracts.errors import ChainUnavailable
+from contracts.errors import ChainError
 from contracts.typed_data import Address, Digest
 from gossip.messages import Signed, encode, sign
 from gossip.messages.committee import CaughtUpFrame, CertifiedBatch, PassFrame, RouterFrame, UsageFrame
@@ -186,7 +186,7 @@ class HomeRouter:
             )
         except PassRefused as refused:
             return self._refuse(request_id, refused.code, refused.detail)
-        except ChainUnavailable as error:
+        except ChainError as error:
             self._node.log.warning("pass waits for the chain", reason=str(error))
             return self._refuse(request_id, "busy", f"the balance is not known yet: {error}")
         signed = sign(access_pass, self._node.key, self._node.terms.domain)
@@ -268,7 +268,7 @@ class HomeRouter:
             return
         try:
             balance_wei = await self._balances.of(user, account.snapshot_block)
-        except ChainUnavailable as error:
+        except ChainError as error:
             self._node.log.info("pass not compared with UserMax", reason=str(error))
             return
         most = user_max(account.max_t, account.supply_wei, balance_wei)

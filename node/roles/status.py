@@ -17,7 +17,7 @@ from consensus.market.listing import is_payable
 from consensus.market.proof import CreditProof
 from consensus.market.seats import Held
 from consensus.tendermint.certificate import signers_of
-from contracts.errors import ChainUnavailable
+from contracts.errors import ChainError
 from contracts.merkle import CreditTree
 from contracts.typed_data import Address, Digest, Uint256
 from gossip.messages import Signed
@@ -365,7 +365,7 @@ class NodeStatus:
             balance = await self.balances.of(user, account.snapshot_block)
         except MarketError as error:
             raise Unanswerable(f"this node's ledger does not reach to day {today}: {error}") from error
-        except ChainUnavailable as error:
+        except ChainError as error:
             block = f"snapshot block {account.snapshot_block} of day {today}"
             raise Unanswerable(f"the balance of 0x{user.hex()} at {block} is not known: {error}") from error
         members = self._public.routers(account.day)

@@ -126,13 +126,45 @@ def test_a_revert_without_data_carries_the_nodes_words() -> None:
         Mor(client, TOKEN).total_supply()
 
 
-def test_any_other_refusal_is_named() -> None:
-    with (
-        endpoint(error(code=-32000, message="insufficient funds")) as url,
-        client_of(url) as client,
-        pytest.raises(TransactionReverted, match="insufficient funds"),
-    ):
-        client.native_balance(TOKEN)
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(-32005, "rate limited"), (-32000, "insufficient funds"), (-32603, "internal error"), (0, "busy")],
+)
+def test_an_error_object_without_a_revert_is_the_endpoints_failure(code: int, message: str) -> None:
+    with endpoint(error(code=code, message=message)) as url, client_of(url) as client:
+        for ask in (client.block_number, client.chain_id, client.block_hash, Mor(client, TOKEN).total_supply):
+            with pytest.raises(ChainUnavailable, match=message) as caught:
+                ask()
+            assert caught.value.code == code
+
+
+@pytest.mark.parametrize("fields", [{"code": "busy"}, {"message": None, "data": []}, {"data": "0x"}, {}])
+def test_an_odd_error_object_is_the_endpoints_failure_too(fields: dict[str, object]) -> None:
+    with endpoint(error(**fields)) as url, client_of(url) as client, pytest.raises(ChainUnavailable):
+        client.block_number()
+
+
+@pytest.mark.parametrize("value", ["0x", "0x01", "0x" + "ff" * 31])
+def test_nonsense_from_a_contract_that_has_answered_is_the_endpoints_failure(value: str) -> None:
+    answers = ["0x" + "7".rjust(64, "0"), value]
+
+    def one_after_the_other(request: dict[str, Any]) -> tuple[int, bytes]:
+        return result(answers.pop(0))(request)
+
+    with endpoint(one_after_the_other) as url, client_of(url) as client:
+        assert Mor(client, TOKEN).total_supply() == 7
+        with pytest.raises(ChainUnavailable, match=r"mor\.totalSupply|totalSupply"):
+            Mor(client, TOKEN).total_supply()
+
+
+def test_an_error_names_the_endpoint_and_none_of_its_secrets() -> None:
+    with endpoint(result("0x1")) as url:
+        pass
+    secret = url.replace("http://", "http://alice:hunter2@") + "/v2/k3yk3y?token=t0k3n"
+    with client_of(secret) as client, pytest.raises(ChainUnavailable, match=url) as caught:
+        client.block_number()
+    assert caught.value.url == url
+    assert not [word for word in ("alice", "hunter2", "k3yk3y", "t0k3n") if word in str(caught.value)]
 
 
 def test_a_view_of_nothing_says_so() -> None:
@@ -183,7 +215,7 @@ def test_a_transaction_that_is_not_mined_in_time_is_named() -> None:
 def test_the_nonce_is_read_again_after_an_error() -> None:
     chain = FakeChain(refusals=1)
     with endpoint(chain) as url, client_of(url) as client:
-        with pytest.raises(TransactionReverted, match="nonce too low"):
+        with pytest.raises(ChainUnavailable, match="nonce too low"):
             client.pay(Key(b"\x01" * 32), TOKEN, 1)
         with pytest.raises(ChainUnavailable, match="not mined"):
             client.pay(Key(b"\x01" * 32), TOKEN, 1)
