@@ -37,6 +37,10 @@ from gossip.messages.session import Settlement
 MAX_SETTLED_BYTES = MAX_BATCH_BYTES - (2 << 20)
 """A proposer puts no more into a batch: what else is in a proposal takes less than 2 MiB."""
 
+MAX_BODY_BYTES = MAX_BATCH_BYTES - (1 << 20)
+"""A larger body is no valid batch. With header and certificate it stays below what gossip, store and sync read: a batch
+that was decided and can't be read would end the network."""
+
 MAX_COMMITMENTS = 64
 """Commitments in one batch at most."""
 
@@ -182,6 +186,8 @@ def apply_batch(
     Everything in the header is recomputed. Whose turn it was, whether the slot has ended and whether the opening's
     numbers are the chain's are not rules of the ledger: members check them before they vote.
     """
+    if body.size > MAX_BODY_BYTES:
+        raise BatchInvalid("body", f"{body.size} bytes, {MAX_BODY_BYTES} at most")
     _check_position(ledger, terms, header, body)
     check = verified or VerifiedSettlements(terms)
     draft = Draft(ledger, terms, header.slot, body.opening)

@@ -6,6 +6,7 @@ header commits to. Nothing here is trusted, so nothing here is logged: after a c
 
 from collections.abc import Callable, Iterable, Iterator
 
+from consensus.market.batch import MAX_BODY_BYTES
 from contracts.typed_data import Address, Digest, Domain
 from gossip.errors import MalformedMessage
 from gossip.messages.committee import (
@@ -50,6 +51,9 @@ def shorten(frame: ProposalFrame, least: int = SHORT_FROM) -> ProposalFrame | Sh
 
 def check_short(member: Address, frame: ShortProposalFrame, domain: Domain) -> None:
     """Raise :class:`~gossip.errors.MessageError` unless ``member``, who sent it, signed a proposal of this header."""
+    if len(set(frame.settlements)) < len(frame.settlements):
+        # one settlement, named thousands of times, would be put together to more than the log takes
+        raise MalformedMessage("ShortProposalFrame", "it names a settlement twice")
     proposal = frame.proposal
     if proposal.signer(domain) != member:
         raise MalformedMessage("ShortProposalFrame", "its proposer is not the member that sent it")
@@ -79,11 +83,16 @@ class _Assembly:
         return WantFrame(self.frame.proposal.payload.batch_hash, places)
 
     def whole(self) -> ProposalFrame:
-        """The proposal, once nothing is missing."""
+        """The proposal, once nothing is missing.
+
+        Raises :class:`~gossip.errors.MalformedMessage` where its body is larger than a batch may be.
+        """
         short = self.frame
         settlements = tuple(self._found[name] for name in short.settlements)
         rest = short.hand_over, short.rescue, short.opinions, short.listings
         body = BatchBody(short.opening, short.commitments, settlements, *rest)
+        if body.size > MAX_BODY_BYTES:
+            raise MalformedMessage("ShortProposalFrame", f"its body has {body.size} bytes, {MAX_BODY_BYTES} at most")
         return ProposalFrame(short.proposal, short.header, body)
 
 
@@ -97,7 +106,7 @@ class ShortProposals:
     def begin(self, member: Address, frame: ShortProposalFrame) -> ProposalFrame | WantFrame:
         """A proposal that ``member`` signed and sent: the whole one, or what to ask that member for.
 
-        Said again, it is asked for again.
+        Said again, it is asked for again. Raises :class:`~gossip.errors.MalformedMessage` where it is too large.
         """
         value = frame.proposal.payload.batch_hash
         own = self._open.setdefault(member, {})
@@ -115,7 +124,7 @@ class ShortProposals:
         return bool(missing) and any(one.digest in names for one in settlements for names in missing)
 
     def take(self, settlement: Settlement) -> Iterator[tuple[Address, ProposalFrame]]:
-        """A settlement came: the proposals that are whole with it, and who made them."""
+        """A settlement came: the proposals that are whole with it, and who made them. Too large ones are dropped."""
         if not any(self._open.values()):
             return
         name = settlement.digest
@@ -123,7 +132,11 @@ class ShortProposals:
             for value, assembly in tuple(own.items()):
                 if assembly.add(name, settlement) and not assembly.missing:
                     del own[value]
-                    yield member, assembly.whole()
+                    try:
+                        whole = assembly.whole()
+                    except MalformedMessage:
+                        continue  # larger than a batch may be: no member votes for it
+                    yield member, whole
 
     def clear(self) -> None:
         """The height was decided."""

@@ -138,10 +138,21 @@ class BatchBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     listings: ListingOrders = ()
     """What the running committee orders of the list of models (S8)."""
 
-    @cached_property
+    @property
     def root(self) -> Digest:
-        """keccak of the canonical encoding; worked out once, for a body may be megabytes."""
-        return Digest(keccak(encode(self)))
+        """keccak of the canonical encoding."""
+        return self._canonical[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the canonical encoding."""
+        return self._canonical[1]
+
+    @cached_property
+    def _canonical(self) -> tuple[Digest, int]:
+        """Root and size, worked out once: a body may be megabytes."""
+        encoded = encode(self)
+        return Digest(keccak(encoded)), len(encoded)
 
 
 class Proposal(Payload, frozen=True):

@@ -18,7 +18,7 @@ from consensus.market.settlement import VerifiedSettlements
 from consensus.params import NetworkParams
 from contracts.emission import daily_budget
 from contracts.merkle import merkle_proof, merkle_root, merkle_verify
-from contracts.typed_data import ZERO_DIGEST, Address, Uint256
+from contracts.typed_data import ZERO_DIGEST, Address, Signature, Uint256
 from gossip.messages.base import decode, encode, sign
 from gossip.messages.committee import (
     MAX_BATCH_BYTES,
@@ -27,6 +27,9 @@ from gossip.messages.committee import (
     MAX_RANKED,
     BatchBody,
     BatchHeader,
+    CertifiedBatch,
+    CommitCertificate,
+    SealedBatch,
     batch_hash,
 )
 from gossip.messages.market import Ticket
@@ -160,7 +163,34 @@ def test_a_slot_of_700_rfcs_a_second_fits_into_a_batch_with_all_else_that_may_be
     usual = len(encode(world.settlement(rivals=[world.bid("another")])))
     assert params.batch_settlements * usual < batch.MAX_SETTLED_BYTES
     else_ = 512 * MAX_OPINIONS + 32 * MAX_RANKED + 512 * MAX_MEMBERS + 512 * batch.MAX_COMMITMENTS
-    assert batch.MAX_SETTLED_BYTES + 4 * Ticket.MAX_BYTES + else_ < MAX_BATCH_BYTES
+    assert batch.MAX_SETTLED_BYTES + 4 * Ticket.MAX_BYTES + else_ < batch.MAX_BODY_BYTES
+
+
+def longest_bodies(world: World) -> tuple[BatchHeader, BatchBody, BatchBody]:
+    """A header, a body just below the largest size, and one of a settlement more, which is above it."""
+    header, body, _ = world.propose(world.ledger(), [])
+    large = world.settlement(rivals=[world.bid(f"rival {number}") for number in range(6)])
+    count = (batch.MAX_BODY_BYTES - body.size - 8) // len(encode(large))
+    below, above = (replace(body, settlements=(large,) * number) for number in (count, count + 1))
+    assert below.size <= batch.MAX_BODY_BYTES < above.size
+    return header, below, above
+
+
+def test_a_body_that_is_too_large_to_be_read_is_no_batch(world: World) -> None:
+    header, below, above = longest_bodies(world)
+    assert reason(world, replace(header, body_root=above.root), above) == "body"
+    # what is just below is looked at: one settlement, thousands of times, is refused for what it is
+    assert reason(world, replace(header, body_root=below.root), below) in ("too_many_settlements", "settlement")
+
+
+def test_what_is_no_larger_than_a_batch_may_be_is_read_by_everybody(world: World) -> None:
+    header, below, _ = longest_bodies(world)
+    signatures = (Signature(bytes(65)),) * MAX_MEMBERS
+    certificate = CommitCertificate(header.height, 0, batch_hash(header), world.committee.root, signatures)
+    encoded = encode(CertifiedBatch(header, certificate, below))
+    assert len(encoded) < MAX_BATCH_BYTES
+    assert decode(CertifiedBatch, encoded).body_root == below.root
+    assert decode(SealedBatch, encoded).body_root == below.root
 
 
 def test_a_refused_batch_leaves_the_ledger_as_it_was(world: World) -> None:

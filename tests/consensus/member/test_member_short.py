@@ -2,8 +2,12 @@
 
 from random import Random
 
-from consensus.member.short import MAX_ASKED, MAX_OPEN, SHORT_FROM, Answers, ShortProposals, shorten
+import pytest
+
+from consensus.member import short as short_module
+from consensus.member.short import MAX_ASKED, MAX_OPEN, SHORT_FROM, Answers, ShortProposals, check_short, shorten
 from contracts.typed_data import ZERO_ADDRESS, ZERO_DIGEST, Address, Digest, Signature, Uint256
+from gossip.errors import MalformedMessage
 from gossip.messages.base import Signed, encode
 from gossip.messages.committee import (
     MAX_TOLD,
@@ -75,6 +79,29 @@ def test_what_is_missing_is_asked_for_and_comes_in_any_order() -> None:
     assert not list(proposals.take(World().settlement(session="another")))
     assert list(proposals.take(told[-1])) == [(MAKER, frame)], f"seed {seed}"
     assert not list(proposals.take(told[-1])), "once"
+
+
+def test_a_settlement_is_named_once() -> None:
+    """One name thousands of times is a small frame, and a body that no log takes."""
+    (settlement,) = settlements(1)
+    frame = proposal((settlement,) * 9_000)
+    short = shorten(frame)
+    assert isinstance(short, ShortProposalFrame)
+    with pytest.raises(MalformedMessage, match="names a settlement twice"):
+        check_short(MAKER, short, World().domain)
+
+
+def test_what_is_larger_than_a_batch_may_be_is_not_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = proposal(settlements(SHORT_FROM))
+    held = {one.digest: one for one in frame.body.settlements}
+    monkeypatch.setattr(short_module, "MAX_BODY_BYTES", frame.body.size - 1)
+    with pytest.raises(MalformedMessage, match=rf"its body has {frame.body.size} bytes"):
+        ShortProposals(held.get).begin(MAKER, shortened(frame))
+    waiting = ShortProposals(lambda _: None)
+    assert isinstance(waiting.begin(MAKER, shortened(frame)), WantFrame)
+    assert not [found for one in frame.body.settlements for found in waiting.take(one)]
+    monkeypatch.setattr(short_module, "MAX_BODY_BYTES", frame.body.size)
+    assert ShortProposals(held.get).begin(MAKER, shortened(frame)) == frame
 
 
 def test_only_the_newest_of_a_member_are_put_together() -> None:
