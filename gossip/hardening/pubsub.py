@@ -32,6 +32,7 @@ from gossip.hardening.host import LIBRARY_ERRORS, GuardedHost, muxed_of
 from gossip.hardening.negotiation import NegotiationFailed
 from gossip.hardening.outbox import Outbox, frame
 from gossip.hardening.router import GuardedRouter
+from gossip.hardening.rpc_count import check_counts
 from gossip.hardening.supervisor import Supervisor
 from gossip.hardening.yamux_stream import YamuxStream
 from gossip.validation import GossipMessage, Verdict
@@ -43,6 +44,7 @@ _RPC_BYTES_MIN = 1 << 20
 _RPC_OVERHEAD = 65_536
 _TOPIC_NAME_LIMIT = 256
 _SUBSCRIPTIONS_PER_RPC = 1000
+_MESSAGES_PER_TURN = 32
 _KEYS_CACHED = 4096
 _SEEN_LIMIT = 200_000
 _SEEN_SECONDS = 120.0
@@ -272,7 +274,9 @@ class GuardedPubsub(Pubsub):
             start = 0
             while (found := _find_frame(buffer, start, self.max_inbound_rpc_size)) is not None:
                 begin, start = found
-                rpc = rpc_pb2.RPC.FromString(bytes(buffer[begin:start]))
+                encoded = bytes(buffer[begin:start])
+                check_counts(encoded)
+                rpc = rpc_pb2.RPC.FromString(encoded)
                 if not spoke:
                     self._begin_speaking(peer_id, stream, rpc)
                     spoke = True
@@ -290,14 +294,19 @@ class GuardedPubsub(Pubsub):
             if len(change.topicid) > _TOPIC_NAME_LIMIT:
                 raise ValueError(f"a topic name of {len(change.topicid)} characters")
             self.handle_subscription(peer_id, change)
-        for message in rpc.publish:
+        for number, message in enumerate(rpc.publish, 1):
             await self._on_message(peer_id, message)
+            if number % _MESSAGES_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()  # so many signatures are some milliseconds, in which nobody else runs
         if rpc.HasField("control"):
             await self.router.handle_rpc(rpc, peer_id)
 
     async def _on_message(self, forwarder: ID, message: rpc_pb2.Message) -> None:
         self._count("messages_in", 1)
-        subscription = self._subscriptions.get(message.topicIDs[0]) if len(message.topicIDs) == 1 else None
+        if len(message.topicIDs) != 1:
+            self._reject(forwarder, "malformed_message", f"a message with {len(message.topicIDs)} topics")
+            return
+        subscription = self._subscriptions.get(message.topicIDs[0])
         if subscription is None:
             self._count("not_subscribed", 1)
             return
