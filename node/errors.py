@@ -43,6 +43,8 @@
 from enum import IntEnum
 from pathlib import Path
 
+from contracts.errors import public_endpoint
+
 
 class NodeError(Exception):
     """Root of this folder's errors: what an operator did, or can mend."""
@@ -325,13 +327,16 @@ class PlotUnavailable(NodeError):
 
 
 class ChainMismatch(NodeError):
-    """The endpoint at ``url`` serves chain ``found``, the network lives on chain ``expected``."""
+    """The endpoint serves chain ``found``, the network lives on chain ``expected``.
+
+    ``url`` is the endpoint's scheme, host and port.
+    """
 
     def __init__(self, url: str, found: int, expected: int) -> None:
-        self.url = url
+        self.url = public_endpoint(url)
         self.found = found
         self.expected = expected
-        super().__init__(f"chain at {url} has chain id {found}, this network is on {expected}")
+        super().__init__(f"chain at {self.url} has chain id {found}, this network is on {expected}")
 
 
 class NodeUnreachable(NodeError):

@@ -211,3 +211,8 @@ async def test_a_revert_is_not_retried() -> None:
 
     with pytest.raises(TransactionReverted):
         await until_available("claim", call, log=structlog.stdlib.get_logger("test"))
+
+
+def test_a_chain_of_another_id_is_told_without_the_endpoints_secrets() -> None:
+    error = ChainMismatch("https://alice:hunter2@rpc.example:8545/v2/k3y?token=t", 1, 2)
+    assert str(error) == "chain at https://rpc.example:8545 has chain id 1, this network is on 2"
