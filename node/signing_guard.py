@@ -85,6 +85,12 @@ class SigningGuard:
         self._key = key
         self._domain = domain
         self._limiter = trio.CapacityLimiter(1)
+        self._top = file.get_watermark()
+
+    @property
+    def top(self) -> Place:
+        """The watermark, without a look at the disk: no signature leaves before it counts here."""
+        return self._top
 
     @property
     def path(self) -> Path:
@@ -160,11 +166,13 @@ class SigningGuard:
                 self._file.put(record)
                 self._file.put_watermark(place)
                 self._file.forget_below(place.height - KEEP_HEIGHTS)
+        self._top = max(place, self._top)
         return record
 
     def _raise_watermark(self, place: Place) -> None:
         with self._file.transaction():
             self._file.put_watermark(max(place, self._file.get_watermark()))
+        self._top = max(place, self._top)
 
     def _export(self, path: Path) -> None:
         with self._file.transaction():
@@ -182,6 +190,7 @@ class SigningGuard:
                     raise HistoryInvalid(path, 0, reason)
             self._file.put_watermark(max(history.watermark, self._file.get_watermark()))
             self._file.put_moved_ms(None)
+        self._top = max(history.watermark, self._top)
 
     async def aclose(self) -> None:
         """Close behind whatever is still queued, even when cancelled."""

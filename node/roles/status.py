@@ -228,6 +228,7 @@ class NodeStatus:
             "total_stake_wei": committee.total,
             "members": [self._standing_of(one.address, one.stake) for one in committee.members],
             "equivocators": self._evidence.equivocators(),
+            "key_used_elsewhere": member.lost_to,
             "over_issued": [
                 {"router": router, "day": day, "tokens": tokens} for (router, day), tokens in self.over_issued.items()
             ],
