@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from inference.audit import TokenScore
-from inference.errors import EngineError
+from inference.errors import ScoresMissing
 
 ALTERNATIVES = 64
 """The likeliest T that are looked through; the claimed one is less likely than all of them where it is not there."""
@@ -77,7 +77,7 @@ def _read(answer: Any) -> list[_Likely]:
     try:
         likely = msgspec.convert(answer, _Said).completion_probabilities[0].top_logprobs
     except (msgspec.ValidationError, IndexError) as error:
-        raise EngineError(f"the engine gave no probabilities: {error}") from error
+        raise ScoresMissing(f"the engine gave no probabilities: {error}") from error
     if not likely:
-        raise EngineError("the engine gave no probabilities")
+        raise ScoresMissing("the engine gave no probabilities")
     return likely

@@ -202,7 +202,8 @@ class NodeStatus:
         if pick is None:
             return entry
         scorers = ["0x" + offer.provider.hex() for offer in pick.scorers]
-        given = {"0x" + one.scorer.hex(): "pass" if one.passed else "fail" for one in pick.given}
+        words = {True: "pass", False: "fail", None: "unread"}
+        given = {"0x" + one.scorer.hex(): words[one.passed] for one in pick.given}
         return entry | {"second_opinion": {"scorers": scorers, "given": given, "decision": pick.decision or "open"}}
 
     async def evidence(self) -> list[dict[str, Any]]:
