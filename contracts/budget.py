@@ -170,3 +170,17 @@ class BudgetGate(msgspec.Struct):
         self.rolled, self.limit = max(self.rolled, day + 1), limit
         self.credited, self.bootstrap = total, bootstrap
         return None
+
+    def roll(self, day: int, today: int) -> str | None:
+        """Why days up to ``day`` are not caught up with on ``today``, in the contract's words; None where they are.
+
+        A stranger may ask for it at any time: a day that batches may still pay for is left to them, because a batch
+        proves how little earlier days have led to and a roll does not.
+        """
+        if day + self.economics.late_days >= today:
+            return "compute: day not over"
+        if day < self.rolled:
+            return "compute: old day"
+        self.limit = self.economics.roll(self.rolled, self.limit, day + 1)
+        self.rolled = day + 1
+        return None

@@ -363,12 +363,14 @@ def pull() -> uint256:
 def roll(until_day: uint64):
     """
     @notice Catch up with days on which no batch was submitted. Needed only where they are more than a batch can catch
-            up with itself. Anybody may call. A day for which a batch may still come is not rolled: that batch bounds
-            the limit by what was credited before it, and a limit that is rolled past its day would escape this bound.
-    @param until_day The last day to catch up with, too old for a late batch and at most 4,096 further than before.
+            up with itself. Anybody may call, so it must grant nothing: a batch proves how little the days before have
+            led to and a roll does not, so the days that may still be paid late are left to batches. Twin:
+            BudgetGate.roll.
+    @param until_day The last day to catch up with: more than `LATE_DAYS` before today, at most 4,096 further than
+                     before.
     """
     day: uint256 = convert(until_day, uint256)
-    assert GENESIS_S + (day + LATE_DAYS + 1) * DAY_S <= block.timestamp, "compute: day still open"
+    assert day + LATE_DAYS < self._today(), "compute: day not over"
     gate: uint256 = self.gate
     rolled: uint256 = gate >> 176 & MASK_40
     assert day >= rolled, "compute: old day"

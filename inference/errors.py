@@ -16,7 +16,8 @@
     │   ├── AnswerInvalid     an engine's answer is none, has no end, or says too much
     │   ├── PromptTooLong     more T than the engine or the bid takes
     │   ├── PromptRefused     a prompt that no engine takes: control tokens in its text
-    │   └── RequestRefused    anything else that the engine does not take; names the value
+    │   ├── RequestRefused    anything else that the engine does not take; names the value
+    │   └── ScoresMissing     it was to score an answer and named no probabilities
     ├── AuditInvalid          scores that are none, or too few
     ├── VocabularyInvalid     a model's file holds no vocabulary that can be read
     ├── ModelError            a model file is missing, or not to be had
@@ -124,6 +125,10 @@ class RequestRefused(EngineError):
         self.what = what
         self.reason = reason
         super().__init__(f"{what}: {reason}")
+
+
+class ScoresMissing(EngineError):
+    """The engine went through a transcript and named no probabilities for a T of it: a failing of its own."""
 
 
 class AuditInvalid(InferenceError):

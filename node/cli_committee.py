@@ -87,8 +87,8 @@ def log(
 ) -> None:
     """Print what this member signed last, and why; or move its signing history to another machine.
 
-    Export where the member ran, never start it there again, import where it is to run: without the history a member
-    could sign against what it has signed before, and lose its stake.
+    Export where the member ran, and it doesn't start there any more; import where it is to run. Without the history a
+    member could sign against what it has signed before, and lose its stake.
     """
     if export is None and restore is None:
         typer.echo(json.dumps(ask_control(config, overrides, "/committee/log"), indent=2))
@@ -104,7 +104,7 @@ def log(
     if export is not None:
         count, watermark = trio.run(export_history, node, export)
         typer.echo(f"written       {export}: {count} signatures, up to {watermark}")
-        typer.echo("from now on   don't start this member here any more")
+        typer.echo("from now on   this member doesn't start here, unless a history is imported here again")
     if restore is not None:
         count, watermark = trio.run(import_history, node, restore)
         typer.echo(f"taken over    {restore}: {count} signatures, up to {watermark}")

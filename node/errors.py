@@ -21,6 +21,7 @@
     │       ├── GuardInUse     a second guard on one key or one file
     │       ├── GuardCorrupt   damaged; the message says how to recover
     │       ├── GuardMissing   it was there once: never started empty again
+    │       ├── GuardMoved     its history was exported: another machine signs now
     │       └── GuardMismatch  it belongs to another key or network
     ├── HistoryInvalid         an exported signing history cannot be taken over; names file and line
     ├── SigningRefused         the signing guard does not sign this
@@ -40,6 +41,7 @@
     └── AddressInUse           a port is taken
 """
 
+from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 
@@ -219,6 +221,20 @@ class GuardMissing(GuardError):
     def __init__(self, path: Path, marker: Path) -> None:
         self.marker = marker
         super().__init__(path, f"the signing guard is gone, but {marker} knows that there was one: {_RESTORE}")
+
+
+class GuardMoved(GuardError):
+    """The guard's history was exported at ``moved_ms`` (Unix ms): whoever took it over signs, this guard doesn't."""
+
+    def __init__(self, path: Path, moved_ms: int) -> None:
+        self.moved_ms = moved_ms
+        when = datetime.fromtimestamp(moved_ms / 1_000, UTC).isoformat(timespec="seconds")
+        super().__init__(
+            path,
+            f"signs no more: its history was exported at {when}, and two machines that sign with one key lose its "
+            "stake. To go on here, stop the other machine for good, export there, and import that history here; or "
+            "import the one that was exported here, where no other machine has ever taken it over",
+        )
 
 
 class GuardMismatch(GuardError):

@@ -33,7 +33,13 @@ from node.files import write_atomic
 from node.signing_history import NOWHERE, History, Place, SignedRecord
 from node.store.worker import explain
 
-VERSION = 1
+VERSION = 2
+
+_MOVED_SCHEMA = (
+    "CREATE TABLE moved (id INTEGER PRIMARY KEY CHECK (id = 1), moved_ms INTEGER NOT NULL, seal BLOB NOT NULL)",
+    f"PRAGMA user_version = {VERSION}",
+)
+"""What version 2 added: the tombstone of a guard whose history was exported."""
 
 _SCHEMA = (
     """CREATE TABLE guard (
@@ -45,7 +51,7 @@ _SCHEMA = (
         signature BLOB NOT NULL, signed_ms INTEGER NOT NULL, why TEXT NOT NULL, seal BLOB NOT NULL,
         PRIMARY KEY (height, round, step)
     ) WITHOUT ROWID""",
-    f"PRAGMA user_version = {VERSION}",
+    *_MOVED_SCHEMA,
 )
 _COLUMNS = "height, round, step, digest, signature, signed_ms, why, seal"
 
@@ -147,6 +153,24 @@ class SigningFile:
             "INSERT OR REPLACE INTO guard VALUES (1, ?, ?, ?, ?, ?, ?, ?)", (*values, _seal(values))
         )
 
+    def get_moved_ms(self) -> int | None:
+        """When the history was last exported (Unix ms); None where it wasn't, or was taken over here since."""
+        row = self._open_connection().execute("SELECT moved_ms, seal FROM moved").fetchone()
+        if row is None:
+            return None
+        moved_ms, seal = row
+        if seal != _seal((moved_ms,)):
+            raise GuardCorrupt(self.path, "the checksum of its export does not hold")
+        return int(moved_ms)
+
+    def put_moved_ms(self, moved_ms: int | None) -> None:
+        """Set the tombstone, or lift it with None; inside a transaction."""
+        connection = self._open_connection()
+        if moved_ms is None:
+            connection.execute("DELETE FROM moved")
+        else:
+            connection.execute("INSERT OR REPLACE INTO moved VALUES (1, ?, ?)", (moved_ms, _seal((moved_ms,))))
+
     def forget_below(self, height: int) -> None:
         """Drop the records of lower heights, inside a transaction; the watermark stays."""
         self._open_connection().execute("DELETE FROM signed WHERE height < ?", (height,))
@@ -169,6 +193,9 @@ class SigningFile:
                 raise StoreTooNew(self.path, version, VERSION)
             if version == 0:
                 self._create(floor)
+            elif version < VERSION:
+                for statement in _MOVED_SCHEMA:
+                    connection.execute(statement)
         self._check()
         self._mark()
 
@@ -200,6 +227,7 @@ class SigningFile:
         try:
             watermark = self.get_watermark()
             records = self.get_records()
+            self.get_moved_ms()
         except (ValueError, TypeError) as error:
             raise GuardCorrupt(self.path, f"a row cannot be read: {error}") from error
         if records and records[-1].place > watermark:

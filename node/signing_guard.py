@@ -21,7 +21,7 @@ from contracts.typed_data import Address, Digest, Domain, digest
 from gossip.messages.base import Signed
 from gossip.messages.committee import Precommit, Prevote, Proposal
 from node.context import now_ms
-from node.errors import GuardInUse, HistoryInvalid, SigningRefused
+from node.errors import GuardInUse, GuardMoved, HistoryInvalid, SigningRefused
 from node.files import write_atomic
 from node.signing_file import SigningFile
 from node.signing_history import History, Place, SignedRecord, decode_history, encode_history
@@ -85,6 +85,12 @@ class SigningGuard:
         self._key = key
         self._domain = domain
         self._limiter = trio.CapacityLimiter(1)
+        self._top = file.get_watermark()
+
+    @property
+    def top(self) -> Place:
+        """The watermark, without a look at the disk: no signature leaves before it counts here."""
+        return self._top
 
     @property
     def path(self) -> Path:
@@ -121,14 +127,16 @@ class SigningGuard:
         return await self._call(lambda: self._file.get_records(limit))
 
     async def export_history(self, path: Path) -> None:
-        """Write all that was signed to ``path``, whole or not at all; OSError where that fails.
+        """Sign nothing more, until a history is imported; then write all that was signed to ``path``, whole or not at
+        all. OSError where that fails, and then it can be exported once more.
 
-        Whoever starts a member elsewhere with it must not sign here any more.
+        The tombstone is on the disk first: whoever starts a member elsewhere with the file finds nobody signing here.
         """
-        await self._call(lambda: write_atomic(path, encode_history(self._file.get_history())))
+        await self._call(lambda: self._export(path))
 
     async def import_history(self, path: Path) -> None:
-        """Take over what was signed elsewhere. The watermark only rises; a file that cannot be right changes nothing.
+        """Take over what was signed elsewhere, and sign again where the history had been exported. The watermark only
+        rises; a file that cannot be right changes nothing.
 
         Raises :class:`~node.errors.HistoryInvalid` for a file that is damaged, of another key or network, or at odds
         with what was signed here, and OSError where it can't be read.
@@ -139,8 +147,16 @@ class SigningGuard:
         """Run ``function`` behind all earlier ones; once begun it is finished, even when the caller is cancelled."""
         return await trio.to_thread.run_sync(function, limiter=self._limiter)
 
+    async def check_here(self) -> None:
+        """Raise :class:`~node.errors.GuardMoved` where the history was exported and not taken over since."""
+        moved_ms = await self._call(self._file.get_moved_ms)
+        if moved_ms is not None:
+            raise GuardMoved(self.path, moved_ms)
+
     def _sign(self, place: Place, wanted: Digest, why: str) -> SignedRecord:
         with self._file.transaction():
+            if self._file.get_moved_ms() is not None:
+                raise SigningRefused(place, "its history was exported: another machine signs now", wanted, None)
             known = self._file.find(place)
             outcome = assess(place, wanted, self._file.get_watermark(), None if known is None else known.digest)
             if isinstance(outcome, NotSafe):
@@ -150,11 +166,18 @@ class SigningGuard:
                 self._file.put(record)
                 self._file.put_watermark(place)
                 self._file.forget_below(place.height - KEEP_HEIGHTS)
+        self._top = max(place, self._top)
         return record
 
     def _raise_watermark(self, place: Place) -> None:
         with self._file.transaction():
             self._file.put_watermark(max(place, self._file.get_watermark()))
+        self._top = max(place, self._top)
+
+    def _export(self, path: Path) -> None:
+        with self._file.transaction():
+            self._file.put_moved_ms(now_ms())
+        write_atomic(path, encode_history(self._file.get_history()))
 
     def _merge(self, path: Path, history: History) -> None:
         with self._file.transaction():
@@ -166,6 +189,8 @@ class SigningGuard:
                     reason = f"{record.place}: 0x{known.digest.hex()} was signed here, 0x{record.digest.hex()} there"
                     raise HistoryInvalid(path, 0, reason)
             self._file.put_watermark(max(history.watermark, self._file.get_watermark()))
+            self._file.put_moved_ms(None)
+        self._top = max(history.watermark, self._top)
 
     async def aclose(self) -> None:
         """Close behind whatever is still queued, even when cancelled."""
@@ -197,16 +222,23 @@ _open_keys_lock = Lock()
 
 @asynccontextmanager
 async def open_guard(
-    path: Path, key: Key, domain: Domain, *, restore: Path | None = None, skip_through: int | None = None
+    path: Path,
+    key: Key,
+    domain: Domain,
+    *,
+    restore: Path | None = None,
+    skip_through: int | None = None,
+    is_leaving: bool = False,
 ) -> AsyncIterator[SigningGuard]:
     """The guard of ``key`` on the network of ``domain``, with its database at ``path``; closed on leaving.
 
     ``restore`` (an exported history) or ``skip_through`` (a height, see :meth:`SigningGuard.skip_through`) say what was
-    signed; only with one of them is a guard made anew where one is known to have been.
+    signed; only with one of them is a guard made anew where one is known to have been. A guard whose history was
+    exported opens only with ``restore``, or where it ``is_leaving``: to be exported once more.
 
     Raises :class:`~node.errors.GuardInUse`, :class:`~node.errors.GuardCorrupt`, :class:`~node.errors.GuardMissing`,
-    :class:`~node.errors.GuardMismatch`, :class:`~node.errors.StoreTooNew`, :class:`~node.errors.StoreUnwritable`, and
-    what :meth:`SigningGuard.import_history` raises.
+    :class:`~node.errors.GuardMoved`, :class:`~node.errors.GuardMismatch`, :class:`~node.errors.StoreTooNew`,
+    :class:`~node.errors.StoreUnwritable`, and what :meth:`SigningGuard.import_history` raises.
     """
     name = key.address, domain.separator()
     with _open_keys_lock:
@@ -224,6 +256,8 @@ async def open_guard(
                 await guard.import_history(restore)
             if skip_through is not None:
                 await guard.skip_through(skip_through)
+            if not is_leaving:
+                await guard.check_here()
             yield guard
         finally:
             await guard.aclose()

@@ -15,10 +15,12 @@ from node.signing_history import Place
 async def export_history(node: NodeFile, path: Path) -> tuple[int, Place]:
     """Write all that ``node``'s stopped member has signed to ``path``; how many signatures, and the highest place.
 
+    From then on the member doesn't start here, until a history is imported here again.
+
     Raises what :func:`~node.signing_guard.open_guard` does: :class:`~node.errors.GuardInUse` while the member runs.
     """
     key, domain = await _key(node), load_network(node.network).terms().domain
-    async with open_guard(node.data_dir / GUARD_FILE, key, domain) as guard:
+    async with open_guard(node.data_dir / GUARD_FILE, key, domain, is_leaving=True) as guard:
         await guard.export_history(path)
     history = await trio.to_thread.run_sync(read_history, path, key.address, domain)
     return len(history.records), history.watermark

@@ -10,8 +10,12 @@ from contracts.typed_data import Address, Digest
 _DECISIONS = {
     "passed": "passed: the credit matures",
     "failed": "FAILED: the credit is forfeited, and the provider's deposit",
-    "unheard": "nobody said a word in time: the credit is forfeited, and the provider's deposit",
+    "unread": "no scorer could read it: the credit matures; only once a provider and window",
+    "unheard": "nobody said Pass or Fail in time: the credit is forfeited, and the provider's deposit",
 }
+
+
+_SAID = {True: "says Pass", False: "says Fail", None: "could not read it"}
 
 
 def explain_credit(
@@ -47,7 +51,7 @@ def explain_credit(
 
 
 def _pick_lines(pick: Pick, slot: int, params: NetworkParams) -> list[str]:
-    said = {given.scorer: "says Pass" if given.passed else "says Fail" for given in pick.given}
+    said = {given.scorer: _SAID[given.passed] for given in pick.given}
     may = turns(pick, slot + 1, params)
     lines = [f"picked for a second opinion on {pick.tokens} T of transcript {show(pick.transcript)}; scorers by turns:"]
     for number, offer in enumerate(pick.scorers):

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from consensus.market import deposits
 from consensus.market.deposits import DepositDraft, Deposits, has_release
 from consensus.market.opinions import (
+    CONVICTING,
     Offer,
     Pick,
     bucket_of,
@@ -126,7 +127,15 @@ class AuditDraft:
         """Take an opinion whose signature holds. Raises :class:`OpinionInvalid` and then changes nothing."""
         held = self._picks.get(opinion.ticket_id) or self._held.pick(opinion.ticket_id)
         pick = check_opinion(held, opinion, self._slot, self._params)
-        self._picks[opinion.ticket_id] = with_opinion(pick, opinion, self._params)
+        opined = with_opinion(pick, opinion, self._params)
+        if opined.decision == "unread" and self._has_unread(pick.provider):
+            opined = replace(opined, decision="unheard")
+        self._picks[opinion.ticket_id] = opined
+
+    def _has_unread(self, provider: Address) -> bool:
+        """Whether a session of ``provider`` that nobody could read is among the picks whose window has not ended."""
+        older = (pick for some in self._held.picks.values() for pick in some.values())
+        return any(pick.provider == provider and pick.decision == "unread" for pick in (*self._picks.values(), *older))
 
     def _credit_of(self, provider: Address) -> int:
         """What the ledger before has credited, deposit included; looked up once a batch."""
@@ -155,7 +164,7 @@ class AuditDraft:
                 if not pick.decision:
                     concluded.append(replace(pick, decision=decide(pick)))
         struck = self._strike(concluded)
-        lost = sum(staked.forfeit(pick.provider) for pick in concluded if pick.decision != "passed")
+        lost = sum(staked.forfeit(pick.provider) for pick in concluded if pick.decision in CONVICTING)
         came_due, returned = _come_due(replace(held, struck=struck), immature, due)
         credits = {provider: left for provider, wei in came_due.items() if (left := staked.fill(provider, wei))}
         deposits_after, paid = staked.close(pay_wei)
@@ -220,7 +229,7 @@ class AuditDraft:
         """Whose credits are forfeited: all that a pair, or its provider, has put by until this batch."""
         struck, last = dict(self._held.struck), bucket_of(self._slot, self._params)
         for pick in concluded:
-            if pick.decision != "passed":
+            if pick.decision in CONVICTING:
                 whole = self._params.forfeits == "provider"
                 struck[pick.provider if whole else pick.provider + pick.session_key] = last
         return struck
@@ -249,7 +258,7 @@ def _fees(concluded: Iterable[Pick]) -> tuple[tuple[Address, int], ...]:
 def _penalised(concluded: Iterable[Pick]) -> tuple[tuple[Address, Address], ...]:
     points: list[tuple[Address, Address]] = []
     for pick in concluded:
-        if pick.decision != "passed":
+        if pick.decision in CONVICTING:
             points.append((pick.provider, pick.session_key))
         points += [(scorer, pick.session_key) for scorer in contradicted(pick, pick.decision)]
     return tuple(points)

@@ -6,6 +6,15 @@ has gone by without a word. One Pass settles it, unless somebody said Fail or th
 kind do. At the end of the window a pick that nobody has passed has failed, whoever it was that did not open or did not
 answer: either side of the session can open the transcript, so a provider that has computed its answer never depends on
 its user.
+
+A scorer may also sign that it could not read a transcript, as where its engine named no probabilities for a script
+that it handles badly. That is no fault of the provider's, and nothing is forfeited for it. What keeps it from being a
+way out for a cheat: every drawn scorer has to say so, and each that does passes the turn on at once; so one that can
+read it still says Fail, and one that the provider does not open it to leaves it unheard. A cheat that owns all that
+were drawn could have had their Pass, for which no more are needed. Scorers say it of their own engine's failing only,
+never of a query or of T that somebody may have made unreadable: these stay without a word. And it holds once a
+provider and window: who knows a failing that all engines share gets away with one pick, and forfeits by the next.
+Nobody is paid for it.
 """
 
 from collections.abc import Callable, Iterable
@@ -38,7 +47,10 @@ ALL_PICKED = 10_000 * TYPICAL_T
 BUCKETS = 64
 """Parts that the window is cut into: credits mature, and picks end, a part at a time."""
 
-Decision = Literal["", "passed", "failed", "unheard"]
+Decision = Literal["", "passed", "failed", "unheard", "unread"]
+
+CONVICTING: frozenset[Decision] = frozenset(("failed", "unheard"))
+"""What costs a provider all that it has put by."""
 
 Credit = Callable[[Address], int]
 """What a provider has been credited so far, its deposit included, in wei."""
@@ -58,7 +70,8 @@ class Given(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     """What a scorer said."""
 
     scorer: Address
-    passed: bool
+    passed: bool | None
+    """None where it could not read the transcript."""
 
 
 class Pick(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -206,14 +219,16 @@ def check_opinion(pick: Pick | None, opinion: Opinion, slot: int, params: Networ
 
 def with_opinion(pick: Pick, opinion: Opinion, params: NetworkParams) -> Pick:
     """The pick once a checked opinion has been given."""
-    given = (*pick.given, Given(opinion.scorer, opinion.passed))
-    passes = sum(one.passed for one in given)
-    fails = len(given) - passes
+    given = (*pick.given, Given(opinion.scorer, None if opinion.is_unread else opinion.passed))
+    passes = sum(one.passed is True for one in given)
+    fails = sum(one.passed is False for one in given)
     decision: Decision = ""
     if passes > 1 or (passes and not fails and not needs_two(pick.tokens, params)):
         decision = "passed"
     elif fails > 1:
         decision = "failed"
+    elif passes == fails == 0 and len(given) == len(pick.scorers):
+        decision = "unread"
     return replace(pick, given=given, decision=decision)
 
 
@@ -223,7 +238,7 @@ def decide(pick: Pick) -> Decision:
         return pick.decision
     if any(given.passed for given in pick.given):
         return "passed"
-    return "failed" if pick.given else "unheard"
+    return "failed" if any(given.passed is False for given in pick.given) else "unheard"
 
 
 def fees(pick: Pick, decision: Decision) -> tuple[tuple[Address, int], ...]:
@@ -232,12 +247,12 @@ def fees(pick: Pick, decision: Decision) -> tuple[tuple[Address, int], ...]:
     return tuple(
         (given.scorer, pick.tokens * prices[given.scorer])
         for given in pick.given
-        if given.passed == (decision == "passed")
+        if given.passed is (decision == "passed")
     )
 
 
 def contradicted(pick: Pick, decision: Decision) -> tuple[Address, ...]:
     """Scorers that two others have proven wrong."""
-    agreeing = sum(given.passed == (decision == "passed") for given in pick.given)
-    wrong = tuple(given.scorer for given in pick.given if given.passed != (decision == "passed"))
+    agreeing = sum(given.passed is (decision == "passed") for given in pick.given)
+    wrong = tuple(given.scorer for given in pick.given if given.passed is (decision != "passed"))
     return wrong if agreeing > len(wrong) else ()

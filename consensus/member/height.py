@@ -24,6 +24,9 @@ MAX_VALUES = 16
 MAX_VOTES = 512
 """Signed messages of one member that are kept at one height: enough for a hundred rounds, too few to fill a memory."""
 
+MAX_ECHO = 4
+"""Votes of a member that it is told again at once."""
+
 MAX_ROUNDS_AHEAD = 64
 """A proposal for a round so far ahead of this member's is not kept."""
 
@@ -105,6 +108,18 @@ class Height:
         """What this member said that a member in ``round_`` may still need: that round's, later ones', and every
         precommit for a batch, which can decide whenever it is heard."""
         return [frame for frame in self.own_frames if _is_needed(frame, round_)]
+
+    def votes_of(self, member: Address, round_: int) -> list[LinkFrame]:
+        """The newest votes of ``member`` that it would be told were they this member's; a few, whatever it said."""
+        said = self.heard.get(member, {}).values()
+        frames = [_frame_of(message) for message in said if not isinstance(message.payload, Proposal)]
+        return [frame for frame in frames if _is_needed(frame, round_)][-MAX_ECHO:]
+
+
+def _frame_of(vote: SignedVote) -> LinkFrame:
+    if isinstance(vote.payload, Prevote):
+        return PrevoteFrame(Signed(vote.payload, vote.signature))
+    return PrecommitFrame(Signed(vote.payload, vote.signature))
 
 
 def _is_needed(frame: LinkFrame, round_: int) -> bool:

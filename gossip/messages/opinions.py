@@ -18,8 +18,13 @@ MAX_TRANSCRIPT_T = 65_536
 MAX_OPEN_BYTES = MAX_QUERY_BYTES + 5 * MAX_TRANSCRIPT_T + 256
 
 
+UNREAD_GAP = 2**32 - 1
+"""In the place of both gaps: the scorer could not read the transcript. No gap is so large."""
+
+
 class Opinion(Payload, frozen=True):
-    """A drawn provider's verdict on the first ``tokens`` T of a picked transcript, by teacher forcing."""
+    """A drawn provider's verdict on the first ``tokens`` T of a picked transcript, by teacher forcing; or its word that
+    its engine went through them and named no probabilities."""
 
     SIGNER: ClassVar[str | None] = "scorer"
 
@@ -32,6 +37,11 @@ class Opinion(Payload, frozen=True):
     """How much less likely the T were than the scorer's own best ones, in thousandths of a nat."""
     max_gap: U64
     passed: bool
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the scorer says that it could not read the transcript: neither Pass nor Fail."""
+        return not self.passed and self.mean_gap == self.max_gap == UNREAD_GAP
 
 
 class OpenTranscript(msgspec.Struct, frozen=True, array_like=True, tag=50, forbid_unknown_fields=True):

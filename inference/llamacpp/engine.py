@@ -147,9 +147,12 @@ class LlamaCppEngine:
         prompt = await self._prompt_ids(Prompt(messages, tools))
         if len(prompt) + len(token_ids) > self.options.context:
             raise PromptTooLong(len(prompt) + len(token_ids), self.options.context)
+        drawn = (await self._tokenize("a"))[-1:]
+        if not drawn:
+            raise EngineError(f"the vocabulary of {self._name} has no letter")
         self._busy += 1
         try:
-            yield Scores(prompt, token_ids, self._call)
+            yield Scores(prompt, token_ids, drawn[0], self._call)
         finally:
             self._busy -= 1
 

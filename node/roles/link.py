@@ -58,6 +58,8 @@ class CommitteeLink:
         self._on_frame = on_frame
         self._out: dict[Address, trio.MemorySendChannel[bytes]] = {}
         self._scopes: dict[Address, trio.CancelScope] = {}
+        self._dialled: dict[Address, tuple[str, trio.CancelScope]] = {}
+        """The peer at the other end of each open outgoing stream, and what ends it."""
         self._tasks: trio.Nursery | None = None
         self.dropped = 0
         """Frames that found a full queue."""
@@ -144,13 +146,15 @@ class CommitteeLink:
             callback(member)
         try:
             async with trio.open_nursery() as nursery:
+                self._dialled[member] = stream.remote_peer, nursery.cancel_scope
                 hear = partial(stream.receive, limit=0, timeout=math.inf)
                 nursery.start_soon(self._until_end, hear, nursery, ends)
                 nursery.start_soon(self._until_end, partial(self._write, stream, frames), nursery, ends)
         finally:
+            self._dialled.pop(member, None)
             self.linked.discard(member)
             await stream.aclose()
-        raise ends[0]
+        raise ends[0] if ends else StreamBroken("the member speaks from another machine")
 
     async def _until_end(
         self, part: Callable[[], Awaitable[object]], nursery: trio.Nursery, ends: list[GossipError]
@@ -192,11 +196,19 @@ class CommitteeLink:
             await stream.fail("not_a_member", f"0x{member.hex()} is not a member")
             return
         while (data := await receive()) is not None:
+            self._follow_peer(member, stream.remote_peer)
             try:
                 await self._on_frame(member, decode_link_frame(data))
             except MessageError as error:
                 self._node.log.warning("bad frame on committee link", member=member.hex(), reason=str(error))
                 self._node.network.penalise(stream.remote_peer, 10, str(error))
+
+    def _follow_peer(self, member: Address, peer: str) -> None:
+        """End the stream to another machine than ``peer``, which speaks for ``member`` and which its record names: the
+        next one goes there. Where a member runs on two, the newcomer must hear what the other has signed."""
+        record, dialled = self._find_record(member), self._dialled.get(member)
+        if record is not None and dialled is not None and dialled[0] != peer == record.payload.peer_id:
+            dialled[1].cancel()
 
     def _authenticate(self, peer: str, data: bytes | None) -> Address:
         """The address that dialled, which may be no member's. Raises :class:`GossipError` for a forged hello."""

@@ -17,7 +17,7 @@ from consensus.member.core import MemberCore
 from consensus.member.events import Effect, Input
 from consensus.membership import Term
 from consensus.tendermint.evidence import Equivocation
-from contracts.typed_data import ZERO_DIGEST, Address, Digest
+from contracts.typed_data import Address, Digest
 from gossip.errors import MessageError
 from gossip.messages import Signed, encode, sign
 from gossip.messages.committee import (
@@ -27,8 +27,6 @@ from gossip.messages.committee import (
     DecidedFrame,
     LinkFrame,
     PassFrame,
-    Precommit,
-    Prevote,
     Proposal,
     ProposalFrame,
     RouterFrame,
@@ -42,7 +40,6 @@ from gossip.messages.committee import (
 from gossip.messages.opinions import Opinion
 from gossip.messages.session import Settlement
 from node.context import Node, now_ms
-from node.errors import SigningRefused
 from node.member_log import MemberLog
 from node.roles.decisions import LargeDecisions
 from node.roles.exchange import SettlementExchange
@@ -50,6 +47,7 @@ from node.roles.link import CommitteeLink
 from node.roles.openings import Openings
 from node.roles.public import PublicState
 from node.roles.turns import MUCH, TURN_S
+from node.roles.voice import Voice, is_by
 from node.signing_guard import SigningGuard, open_guard
 from node.signing_history import SignedRecord
 from node.wal import open_wal
@@ -90,6 +88,7 @@ class CommitteeMember:
         self._link: CommitteeLink | None = None
         self._tasks: trio.Nursery | None = None
         self._guard: SigningGuard | None = None
+        self._voice: Voice | None = None
         self._log: MemberLog[Input] | None = None
         self._large = LargeDecisions()
         public.on_batch.append(self._on_batch)
@@ -124,6 +123,7 @@ class CommitteeMember:
             trio.open_nursery() as nursery,
         ):
             self._tasks = nursery
+            self._voice = Voice(self._node, self._public, self._core, self._guard)
             self._log = MemberLog(wal, Input)
             if wal.torn is not None:
                 self._node.log.warning("the end of the input log was torn off by a crash", torn=str(wal.torn))
@@ -162,12 +162,16 @@ class CommitteeMember:
 
     async def _hear(self, member: Address, frame: LinkFrame) -> None:
         """Check a frame and give it to the core; raises what :func:`admit` does."""
+        if self._voice is not None:
+            await self._voice.hear(frame)
         if isinstance(frame, ProposalFrame):
             await self._exchange.learn(frame.body.settlements)
         ledger = self._core.ledger
         if height_of(frame) not in {None, ledger.height + 1}:
             return  # not this height's business, and another committee may be deciding there
         event = admit(member, frame, self._node.terms, ledger.committee, self._public.verified)
+        if is_by(event, self._node.address):
+            return  # an echo: the core has what this member said
         if event is not None:
             await self._events_in.send(event)
         if isinstance(event, events.SettlementHeard):
@@ -189,6 +193,8 @@ class CommitteeMember:
         self._exchange.clear()
         if len(batch.body.settlements) >= MUCH:
             self._large.note(batch.header.height, trio.current_time())
+        if self._voice is not None and (place := self._voice.hear_batch(batch)) is not None:
+            self._start(self._voice.give_up, place)
         self._post(events.BatchAdopted(batch))
 
     def file(self, settlement: Settlement) -> None:
@@ -216,6 +222,11 @@ class CommitteeMember:
         """Height and round in progress, for the control API."""
         height = self._core.height
         return {"height": height.number, "round": height.round, "waiting": len(self._core.pool)}
+
+    @property
+    def lost_to(self) -> str | None:
+        """For which place another machine has signed with this member's key; None where nothing of it was heard."""
+        return None if self._voice is None or self._voice.lost_to is None else str(self._voice.lost_to)
 
     async def history(self, limit: int) -> tuple[SignedRecord, ...]:
         """The last ``limit`` signatures of this member; none while it isn't running."""
@@ -255,6 +266,10 @@ class CommitteeMember:
         event = await self._events_out.receive()
         ends = trio.current_time() + TURN_S
         await self._process(event)
+        for wanted in () if self._voice is None else self._voice.take_held():
+            answer = await self._carry_out(wanted)
+            if answer is not None:
+                await self._process(answer)
         while self._events_out.statistics().current_buffer_used and trio.current_time() < ends:
             await self._process(self._events_out.receive_nowait())
 
@@ -318,7 +333,9 @@ class CommitteeMember:
     async def _carry_out(self, effect: Effect) -> Input | None:
         match effect:
             case events.SignProposal() | events.SignPrevote() | events.SignPrecommit():
-                return await self._sign(effect)
+                if self._voice is None:
+                    raise RuntimeError("a member signs only while it runs")
+                return await self._voice.sign(effect)
             case events.SignHandOver(hand_over):
                 return events.HandOverSigned(sign(hand_over, self._node.key, self._node.terms.domain))
             case events.Tell(frame, to):
@@ -360,35 +377,6 @@ class CommitteeMember:
                 log.error("equivocation", evidence=type(evidence).__name__, first=encode(evidence.first).hex())
                 if self.on_accused is not None:
                     self.on_accused(evidence)
-
-    async def _sign(self, wanted: events.SignProposal | events.SignPrevote | events.SignPrecommit) -> Input | None:
-        """Sign where the guard allows: what is refused is left unsaid."""
-        if self._guard is None:
-            raise RuntimeError("a member signs only while it runs")
-        try:
-            match wanted:
-                case events.SignProposal(proposal):
-                    value = self._core.height.values[proposal.batch_hash]
-                    return events.ProposalSigned(
-                        ProposalFrame(await self._guard.sign(proposal, self._why(proposal)), *value)
-                    )
-                case events.SignPrevote(prevote):
-                    return events.PrevoteSigned(await self._guard.sign(prevote, self._why(prevote)))
-                case events.SignPrecommit(precommit):
-                    return events.PrecommitSigned(await self._guard.sign(precommit, self._why(precommit)))
-        except SigningRefused as error:
-            self._node.log.warning("not signed", reason=str(error))
-        return None
-
-    def _why(self, payload: Proposal | Prevote | Precommit) -> str:
-        """For the member's own log: what it is that is being signed."""
-        if payload.batch_hash == ZERO_DIGEST:
-            return "nil: no valid batch in time"
-        proposed = self._core.height.values.get(payload.batch_hash)
-        if proposed is None:
-            return "a batch that was proposed earlier"
-        header, body = proposed
-        return f"batch of slot {header.slot} with {len(body.settlements)} settlements"
 
     async def _make_opening(self, day: int) -> None:
         await self._events_in.send(events.OpeningMade(await self._openings.make(day, self._public.ledger)))

@@ -6,7 +6,7 @@ from consensus.market.opinions import Pick, turns
 from contracts.typed_data import Address, Digest
 from gossip.errors import GossipError
 from gossip.messages import Signed, encode, sign
-from gossip.messages.opinions import MAX_OPEN_BYTES, OpenTranscript, Opined, Opinion, decode_open
+from gossip.messages.opinions import MAX_OPEN_BYTES, UNREAD_GAP, OpenTranscript, Opined, Opinion, decode_open
 from gossip.messages.router import OpinionFiling
 from gossip.messages.session import MAX_QUERY_BYTES
 from gossip.streams import FrameStream
@@ -21,7 +21,7 @@ from inference.audit import (
 )
 from inference.calibration import find_limits
 from inference.engine import Engine, Scorer
-from inference.errors import AuditInvalid, EngineError, ModelError, SessionError
+from inference.errors import AuditInvalid, EngineError, ModelError, ScoresMissing, SessionError
 from inference.metering import Transcript
 from inference.session.query import BYTES_PER_TOKEN_MAX, QueryBody, decode_body
 from node.context import Node
@@ -147,6 +147,9 @@ class Scoring:
             limits = find_limits(self._node.config.data_dir / "models", pick.model_id)
             with trio.fail_after(SCORING_S):
                 verdict = await _judge(opened, pick, engine, limits)
+        except ScoresMissing as error:
+            self._node.log.warning("transcript not readable", ticket=opened.ticket_id.hex(), reason=str(error))
+            verdict = None
         except (EngineError, ModelError, SessionError, trio.TooSlowError) as error:
             self._node.log.warning("second opinion failed", ticket=opened.ticket_id.hex(), reason=str(error))
             await stream.fail("cannot_score", "the engine could not score it now")
@@ -156,9 +159,9 @@ class Scoring:
             transcript=pick.transcript,
             scorer=self._node.address,
             tokens=pick.tokens,
-            mean_gap=round(_THOUSAND * verdict.mean_gap),
-            max_gap=round(_THOUSAND * verdict.max_gap),
-            passed=verdict.passed is True,
+            mean_gap=UNREAD_GAP if verdict is None else round(_THOUSAND * verdict.mean_gap),
+            max_gap=UNREAD_GAP if verdict is None else round(_THOUSAND * verdict.max_gap),
+            passed=verdict is not None and verdict.passed is True,
         )
         signed = sign(opinion, self._node.key, self._node.terms.domain)
         self._said[opened.ticket_id] = signed
@@ -171,7 +174,9 @@ class Scoring:
 async def _judge(opened: OpenTranscript, pick: Pick, engine: Scorer, limits: AuditLimits) -> Verdict:
     """The verdict on the T that were credited.
 
-    Raises EngineError, and SessionError for a query that this node can't read: a later one may.
+    Raises ScoresMissing where the engine fails at this transcript; EngineError, and SessionError for a query that this
+    node can't read: a later one may. Of those two it says nothing, for anybody can make a query too long or unreadable,
+    and a cheat would.
     """
     try:
         body = decode_body(opened.body, MAX_QUERY_BYTES // BYTES_PER_TOKEN_MAX)

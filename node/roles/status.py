@@ -216,7 +216,8 @@ class NodeStatus:
         if pick is None:
             return entry
         scorers = ["0x" + offer.provider.hex() for offer in pick.scorers]
-        given = {"0x" + one.scorer.hex(): "pass" if one.passed else "fail" for one in pick.given}
+        words = {True: "pass", False: "fail", None: "unread"}
+        given = {"0x" + one.scorer.hex(): words[one.passed] for one in pick.given}
         return entry | {"second_opinion": {"scorers": scorers, "given": given, "decision": pick.decision or "open"}}
 
     async def evidence(self) -> list[dict[str, Any]]:
@@ -242,6 +243,7 @@ class NodeStatus:
             "total_stake_wei": committee.total,
             "members": [self._standing_of(one.address, one.stake) for one in committee.members],
             "equivocators": self._evidence.equivocators(),
+            "key_used_elsewhere": member.lost_to,
             "over_issued": [
                 {"router": router, "day": day, "tokens": tokens} for (router, day), tokens in self.over_issued.items()
             ],

@@ -86,7 +86,8 @@ class Opener:
     """Opens to the drawn scorers what was picked of ``transcripts``.
 
     ``patience`` is the part of the window, in slots, that is left to the other side before this one opens it;
-    ``file`` has a verdict that this side likes filed once more, should its scorer forget.
+    ``file`` has a verdict that this side likes (a Pass, or that the scorer can't read it) filed once more, should its
+    scorer forget.
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class Opener:
         self._node.log.info(
             "second opinion", ticket=ticket_id.hex(), scorer=opinion.payload.scorer.hex(), passed=passed
         )
-        if passed:
+        if passed or opinion.payload.is_unread:
             self._file(opinion)
 
     async def _ask(self, ticket_id: Digest, pick: Pick, scorer: Address) -> Signed[Opinion] | None:

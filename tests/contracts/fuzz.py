@@ -56,7 +56,7 @@ def operate(side: Side, chance: random.Random) -> str:
             side.donate(chance.randrange(1, 50 * MOR))
             return "donate"
         case "roll":
-            side.roll(max(0, today + chance.choice((-3, -2, -1, 0))))
+            side.roll(max(0, today + chance.choice((-3, -2, -2, -1, 0, 1))))
             return "roll"
         case "redirect":
             side.redirect(provider, chance.choice(PROVIDERS))

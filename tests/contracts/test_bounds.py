@@ -214,16 +214,11 @@ def test_s23_the_pool_is_empty_where_today_has_credited_more_than_came_before() 
 
 def test_a_roll_leaves_the_bootstrap_alone_and_is_done_once() -> None:
     side = Side()
-    side.pass_time(500)
+    side.pass_time(700)
     assert side.credit(ALICE, 5, 7, 3)
-    side.pass_time(300)
-    side.roll(3)
-    side.roll(4)
-    side.roll(4)
-    side.roll(5)
-    side.roll(6)
-    assert side.gate.rolled == 7
-    assert side.world.compute("bootstrap_credited") == 7
+    for day in (3, 4, 4, 5, 6):
+        side.roll(day)
+    assert (side.gate.rolled, side.world.compute("bootstrap_credited")) == (6, 7)
     side.check()
 
 
@@ -264,14 +259,16 @@ def test_nobody_binds_a_source_to_nobody(world: World) -> None:
     assert world.compute("source").lower() == "0x" + ZERO_ADDRESS.hex()
 
 
-def test_a_day_is_rolled_from_the_second_on_at_which_no_batch_of_it_can_come() -> None:
+def test_a_day_is_rolled_once_nothing_of_it_can_be_paid_late() -> None:
     side = Side()
-    assert side.gate.economics.late_days == 1
     side.pass_time(294)
     side.roll(1)
-    assert side.gate.rolled == 0
+    assert (side.today, side.gate.rolled) == (2, 0)
     side.pass_time(1)
     side.roll(1)
+    assert (side.today, side.gate.rolled) == (3, 2)
+    side.roll(3)
+    side.roll(2**64 - 1)
     assert side.gate.rolled == 2
     side.check()
 

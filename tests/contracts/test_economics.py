@@ -1,6 +1,7 @@
 """Days, budgets, the reserve, receivers, governance and views of the deployed Compute Contract."""
 
 import json
+import random
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -126,20 +127,6 @@ def test_s23_idle_days_are_no_present_where_batches_were_submitted(side: Side) -
     assert not side.credit(ALICE, three_days, 0, 12)
 
 
-def test_s23_no_roll_of_a_stranger_lets_a_batch_credit_more(side: Side) -> None:
-    """A limit that was rolled to today would be what idle days allow, though batches were submitted on each of them."""
-    for day in range(12):
-        assert side.credit(ALICE, 0, 0, day)
-        for rolled in range(day + 2):
-            side.roll(rolled)
-        side.pass_time(100)
-    for rolled in range(13):
-        side.roll(rolled)
-    three_days = 3 * 3_456 * MOR
-    assert not side.credit(ALICE, three_days, 0, 12)
-    side.check()
-
-
 def test_a_batch_that_is_submitted_late_is_accepted(side: Side) -> None:
     side.pass_time(100 * 30)
     assert side.credit(ALICE, side.room(28), 0, 28)
@@ -155,10 +142,33 @@ def test_days_are_caught_up_with_by_anybody_where_they_are_too_many(side: Side) 
         side.world.compute("roll", 4_096)
     side.roll(4_095)
     side.roll(4_094)
-    side.roll(4_101)
+    side.roll(4_099)
+    side.roll(4_098)
+    assert side.gate.rolled == 4_099
     assert not side.credit(ALICE, side.room(4_101) + 1, 0, 4_101)
     assert side.credit(ALICE, 1_000_000 * MOR, 0, 4_100)
     side.check()
+
+
+def test_s23_a_strangers_roll_never_raises_what_a_batch_may_credit() -> None:
+    """Two networks with the same honest, modest batches; on one a stranger rolls at every time that it can."""
+    quiet, rolled, chance = Side(), Side(), random.Random(23)
+    for today in range(30):
+        for batch in range(chance.choice((0, 1, 1, 2))):
+            for day in range(today + 2):
+                rolled.roll(day)
+            late = chance.choice((0, 0, min(1, today))) if batch == 0 else 0
+            for side in (quiet, rolled):
+                assert side.credit(ALICE, 40 * MOR, 0, today - late)
+        for day in range(today + 2):
+            rolled.roll(day)
+        for day in range(max(0, today - LIFELIKE.late_days), today + 1):
+            assert rolled.world.compute("budget_left", day) == quiet.world.compute("budget_left", day)
+            assert rolled.room(day) == quiet.room(day)
+        for side in (quiet, rolled):
+            side.pass_time(100)
+    assert not rolled.credit(ALICE, quiet.room(29) + 1, 0, 29)
+    rolled.check()
 
 
 # where the money comes from

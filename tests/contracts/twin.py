@@ -174,20 +174,13 @@ class Side:
         self.received += amount
 
     def roll(self, day: int) -> None:
-        gate = self.gate
-        expected = None
-        if gate.economics.day_start_s(day + gate.economics.late_days + 1) > self.world.chain.now_s:
-            expected = "compute: day still open"
-        elif day < gate.rolled:
-            expected = "compute: old day"
+        expected = self.gate.roll(day, self.today)
         try:
             self.world.compute("roll", day)
         except Refused as refusal:
             assert refusal.reason == expected, refusal.reason  # noqa: PT017  # checked either way
             return
         assert expected is None
-        gate.limit = gate.economics.roll(gate.rolled, gate.limit, day + 1)
-        gate.rolled = day + 1
 
     def redirect(self, provider: Address, receiver: Address) -> None:
         self.world.compute("set_receiver", receiver, sender=provider)

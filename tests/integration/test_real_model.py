@@ -12,7 +12,7 @@ import trio
 
 from contracts.typed_data import Digest
 from inference.audit import AuditLimits, Verdict, judge
-from inference.engine import ChatMessage, Generation, Piece, Sampling, join_pieces
+from inference.engine import ChatMessage, Generation, Piece, Prompt, Sampling, join_pieces
 from inference.errors import EngineError, EngineUnavailable, PromptRefused, PromptTooLong
 from inference.llamacpp.engine import LlamaCppEngine, open_llamacpp
 from inference.llamacpp.process import EngineOptions, open_worker
@@ -199,6 +199,26 @@ async def test_socket_is_private_and_the_worker_dies_with_its_stdin(model_path: 
         with trio.fail_after(10):
             await worker.process.wait()
     assert not socket.parent.exists()
+
+
+async def test_scores_characters_that_take_several_tokens(engine: LlamaCppEngine) -> None:
+    """Where the likeliest next T is a part of a character, the server holds back what it would have said of it."""
+    asked = (ChatMessage("user", "Repeat: 🙂🙂🙂 Привет 你好"),)
+    ids = tuple(await engine._tokenize("🙂 Привет 你好 abc"))
+    prompt = await engine._prompt_ids(Prompt(asked))
+    plain: list[float | None] = []
+    with trio.fail_after(60):
+        async with engine.score(asked, ids) as scores:
+            found = [score async for score in scores]
+        for place in range(len(ids)):
+            body = {"prompt": [*prompt, *ids[:place]], "n_predict": 1, "temperature": 0.0, "top_k": 1, "n_probs": 64}
+            said = (await engine._call("POST", "/completion", body)).get("completion_probabilities")
+            plain.append(max(one["logprob"] for one in said[0]["top_logprobs"]) if said else None)
+    assert len(found) == len(ids)
+    assert None in plain, "the server held nothing back: the text is too simple"
+    assert any(best is not None for best in plain)
+    for score, best in zip(found, plain, strict=True):
+        assert best is None or score.best == pytest.approx(min(0.0, best), abs=1e-9), "what is drawn changes no score"
 
 
 async def test_scores_its_own_answer_and_sees_a_foreign_one(engine: LlamaCppEngine) -> None:

@@ -82,7 +82,7 @@ def test_members_join_and_leave_a_running_network(tmp_path: Path) -> None:
         assert process.wait(30) == 0
         process = None
         said = _cli("committee", "log", "-c", guest, "--export", tmp_path / "history.jsonl")
-        assert "don't start this member here any more" in said
+        assert "this member doesn't start here" in said
         moved: list[str | Path] = ["-c", guest, "--set", f"data_dir={tmp_path / 'moved'}"]
         assert "taken over" in _cli("committee", "log", *moved, "--import", tmp_path / "history.jsonl")
         broken = (tmp_path / "history.jsonl").read_text().replace('"round":0', '"round":1', 1)

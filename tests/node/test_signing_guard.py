@@ -366,7 +366,7 @@ async def test_the_guard_of_another_is_refused(path: Path, key: Key, domain: Dom
 async def test_a_newer_schema_and_another_database_are_left_alone(path: Path, tmp_path: Path) -> None:
     async with open_guard(path, KEY, DOMAIN):
         pass
-    execute(path, "PRAGMA user_version = 2")
+    execute(path, "PRAGMA user_version = 3")
     with pytest.raises(StoreTooNew):
         async with open_guard(path, KEY, DOMAIN):
             pass

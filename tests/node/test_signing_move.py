@@ -9,13 +9,15 @@ from contracts.signing import Key
 from contracts.typed_data import Address, Digest, Domain
 from node import signing_guard
 from node.errors import (
+    GuardCorrupt,
+    GuardMoved,
     HistoryInvalid,
     SigningRefused,
 )
 from node.signing_guard import open_guard
 from node.signing_history import NOWHERE, Place
 from tests.node.builders import DOMAIN
-from tests.node.test_signing_guard import prevote
+from tests.node.test_signing_guard import execute, prevote
 
 ROOT = Path(__file__).parents[2]
 KEY = Key(b"\x61" * 32)
@@ -46,6 +48,72 @@ async def test_a_history_moves_to_another_machine(path: Path, tmp_path: Path) ->
         await guard.sign(prevote(7))
         await guard.import_history(export)
         assert await guard.watermark() == Place(7, 0, Step.PREVOTE)
+
+
+async def test_a_guard_whose_history_was_exported_signs_no_more_until_an_import(path: Path, tmp_path: Path) -> None:
+    there, back = tmp_path / "there.jsonl", tmp_path / "back.jsonl"
+    async with open_guard(path, KEY, DOMAIN) as guard:
+        await guard.sign(prevote(5))
+        await guard.export_history(there)
+        for payload in (prevote(5), prevote(6)):
+            with pytest.raises(SigningRefused, match="exported"):
+                await guard.sign(payload)
+    for skip_through in (None, 9):
+        with pytest.raises(GuardMoved, match="import"):
+            async with open_guard(path, KEY, DOMAIN, skip_through=skip_through):
+                pass
+    async with open_guard(path, KEY, DOMAIN, is_leaving=True) as guard:
+        await guard.export_history(tmp_path / "once more.jsonl")
+    damaged = tmp_path / "damaged.jsonl"
+    damaged.write_bytes(there.read_bytes()[:-10])
+    with pytest.raises(HistoryInvalid):
+        async with open_guard(path, KEY, DOMAIN, restore=damaged):
+            pass
+    with pytest.raises(GuardMoved):
+        async with open_guard(path, KEY, DOMAIN):
+            pass
+    async with open_guard(tmp_path / "new.sqlite", KEY, DOMAIN, restore=there) as guard:
+        await guard.sign(prevote(10))
+        await guard.export_history(back)
+    async with open_guard(path, KEY, DOMAIN, restore=back):
+        pass
+    async with open_guard(path, KEY, DOMAIN) as guard:
+        with pytest.raises(SigningRefused):
+            await guard.sign(prevote(10, 0, B))
+        await guard.sign(prevote(11))
+
+
+async def test_an_export_that_cannot_be_written_leaves_the_tombstone(path: Path, tmp_path: Path) -> None:
+    """A file that may have been written may have been taken over."""
+    (tmp_path / "file").write_bytes(b"")
+    async with open_guard(path, KEY, DOMAIN) as guard:
+        with pytest.raises(OSError, match="file"):
+            await guard.export_history(tmp_path / "file" / "history.jsonl")
+    with pytest.raises(GuardMoved):
+        async with open_guard(path, KEY, DOMAIN):
+            pass
+
+
+async def test_a_guard_of_the_first_version_opens_and_can_move(path: Path, tmp_path: Path) -> None:
+    async with open_guard(path, KEY, DOMAIN) as guard:
+        signed = await guard.sign(prevote(5))
+    execute(path, "DROP TABLE moved")
+    execute(path, "PRAGMA user_version = 1")
+    async with open_guard(path, KEY, DOMAIN) as guard:
+        assert await guard.sign(prevote(5)) == signed
+        await guard.export_history(tmp_path / "history.jsonl")
+    with pytest.raises(GuardMoved):
+        async with open_guard(path, KEY, DOMAIN):
+            pass
+
+
+async def test_a_tombstone_that_was_changed_is_damage(path: Path, tmp_path: Path) -> None:
+    async with open_guard(path, KEY, DOMAIN) as guard:
+        await guard.export_history(tmp_path / "history.jsonl")
+    execute(path, "UPDATE moved SET moved_ms = 5")
+    with pytest.raises(GuardCorrupt, match="export"):
+        async with open_guard(path, KEY, DOMAIN):
+            pass
 
 
 async def test_the_history_of_another_is_refused(path: Path, tmp_path: Path) -> None:

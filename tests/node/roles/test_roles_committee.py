@@ -3,25 +3,39 @@
 from pathlib import Path
 
 import pytest
+import trio
 from msgspec.structs import replace
 
 from consensus.market.access import WEI, rank
 from consensus.market.ledger_state import state_root
-from consensus.tendermint.certificate import verify_certificate
+from consensus.tendermint.certificate import signers_of, verify_certificate
+from consensus.tendermint.types import Step
 from contracts.emission import daily_budget
-from contracts.typed_data import ZERO_DIGEST, Address
+from contracts.signing import Key
+from contracts.typed_data import ZERO_DIGEST, Address, Digest
 from gossip.errors import MessageError
-from gossip.messages.committee import CertifiedBatch, PrecommitFrame, PrevoteFrame, ProposalFrame, decode_link_frame
+from gossip.messages import sign
+from gossip.messages.committee import (
+    CertifiedBatch,
+    Precommit,
+    PrecommitFrame,
+    PrevoteFrame,
+    ProposalFrame,
+    decode_link_frame,
+)
 from gossip.messages.session import Settlement
+from node.app import start_roles
 from node.context import now_ms
-from node.errors import Unanswerable
+from node.errors import GuardMoved, Unanswerable
 from node.roles.balances import Balances
 from node.roles.evidence import EvidencePool
 from node.roles.feed import Feed
 from node.roles.member import GUARD_FILE
 from node.roles.public import PublicState
 from node.roles.sync import Sync
+from node.roles.voice import LISTEN_SLOTS, Voice
 from node.signing_guard import open_guard
+from node.signing_history import Place
 from tests.node.roles.fakes import MEMBERS
 from tests.node.roles.harness import PRICE, SHORT, Lab, Running, Wire, eventually, open_lab, until
 
@@ -153,6 +167,98 @@ async def test_a_member_signs_nothing_below_its_watermark(tmp_path: Path, monkey
         assert MEMBERS[3].address in {lab.committee.proposer(height, 0) for height in range(1, 5)}
         signers = {signer for _, frame in wire.frames if (signer := voter(frame, lab)) is not None}
         assert signers == {member.address for member in MEMBERS[:3]}
+
+
+async def test_a_member_that_hears_its_own_key_says_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine has voted with it; replays of what was voted here change nothing."""
+    wire = Wire()
+    wire.watch(monkeypatch)
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        members = await lab.start_committee()
+        file(members[0], lab.world().settlement())
+        await lab.settled_height(1)
+        twin, other = members[3], members[0].address
+        member, key = twin.member_parts()[0], MEMBERS[3]
+        own = [data for _, data in wire.frames if voter(data, lab) == twin.address]
+        assert own
+        for data in own:
+            await member.on_frame(other, decode_link_frame(data))
+        status = await twin.parts.status.committee()
+        assert status is not None
+        assert status["key_used_elsewhere"] is None
+        alien = sign(Precommit(2, 0, Digest(b"\x07" * 32), lab.committee.root), key, lab.terms.domain)
+        await member.on_frame(other, PrecommitFrame(alien))
+        status = await twin.parts.status.committee()
+        assert status is not None
+        assert status["key_used_elsewhere"] == "height 2, round 0, precommit"
+        wire.frames.clear()
+        for height in (2, 3):
+            file(members[0], lab.world().settlement(session=f"session {height}", index=height))
+            await lab.settled_height(height)
+        signers = {signer for _, frame in wire.frames if (signer := voter(frame, lab)) is not None}
+        assert signers == {one.address for one in MEMBERS[:3]}
+        await twin.stop()
+        again = await lab.start_member(3)
+        assert again.member_parts()[0]._guard is not None
+        assert again.member_parts()[0]._guard.top == Place.end_of(2)
+
+
+async def test_a_member_listens_before_it_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has to sign meanwhile is signed afterwards: nobody waits for ever."""
+    async with open_lab(tmp_path, monkeypatch, replace(SHORT, slot_ms=2_000)) as lab:
+        for number in range(3):
+            await lab.start_member(number)
+        listened = {one.address: one.member_parts()[0]._voice for one in lab.members}
+        file(lab.members[0], lab.world().settlement())
+        await lab.settled_height(1)
+        params = lab.terms.params
+        for one in lab.members:
+            voice = listened[one.address]
+            assert voice is not None
+            first_ms = lab.genesis_ms + (voice._begun + LISTEN_SLOTS) * params.slot_ms
+            assert all(record.signed_ms >= first_ms for record in await one.member_parts()[0].history(100))
+        signers = [len(await one.member_parts()[0].history(100)) > 0 for one in lab.members]
+        assert all(signers)
+
+
+async def test_a_certificate_tells_of_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a batch that was closed since this run began: an older one says nothing of now."""
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        members = await lab.start_committee()
+        file(members[0], lab.world().settlement())
+        await lab.settled_height(1)
+        batch = await batch_of(members[0], 1)
+        signers = signers_of(batch.certificate, lab.terms.domain)
+        signer = next(number for number, one in enumerate(MEMBERS) if one.address in signers)
+        async with (
+            lab.bare("elsewhere", ("member",), MEMBERS[signer]) as node,
+            open_guard(tmp_path / "elsewhere.sqlite", Key(b"\x71" * 32), lab.terms.domain) as guard,
+        ):
+            voice = Voice(node, members[0].parts.public, members[0].member_parts()[3], guard)
+            voice._begun = batch.header.slot + 1
+            assert (voice.hear_batch(batch), voice.lost_to) == (None, None)
+            voice._begun = batch.header.slot
+            place = Place(1, batch.certificate.round, Step.PRECOMMIT)
+            assert (voice.hear_batch(batch), voice.lost_to) == (place, place)
+            await guard.skip_through(1)
+            assert voice.hear_batch(batch) is None
+
+
+async def test_a_member_whose_history_was_exported_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        async with (
+            lab.bare("member3", ("member",), MEMBERS[3]) as node,
+            open_guard(node.config.data_dir / GUARD_FILE, node.key, node.terms.domain) as guard,
+        ):
+            await guard.export_history(tmp_path / "history.jsonl")
+        async with lab.bare("member3", ("member",), MEMBERS[3]) as node:
+            with pytest.RaisesGroup(GuardMoved, flatten_subgroups=True):
+                async with trio.open_nursery() as nursery:
+                    await start_roles(node, lab.network, nursery)
 
 
 async def test_a_restarted_member_remembers_what_it_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

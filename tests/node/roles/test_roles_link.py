@@ -46,9 +46,9 @@ class End:
 
 
 @asynccontextmanager
-async def open_end(lab: Lab, number: int) -> AsyncIterator[End]:
+async def open_end(lab: Lab, number: int, name: str = "end") -> AsyncIterator[End]:
     async with AsyncExitStack() as stack:
-        node = await stack.enter_async_context(lab.bare(f"end{number}", ("member",), MEMBERS[number]))
+        node = await stack.enter_async_context(lab.bare(f"{name}{number}", ("member",), MEMBERS[number]))
         known: dict[Address, Signed[NodeRecord]] = {}
         heard: list[tuple[Address, LinkFrame]] = []
 
@@ -86,6 +86,31 @@ async def test_frames_go_both_ways_and_name_their_sender(lab: Lab) -> None:
         await until(lambda: one.heard and other.heard, "both frames")
         assert other.heard == [(MEMBERS[0].address, StatusFrame(1, 2))]
         assert one.heard == [(MEMBERS[1].address, StatusFrame(3, 4))]
+
+
+async def test_a_link_goes_to_the_machine_that_a_member_has_moved_to(lab: Lab) -> None:
+    """Though the old one is still there: what others hold of a member's votes must reach the one that listens."""
+    async with open_end(lab, 0) as one, open_end(lab, 1) as old, open_end(lab, 1, "new") as new:
+        one.knows(old)
+        old.knows(one)
+        await until(lambda: one.link.linked and old.link.linked, "both links")
+        one.link.broadcast(StatusFrame(1, 0))
+        await until(lambda: old.heard, "a frame at the old machine")
+        new.knows(one)
+        await until(lambda: new.link.linked, "the new machine's link")
+        one.knows(new)
+
+        def hears() -> bool:
+            new.link.broadcast(StatusFrame(2, 0))
+            one.link.broadcast(StatusFrame(3, 0))
+            return bool(new.heard)
+
+        await until(hears, "a frame at the new machine")
+        old.link.broadcast(StatusFrame(4, 0))
+        await until(lambda: (MEMBERS[1].address, StatusFrame(4, 0)) in one.heard, "the old machine's frame")
+        heard = len(new.heard)
+        one.link.broadcast(StatusFrame(5, 0))
+        await until(lambda: len(new.heard) > heard, "the link stays")
 
 
 async def test_only_a_member_on_its_own_peer_is_let_in(lab: Lab) -> None:

@@ -1,5 +1,7 @@
 """Second opinions over real streams (S8): picked sessions are opened, scored, and paid or forfeited."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,13 @@ from gossip.errors import RemoteError
 from gossip.messages import encode
 from gossip.messages.opinions import OpenTranscript, decode_opined
 from gossip.topics import OPINION
+from inference.audit import TokenScore
+from inference.engine import ChatMessage
+from inference.errors import ScoresMissing
+from inference.synthetic import SyntheticEngine
+from inference.tools import ToolUse
 from node.roles.transcripts import Opener, Transcript, Transcripts
-from tests.node.roles.fakes import WEI
+from tests.node.roles.fakes import MODEL, WEI
 from tests.node.roles.harness import SHORT, Lab, Running, ask, chat, open_lab, until
 from tests.node.roles.test_roles_audit import Cheat
 
@@ -142,6 +149,45 @@ async def test_a_cheat_is_found_out_by_the_network(tmp_path: Path, monkeypatch: 
         assert ledger.penalties == {cheat.address: 1}
         assert set(ledger.audits.struck) in ({cheat.address + pick.session_key}, set()), "until its window is over"
         assert all(credit(user, one.scorer) > 0 for one in pick.given)
+
+
+class Nothing:
+    """No score."""
+
+    def __aiter__(self) -> "Nothing":
+        return self
+
+    async def __anext__(self) -> TokenScore:
+        raise ScoresMissing("the engine gave no probabilities")
+
+
+class Blind(SyntheticEngine):
+    """Answers as it should, and names no probabilities for what it is to score."""
+
+    @asynccontextmanager
+    async def score(
+        self, messages: tuple[ChatMessage, ...], token_ids: tuple[int, ...], tools: ToolUse | None = None
+    ) -> AsyncIterator[AsyncIterator[TokenScore]]:
+        async with super().score(messages, token_ids, tools):
+            yield Nothing()
+
+
+async def test_what_scorers_cannot_read_forfeits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_lab(tmp_path, monkeypatch, PARAMS) as lab:
+        await lab.start_committee()
+        for name in ("one", "two"):
+            await lab.start_provider(name, Blind(MODEL, slots=50), slots=50)
+        user = await lab.start_user("user", 500 * WEI)
+        await lab.market(providers=2)
+        ticket_id, provider = await answered(user)
+        pick = await decided(user, ticket_id)
+        assert (pick.decision, [one.passed for one in pick.given]) == ("unread", [None])
+        (shown,) = await user.parts.status.sessions()
+        assert shown["second_opinion"]["given"] == {"0x" + pick.scorers[0].provider.hex(): "unread"}
+        await until(lambda: user.parts.public.ledger.audits.deposits.of(provider).is_full, "its deposit")
+        ledger = user.parts.public.ledger
+        assert (ledger.audits.forfeited_wei, ledger.audits.opinions_wei) == (0, 0)
+        assert not ledger.penalties
 
 
 async def test_who_opens_something_else_gets_no_opinion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
