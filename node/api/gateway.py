@@ -175,7 +175,8 @@ class _Completions:
             else:
                 response = _error_response(error)
         if response is not None:
-            await response(scope, receive, send)
+            with trio.CancelScope(shield=True):  # as in _send_body
+                await response(scope, receive, send)
 
     @asynccontextmanager
     async def _reserve(self, key: ApiKey | None, tokens: int) -> AsyncIterator[Reservation]:
@@ -254,6 +255,7 @@ def _stream_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     headers = {
         "content-type": "text/event-stream; charset=utf-8",
         "cache-control": "no-cache",
+        "x-accel-buffering": "no",  # nginx would otherwise hold words back until a buffer is full
         "x-should-retry": "false",
         **headers,
     }
@@ -261,7 +263,14 @@ def _stream_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 async def _send_body(send: Send, data: bytes, *, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": data, "more_body": more})
+    """Send a part of the body; without ``more`` the exchange ends with it.
+
+    Within the last send the server tells whoever receives that the client is gone. The watcher then cancels this very
+    task, and the connection is neither closed nor made ready for the next request. So the last send is shielded; the
+    server bounds how long it may take.
+    """
+    with trio.CancelScope(shield=not more):
+        await send({"type": "http.response.body", "body": data, "more_body": more})
 
 
 async def _send_last(error: BackendError, scope: Scope, receive: Receive, send: Send) -> None:
