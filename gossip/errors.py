@@ -7,6 +7,7 @@
     │   ├── MessageTooLarge     refused before parsing
     │   ├── MalformedMessage    does not decode to the expected type
     │   ├── MessageExpired      its time has passed
+    │   ├── MessageTooEarly     this node's clock or ledger isn't so far yet; no peer is at fault
     │   └── SignerMismatch      signed by somebody else than it names
     └── TransportError          the connection is at fault: retry or give up
         ├── AddressInUse        another process listens where this node was told to
@@ -50,6 +51,14 @@ class MessageExpired(MessageError):
     def __init__(self, what: str, expires_ms: int, now_ms: int) -> None:
         self.expires_ms = expires_ms
         super().__init__(f"{what} expired {now_ms - expires_ms} ms ago")
+
+
+class MessageTooEarly(MessageError):
+    """``what`` may hold for a node whose clock is ahead of this one's, or that has followed further."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        super().__init__(f"{what}: {reason}")
 
 
 class SignerMismatch(MessageError):

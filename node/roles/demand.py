@@ -14,7 +14,7 @@ import trio
 from consensus.market.access import followed_shards
 from consensus.market.throttle import Throttle, rfc_rate
 from contracts.typed_data import Digest
-from gossip.errors import MalformedMessage, MessageError, MessageExpired
+from gossip.errors import MalformedMessage, MessageError, MessageExpired, MessageTooEarly
 from gossip.messages import Signed, check_expiry, decode
 from gossip.messages.market import Rfc
 from gossip.network import Verdict
@@ -86,7 +86,7 @@ class Demand:
             try:
                 rfc = decode(Signed[Rfc], data)
                 self.check(rfc)
-            except MessageExpired:
+            except (MessageExpired, MessageTooEarly):
                 return Verdict.IGNORE
             except MessageError as error:
                 self._node.log.info("bad gossip", topic=topic, reason=str(error))
@@ -101,17 +101,21 @@ class Demand:
                 self.take(decode(Signed[Rfc], message.data))
 
     def check(self, rfc: Signed[Rfc]) -> None:
-        """Raise :class:`MessageError` for what no honest node passes on: forged, late, or without a member's pass."""
+        """Raise :class:`MessageError` for what this node does not pass on.
+
+        :class:`MessageExpired` and :class:`MessageTooEarly` depend on its clock and on how far it has followed: who
+        sent such an RFC may be right.
+        """
         domain, asked = self._node.terms.domain, rfc.payload
         check_expiry("Rfc", asked.deadline_ms, now_ms())
         if asked.deadline_ms > now_ms() + MAX_WAIT_MS:
-            raise MalformedMessage("Rfc", f"its deadline is more than {MAX_WAIT_MS} ms ahead")
+            raise MessageTooEarly("Rfc", f"its deadline is more than {MAX_WAIT_MS} ms ahead")
         if asked.access_pass.payload.session_key != asked.session_key:
             raise MalformedMessage("Rfc", "its pass is another session key's")
         rfc.signer(domain)
         issuer = asked.access_pass.signer(domain)
         if not self._public.is_router(issuer, asked.access_pass.payload.day):
-            raise MalformedMessage("Rfc", f"the pass is by 0x{issuer.hex()}, who is not a router of its day")
+            raise MessageTooEarly("Rfc", f"the pass is by 0x{issuer.hex()}, who is not a router of its day")
 
     def stands(self, asked: Rfc) -> bool:
         """Whether its pass is worth anything as far as this node knows, which may be ahead of who passed it on: an

@@ -82,19 +82,22 @@ class Feed:
             self.take(decode(kind, message.data))
 
     def judge(self, message: Signed[P]) -> Verdict:
-        """Whether to pass a message on. Whoever forwards what is forged is at fault; being late is not."""
+        """Whether to pass a message on. Whoever forwards what is forged is at fault.
+
+        Being late or early is no fault: clocks differ, and what one honest node accepts no other may reject.
+        """
         what = type(message.payload).__name__
         expires_ms = getattr(message.payload, "expires_ms", None)
         try:
             if expires_ms is not None:
                 check_expiry(what, expires_ms, now_ms())
+                if expires_ms > now_ms() + MAX_LIFETIME_MS:
+                    return Verdict.IGNORE
             message.signer(self._node.terms.domain)
         except MessageExpired:
             return Verdict.IGNORE
         except MessageError as error:
             self._node.log.info("bad gossip", kind=what, reason=str(error))
-            return Verdict.REJECT
-        if expires_ms is not None and expires_ms > now_ms() + MAX_LIFETIME_MS:
             return Verdict.REJECT
         if isinstance(message.payload, SlotReveal) and not self._public.ledger.is_recent_member(message.payload.member):
             return Verdict.IGNORE  # this node may be the one that is behind

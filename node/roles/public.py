@@ -153,10 +153,11 @@ class PublicState:
         return next((term.committee for term in reversed(self.epochs.values()) if term.committee.root == root), None)
 
     def is_beyond(self, batch: CertifiedBatch | SealedBatch) -> bool:
-        """Whether ``batch`` is by a committee that this node, being behind, may not have heard of yet."""
-        return (
-            batch.header.height > self.ledger.height + 1 and self._deciding(batch).root != batch.header.committee_root
-        )
+        """Whether ``batch`` is by a committee that this node, being behind, may not have heard of yet.
+
+        At the next height too: a rescue is read from the chain, by some nodes earlier than by others.
+        """
+        return self._deciding(batch).root != batch.header.committee_root
 
     def follow(self, header: BatchHeader, body: BatchBody) -> Ledger:
         """The ledger that a batch would leave behind. Raises :class:`~consensus.market.errors.BatchInvalid`."""

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from consensus.evidence import OffenceKind
 from contracts.typed_data import Digest
-from gossip.errors import MalformedMessage, MessageExpired, SignerMismatch
+from gossip.errors import MalformedMessage, MessageExpired, MessageTooEarly, SignerMismatch
 from gossip.messages import Signed, sign
 from gossip.messages.market import Rfc
 from node.context import now_ms
@@ -36,12 +36,12 @@ async def test_only_signed_timely_rfcs_with_a_members_pass_are_passed_on(
         demand.check(good)
         with pytest.raises(MessageExpired):
             demand.check(rfc_of(lab, deadline_ms=now_ms() - 1))
-        with pytest.raises(MalformedMessage, match="ahead"):
+        with pytest.raises(MessageTooEarly, match="ahead"):
             demand.check(rfc_of(lab, deadline_ms=now_ms() + 2 * MAX_WAIT_MS))
         with pytest.raises(SignerMismatch):
             demand.check(Signed(replace(good.payload, index=7), good.signature))
         strange = sign(replace(good.payload.access_pass.payload, issuer=key("x").address), key("x"), lab.terms.domain)
-        with pytest.raises(MalformedMessage, match="not a router of its day"):
+        with pytest.raises(MessageTooEarly, match="not a router of its day"):
             demand.check(rfc_of(lab, access_pass=strange))
         with pytest.raises(MalformedMessage, match="another session key"):
             demand.check(sign(replace(good.payload, session_key=key("y").address), key("y"), lab.terms.domain))
