@@ -317,16 +317,14 @@ class MemberCore:
             self._drive(core_events.CertificateIn(polka))
 
     def _help(self, member: Address, height: int, round_: int) -> None:
-        """Give a member what it misses: the decision of its height, or what this member knows of the present one, the
-        member's own votes among it, so that it hears of another machine that votes with its key."""
+        """Give a member what it misses: the decision of its height, or what this member knows of the present one."""
         if height < self.height.number:
             self._do(events.SendDecision(member, height))
         elif height > self.height.number:
             self._do(events.CatchUp(height))
         elif self.height.started:
             polka = self.height.polka(self._committee)
-            held = self.height.votes_of(member, round_)
-            for frame in (*self.height.frames_for(round_), *held, *([polka] if polka is not None else [])):
+            for frame in (*self.height.frames_for(round_), *([polka] if polka is not None else [])):
                 self._do(events.Tell(frame, member))
 
     # What this member says itself.

@@ -306,6 +306,8 @@ class CommitteeMember:
             if height >= log.height and not isinstance(event, events.StatusHeard | events.BatchAdopted):
                 log.append(event)
             effects = await self._handle(event)
+            if isinstance(event, events.StatusHeard):
+                self._echo(event)
             if any(map(_commits, effects)):
                 await log.flush()
             for effect in effects:
@@ -316,6 +318,13 @@ class CommitteeMember:
                 await log.reset(self._core.height.number)
                 # What the clock said is part of what the core must hear again.
                 log.append(events.SlotBegan(self._core.slot))
+
+    def _echo(self, heard: events.StatusHeard) -> None:
+        """Tell a member what is held of its own votes, so that it hears of another machine that votes with its key."""
+        height = self._core.height
+        if heard.height == height.number:
+            for frame in height.votes_of(heard.member, heard.round):
+                self._send(frame, heard.member)
 
     async def _handle(self, event: Input) -> list[Effect]:
         """Run the core, in a worker thread where it makes or checks a large batch; this task alone changes it."""

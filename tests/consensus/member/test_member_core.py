@@ -151,22 +151,18 @@ def test_what_was_missed_is_said_again_with_the_polka(committee: Committee) -> N
     assert committee.cores[late].height.started
 
 
-def test_a_member_is_told_what_is_held_of_its_own_votes(committee: Committee) -> None:
-    """By them it hears of another machine that votes with its key; a few of them, whatever it said."""
+def test_a_few_of_the_newest_votes_of_a_member_are_there_to_be_told(committee: Committee) -> None:
+    """Whatever it said, and none of rounds that it has left."""
     file(committee)
-    committee.loses = lambda frame: isinstance(frame, PrecommitFrame)
-    committee.give(events.SlotBegan(4))
     helper, twin, *_ = sorted(committee.up)
-    votes = [
-        sign(Prevote(1, round_, 0, ZERO_DIGEST), committee.keys[twin], committee.world.domain) for round_ in range(9)
-    ]
+    key, domain = committee.keys[twin], committee.world.domain
+    votes = [sign(Prevote(1, round_, 0, ZERO_DIGEST), key, domain) for round_ in range(9)]
     for vote in votes:
         committee.give(events.PrevoteHeard(vote, twin), helper)
-    committee.effects.clear()
-    committee.give(events.StatusHeard(twin, 1, 3), helper)
-    told = [effect.frame for who, effect in committee.effects if who == helper and isinstance(effect, events.Tell)]
-    echoes = [frame.vote for frame in told if isinstance(frame, PrevoteFrame) and frame.vote in votes]
-    assert echoes == votes[-4:]
+    height = committee.cores[helper].height
+    told = [[frame.vote for frame in height.votes_of(twin, now) if isinstance(frame, PrevoteFrame)] for now in (3, 7)]
+    assert told == [votes[-4:], votes[-2:]]
+    assert not height.votes_of(helper, 9)
 
 
 def test_a_double_prevote_becomes_evidence(committee: Committee) -> None:

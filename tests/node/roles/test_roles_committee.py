@@ -205,6 +205,28 @@ async def test_a_member_that_hears_its_own_key_says_nothing_more(
         assert again.member_parts()[0]._guard.top == Place.end_of(2)
 
 
+async def test_members_tell_one_another_what_they_hold_of_the_others_votes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of four decide nothing: what each of them holds of the other stays there to be told."""
+    wire = Wire()
+    wire.watch(monkeypatch)
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        one, other = await lab.start_member(0), await lab.start_member(1)
+        file(one, lab.world().settlement())
+        peers = {running.node.network.peer_id: running.address for running in (one, other)}
+
+        def echoed() -> set[Address]:
+            heard = ((peers.get(to), voter(data, lab)) for to, data in wire.frames)
+            return {to for to, signer in heard if to is not None and to == signer}
+
+        await until(lambda: echoed() == set(peers.values()), "each one's own votes, told by the other")
+        for running in (one, other):
+            status = await running.parts.status.committee()
+            assert status is not None
+            assert status["key_used_elsewhere"] is None
+
+
 async def test_a_member_listens_before_it_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it has to sign meanwhile is signed afterwards: nobody waits for ever."""
     async with open_lab(tmp_path, monkeypatch, replace(SHORT, slot_ms=2_000)) as lab:
