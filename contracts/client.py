@@ -25,7 +25,14 @@ from web3.types import Nonce
 from web3.utils.address import get_create_address
 
 from contracts.artifacts import Artifact, load_artifact
-from contracts.errors import ArtifactError, ChainError, ChainUnavailable, ContractsError, TransactionReverted
+from contracts.errors import (
+    ArtifactError,
+    ChainError,
+    ChainUnavailable,
+    ContractsError,
+    GasMissing,
+    TransactionReverted,
+)
 from contracts.signing import Key
 from contracts.typed_data import Address, Digest
 
@@ -284,11 +291,19 @@ class ChainClient:
                 "maxFeePerGas": 2 * base + tip,
                 "nonce": sender.nonce,
             }
+            self._check_coin(outgoing)
             self._broadcast(outgoing)
         except ContractsError:
             sender.nonce = None
             raise
         sender.nonce += 1
+
+    def _check_coin(self, outgoing: _Outgoing) -> None:
+        """Raise :class:`GasMissing` where the sender can't pay for the transaction."""
+        fields, sender = outgoing.transaction, outgoing.key.address
+        needed = fields["gas"] * fields["maxFeePerGas"] + fields["value"]
+        if (held := self.native_balance(sender)) < needed:
+            raise GasMissing(self.url, outgoing.what, sender, needed, held)
 
     def _broadcast(self, outgoing: _Outgoing) -> None:
         """Sign it as it is now, announce it and send it."""

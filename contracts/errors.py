@@ -11,6 +11,7 @@
     ├── CodeDiffers           what stands on the chain is not what the source compiles to
     ├── ChainError            the chain could not be asked, or it refused
     │   ├── ChainUnavailable      the endpoint failed (recoverable: retry later)
+    │   │   └── GasMissing            a sender can't pay for its transaction yet
     │   └── TransactionReverted   a contract refused; carries its reason
     └── AnvilError            the local development chain could not be installed or started
 """
@@ -93,6 +94,21 @@ class ChainUnavailable(ChainError):
         self.code = code
         told = _without_secrets(url, reason)
         super().__init__(f"chain at {self.url} is unreachable: {told}" + ("" if code is None else f" (code {code})"))
+
+
+class GasMissing(ChainUnavailable):
+    """``sender`` has ``held`` wei of the chain's coin and needs ``needed`` for ``what``; nothing was sent.
+
+    Recoverable, as an endpoint's failure is: somebody may send it coin.
+    """
+
+    def __init__(self, url: str, what: str, sender: bytes, needed: int, held: int) -> None:
+        self.sender = sender
+        self.needed = needed
+        self.held = held
+        reason = f"{what}: 0x{sender.hex()} needs {needed} wei of the chain's coin for gas, and has {held}"
+        super().__init__(url, reason)
+        self.args = (reason,)
 
 
 class TransactionReverted(ChainError):

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from contracts.typed_data import Address
+
 if TYPE_CHECKING:
     from node.contracts_on_chain import OnChain
 
@@ -46,6 +48,48 @@ def genesis(
 
 
 @app.command()
+def balance(
+    holders: Annotated[list[str], typer.Argument(help="Addresses, 0x….", metavar="ADDRESS...")],
+    file: File = Path("deploy.toml"),
+    addresses: Addresses = None,
+) -> None:
+    """Show what addresses hold of MOR, and of the chain's coin for gas."""
+    found = [_address(holder) for holder in holders]
+    _on_chain(file, addresses).balances(found)
+
+
+@app.command()
+def mint(
+    to: Annotated[str, typer.Argument(help="Who gets it, 0x….")],
+    amount: Annotated[str, typer.Argument(help="MOR, as in 1000 or 0.5.")],
+    file: File = Path("deploy.toml"),
+    addresses: Addresses = None,
+) -> None:
+    """Create MOR of a test network, with the deployer's key; no other token lets itself be minted."""
+    from node.staking import parse_mor  # noqa: PLC0415  # loads what only this command needs
+
+    receiver, wei = _address(to), parse_mor(amount)
+    _on_chain(file, addresses).mint(receiver, wei)
+
+
+@app.command()
+def transfer(
+    to: Annotated[str, typer.Argument(help="Who gets it, 0x…: the Compute Contract for an endowment.")],
+    amount: Annotated[str, typer.Argument(help="MOR, as in 1000 or 0.5.")],
+    *,
+    key: Annotated[Path | None, typer.Option(help="Whose MOR; the deployer's where this is left out.")] = None,
+    password_file: Annotated[Path | None, typer.Option(help="The file with the key's password.")] = None,
+    file: File = Path("deploy.toml"),
+    addresses: Addresses = None,
+) -> None:
+    """Send MOR from the deployer's address, or from another key's."""
+    from node.staking import parse_mor  # noqa: PLC0415  # as above
+
+    receiver, wei = _address(to), parse_mor(amount)
+    _on_chain(file, addresses).transfer(receiver, wei, key, password_file)
+
+
+@app.command()
 def verify(file: File = Path("deploy.toml"), addresses: Addresses = None) -> None:
     """Recompile the sources and compare them, with the arguments of the constructors, with what is on the chain."""
     _on_chain(file, addresses).verify()
@@ -84,6 +128,18 @@ def simulate(
     if not no_plot:
         draw(found, plot)
         typer.echo(f"written: {plot}")
+
+
+def _address(text: str) -> Address:
+    """Raises :class:`typer.BadParameter` for what is no address."""
+    raw = text.removeprefix("0x")
+    try:
+        found = bytes.fromhex(raw)
+    except ValueError:
+        found = b""
+    if len(found) != 20 or not text.startswith("0x"):
+        raise typer.BadParameter(f"{text!r} is no address: 0x and 40 hexadecimal digits")
+    return Address(found)
 
 
 def _on_chain(file: Path, addresses: Path | None) -> "OnChain":

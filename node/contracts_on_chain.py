@@ -1,5 +1,6 @@
 """One deployment as its operator handles it: deploy, open epoch 1, verify. Blocking; no router does this (S12)."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,17 +9,19 @@ import msgspec
 
 from consensus.committee import Member
 from consensus.params import NetworkParams, Terms
+from contracts.amounts import show_mor
 from contracts.budget import Economics
 from contracts.emission import PAYOUT_START_S
 from contracts.typed_data import ZERO_ADDRESS, Address, Domain
 from node import keys
-from node.deploy_file import DeployFile, load_deploy_file, read_placement, write_placement
+from node.deploy_file import DeployFile, check_opening, load_deploy_file, read_placement, write_placement
 from node.errors import ChainMismatch, ConfigInvalid
-from node.network_file import ContractAddresses, NetworkFile, write_network
+from node.network_file import ContractAddresses, NetworkFile, check_network, write_network
 from node.recursion import kept_recursion_limit
 
 if TYPE_CHECKING:
     from contracts.artifacts import Artifact
+    from contracts.bindings import Mor
     from contracts.client import ChainClient
     from contracts.deployment import Placement
 
@@ -27,7 +30,10 @@ class OnChain:
     """A deployment and its chain. Every method raises :class:`~node.errors.NodeError` and
     :class:`~contracts.errors.ContractsError`."""
 
-    def __init__(self, file: DeployFile, addresses: Path, client: "ChainClient", say: Callable[[str], None]) -> None:
+    def __init__(
+        self, source: Path, file: DeployFile, addresses: Path, client: "ChainClient", say: Callable[[str], None]
+    ) -> None:
+        self._source = source
         self._file = file
         self._addresses = addresses
         self._client = client
@@ -40,6 +46,8 @@ class OnChain:
         file = self._file
         key = keys.load_mor_key(file.key, keys.find_password(file.key, file.password_file))
         known = self._known()
+        genesis_s = (known.genesis_s if known is not None else 0) or file.genesis_s or int(time.time())
+        check_opening(self._source, file, genesis_s)
         if known is not None and known.deployer != key.address:
             raise ConfigInvalid(self._addresses, "deployer", f"0x{known.deployer.hex()} began this, not {file.key}")
         done = known or Placement(self._client.chain_id(), key.address)
@@ -62,12 +70,18 @@ class OnChain:
         Staking(key, Mor(self._client, self._token(placed)), registry, self._say).join(amount)
 
     def genesis(self, target: Path) -> None:
-        """Open epoch 1, unless it is open, and write network.toml."""
+        """Open epoch 1, unless it is open, and write network.toml.
+
+        All that network.toml will say is checked first: an epoch can't be opened again.
+        """
         from contracts.bindings import Registry  # noqa: PLC0415  # web3 is heavy
 
         file, placed = self._file, self._complete()
         registry = Registry(self._client, placed.contracts["registry"].address)
+        check_opening(self._source, file, placed.genesis_s)
         if registry.epoch() == 0:
+            check_network(target, self._network(placed, list(registry.candidates(self._client.block_number()))))
+            self._check_endowment(placed)
             key = keys.load_mor_key(file.key, keys.find_password(file.key, file.password_file))
             registry.open_epoch(key)
             self._say("opened            epoch 1")
@@ -77,6 +91,41 @@ class OnChain:
             self._say(
                 "no model is listed: nobody is paid before the committee lists one (`yellowstone committee list`)"
             )
+
+    def _check_endowment(self, placed: "Placement") -> None:
+        """Whether the Compute Contract holds what the budget counts on. Raises :class:`ConfigInvalid`."""
+        promised = self._file.plan().economics(placed.genesis_s).endowment_wei
+        compute = placed.contracts["compute"].address
+        (paid,) = self._client.balances(self._token(placed), [compute])
+        if paid < promised:
+            reason = f"{show_mor(promised)} are promised, {show_mor(paid)} are in the Compute Contract: transfer "
+            reason += f"{show_mor(promised - paid)} to 0x{compute.hex()} (`yellowstone contracts transfer`)"
+            raise ConfigInvalid(self._source, "params.endowment_mor", reason)
+
+    def balances(self, addresses: list[Address]) -> None:
+        """Show what addresses hold of the token, and of the chain's coin for gas."""
+        held = self._client.balances(self._token(self._complete()), addresses)
+        for address, wei in zip(addresses, held, strict=True):
+            self._say(f"0x{address.hex()}  {show_mor(wei)}, {self._client.native_balance(address)} wei for gas")
+
+    def mint(self, to: Address, amount: int) -> None:
+        """Create ``amount`` wei of a test network's token with the deployer's key; the real token refuses."""
+        file = self._file
+        key = keys.load_mor_key(file.key, keys.find_password(file.key, file.password_file))
+        self._mor().mint(key, to, amount)
+        self._say(f"minted            {show_mor(amount)} for 0x{to.hex()}")
+
+    def transfer(self, to: Address, amount: int, key_file: Path | None, password_file: Path | None) -> None:
+        """Move ``amount`` wei of the token: of ``key_file``'s, or of the deployer's where none is named."""
+        file = key_file or self._file.key
+        key = keys.load_mor_key(file, keys.find_password(file, password_file if key_file else self._file.password_file))
+        self._mor().transfer(key, to, amount)
+        self._say(f"transferred       {show_mor(amount)} from 0x{key.address.hex()} to 0x{to.hex()}")
+
+    def _mor(self) -> "Mor":
+        from contracts.bindings import Mor  # noqa: PLC0415  # web3 is heavy
+
+        return Mor(self._client, self._token(self._complete()))
 
     def verify(self) -> None:
         """Compare each contract that this deployment placed with its source."""
@@ -149,7 +198,7 @@ def open_deployment(source: Path, addresses: Path, say: Callable[[str], None]) -
     file = load_deploy_file(source)
     with kept_recursion_limit():
         from contracts.client import ChainClient  # noqa: PLC0415  # web3 is heavy: only where there is a chain
-    return OnChain(file, addresses, ChainClient(file.rpc_url), say)
+    return OnChain(source, file, addresses, ChainClient(file.rpc_url), say)
 
 
 def terms_of(source: Path | None) -> Terms:

@@ -112,6 +112,19 @@ def load_deploy_file(path: Path) -> DeployFile:
     return found
 
 
+def check_opening(path: Path, file: DeployFile, genesis_s: int) -> None:
+    """Whether a network that begins at ``genesis_s`` can open its first day; to be asked before gas is paid.
+
+    Raises :class:`ConfigInvalid`: a day without a budget has no AccessRate, and nothing can be changed afterwards.
+    """
+    if economics_of(file.params, genesis_s).budget(0, 0) <= 0:
+        reason = (
+            "the first day would have no budget: name an endowment_mor and pay it in before genesis, or let the "
+            "emission begin earlier (emission_start_s)"
+        )
+        raise ConfigInvalid(path, "params.endowment_mor", reason)
+
+
 def _check(path: Path, file: DeployFile) -> None:
     """What types alone don't say, and the contracts would refuse only once gas was paid."""
     if not file.rpc_url.startswith(("http://", "https://")):

@@ -160,13 +160,13 @@ def load_network(path: Path) -> NetworkFile:
         ranks=tuple((Address(bytes(one.provider)), one.rank) for one in file.opening.ranks),
         listed=tuple(Digest(bytes(model)) for model in file.listed),
     )
-    _check(path, network)
+    check_network(path, network)
     return network
 
 
 def write_network(path: Path, network: NetworkFile) -> None:
     """Write network.toml, readable by all. Raises :class:`ConfigInvalid` where it could not be read back."""
-    _check(path, network)
+    check_network(path, network)
     addresses = network.contracts
     document: dict[str, toml.Value] = {
         "name": network.name,
@@ -233,8 +233,8 @@ def _commitment(path: Path, index: int, raw: bytes) -> Signed[BeaconCommitment]:
         raise ConfigInvalid(path, f"commitments[{index}]", str(error)) from error
 
 
-def _check(path: Path, network: NetworkFile) -> None:
-    """What types alone don't say."""
+def check_network(path: Path, network: NetworkFile) -> None:
+    """What types alone don't say. Raises :class:`ConfigInvalid` with the key of ``path`` that is at fault."""
     for key in ("chain_id", "genesis_ms", "reference_price_wei"):
         _check_positive(path, key, getattr(network, key))
     for key in ("supply_wei", "budget_wei"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from contracts.bindings import Mor
 from contracts.client import ChainClient, raised_fee
-from contracts.errors import ChainUnavailable, TransactionReverted
+from contracts.errors import ChainUnavailable, GasMissing, TransactionReverted
 from contracts.signing import Key
 from contracts.typed_data import Address
 
@@ -184,8 +184,9 @@ def test_a_block_that_is_not_there_may_come_later() -> None:
 class FakeChain:
     """A chain that takes transactions and never mines one, unless told to refuse the first."""
 
-    def __init__(self, refusals: int = 0) -> None:
+    def __init__(self, refusals: int = 0, balance: str = "0xffff") -> None:
         self.refusals = refusals
+        self.balance = balance
         self.asked: list[str] = []
 
     def __call__(self, request: dict[str, Any]) -> tuple[int, bytes]:
@@ -197,10 +198,23 @@ class FakeChain:
         block = {"number": "0x1", "baseFeePerGas": "0x7", "timestamp": "0x1", "hash": "0x" + "00" * 32}
         values = {
             "eth_getBlockByNumber": block,
+            "eth_getBalance": self.balance,
             "eth_sendRawTransaction": "0x" + "ab" * 32,
             "eth_getTransactionReceipt": None,
         }
         return result(values.get(method, "0x1"))(request)
+
+
+def test_who_cannot_pay_for_gas_is_told_how_much_it_takes() -> None:
+    chain, sender = FakeChain(balance="0x5"), Key(b"\x01" * 32)
+    with endpoint(chain) as url, client_of(url) as client, pytest.raises(GasMissing) as caught:
+        client.pay(sender, TOKEN, 7)
+    # one unit of gas and a fifth, rounded down, at twice the base fee and the tip, and what is sent
+    assert (caught.value.sender, caught.value.needed, caught.value.held) == (sender.address, 15 + 7, 5)
+    assert str(caught.value) == (
+        f"payment of 7 wei for gas: 0x{sender.address.hex()} needs 22 wei of the chain's coin for gas, and has 5"
+    )
+    assert "eth_sendRawTransaction" not in chain.asked
 
 
 def test_a_transaction_that_is_not_mined_in_time_is_named() -> None:

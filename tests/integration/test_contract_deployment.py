@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from contracts.anvil import AnvilChain, anvil
 from contracts.artifacts import load_artifact
-from contracts.bindings import Mor
+from contracts.bindings import Mor, Registry
 from contracts.client import ChainClient, Receipt, created_address
 from contracts.deployment import Deployer, Pending, Placement, RegistryTerms, check_code
 from contracts.errors import ChainUnavailable, CodeDiffers
@@ -81,6 +81,18 @@ def deploy_stake_and_verify(chain: AnvilChain, folder: Path, monkeypatch: pytest
         options = ("--key", str(folder / f"{number}.json"), "--password-file", str(folder / "password"))
         assert "staked" in run("stake", "5", *options, *at)
     target = folder / "network.toml"
+    with pytest.raises(ConfigInvalid, match=r"1,000\.0000 MOR are promised, 0\.0000 MOR are in the Compute Contract"):
+        run("genesis", "--network", str(target), *at)
+    assert Registry(client, placed.contracts["registry"].address).epoch() == 0, "nothing was sent"
+    compute, poor = "0x" + placed.contracts["compute"].address.hex(), "0x" + b"\x77".hex() * 20
+    assert "minted" in run("mint", "0x" + deployer.address.hex(), "1000.5", *at)
+    assert "transferred" in run("transfer", compute, "1000", *at)
+    options = ("--key", str(folder / "deployer.json"), "--password-file", str(folder / "password"))
+    assert "transferred" in run("transfer", poor, "0.25", *options, *at)
+    assert run("balance", compute, poor, *at).splitlines() == [
+        f"{compute}  1,000.0000 MOR, 0 wei for gas",
+        f"{poor}  0.2500 MOR, 0 wei for gas",
+    ]
     assert "epoch 1" in run("genesis", "--network", str(target), *at)
     network = load_network(target)
     assert (network.chain_id, len(network.members), network.genesis_ms) == (
@@ -94,6 +106,15 @@ def deploy_stake_and_verify(chain: AnvilChain, folder: Path, monkeypatch: pytest
     said = run("verify", *at)
     assert said.count("compiled just now") == len(placed.contracts)
     tamper(file, addresses)
+
+
+def refuse_a_first_day_without_budget(chain: AnvilChain, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = prepare(chain, folder, monkeypatch)
+    file.write_text(file.read_text().replace("endowment_mor = 1000", "endowment_mor = 0"))
+    before = ChainClient(chain.url).transaction_counts(chain.funded_keys[0].address)
+    with pytest.raises(ConfigInvalid, match="the first day would have no budget"):
+        run("deploy", "--file", str(file))
+    assert ChainClient(chain.url).transaction_counts(chain.funded_keys[0].address) == before, "no gas was spent"
 
 
 def interrupt(chain: AnvilChain, file: Path) -> None:
@@ -285,6 +306,12 @@ async def test_from_nothing_to_a_network_file(
     chain: AnvilChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await trio.to_thread.run_sync(deploy_stake_and_verify, chain, tmp_path, monkeypatch)
+
+
+async def test_a_network_whose_first_day_has_no_budget_is_refused_before_gas_is_paid(
+    chain: AnvilChain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await trio.to_thread.run_sync(refuse_a_first_day_without_budget, chain, tmp_path, monkeypatch)
 
 
 def test_the_future_is_a_table_and_a_picture(tmp_path: Path) -> None:
