@@ -1,4 +1,4 @@
-"""Stored batches, what they did with each ticket, credits for proofs, and the ledger snapshot."""
+"""Stored batches, what they did with each ticket, and credits for proofs."""
 
 import sqlite3
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -66,10 +66,9 @@ class BatchRoom:
             if not page:
                 return
 
-    async def tip(self) -> int:
-        """The highest stored height, 0 where there is none."""
-        row = await self._worker.read(lambda db: db.execute("SELECT MAX(height) FROM batch").fetchone())
-        return int(row[0] or 0)
+    async def drop_batches(self, from_height: int) -> None:
+        """Forget the batches of ``from_height`` and above; what they did is written again as they come back."""
+        await self._worker.write(lambda db: db.execute("DELETE FROM batch WHERE height >= ?", (from_height,)))
 
     async def put_outcomes(self, outcomes: Iterable[Outcome]) -> None:
         """Keep what a batch did with its tickets; a ticket is settled once, so the first stands."""
@@ -82,13 +81,6 @@ class BatchRoom:
             lambda db: db.execute("SELECT * FROM outcome WHERE ticket_id = ?", (ticket_id,)).fetchone()
         )
         return None if row is None else _outcome(row)
-
-    async def outcomes(self, height: int) -> list[Outcome]:
-        """All that the batch of ``height`` settled, by ticket id."""
-        rows = await self._worker.read(
-            lambda db: db.execute("SELECT * FROM outcome WHERE height = ? ORDER BY ticket_id", (height,)).fetchall()
-        )
-        return [_outcome(row) for row in rows]
 
     async def put_credits(self, height: int, changed: Mapping[Address, int], *, keep: int = 1_000) -> None:
         """Keep the cumulative wei of the providers whose credit the batch of ``height`` changed.
@@ -117,23 +109,6 @@ class BatchRoom:
             ).fetchall()
         )
         return {Address(provider): int(wei) for provider, wei, _ in rows}
-
-    async def put_ledger(self, height: int, data: bytes) -> None:
-        """Replace the ledger snapshot, unless the stored one is of a later height."""
-
-        def change(db: sqlite3.Connection) -> None:
-            db.execute(
-                "INSERT INTO ledger VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE"
-                " SET height = excluded.height, data = excluded.data WHERE excluded.height >= ledger.height",
-                (height, data),
-            )
-
-        await self._worker.write(change)
-
-    async def ledger(self) -> tuple[int, bytes] | None:
-        """Height and bytes of the ledger snapshot."""
-        row = await self._worker.read(lambda db: db.execute("SELECT height, data FROM ledger").fetchone())
-        return None if row is None else (row[0], row[1])
 
     async def _page(self, height: int, limit: int) -> list[tuple[int, bytes]]:
         return await self._worker.read(

@@ -35,10 +35,9 @@ async def collect(store: Store, from_height: int, limit: int | None = None) -> l
 
 
 async def test_batches_come_back_by_height(store: Store) -> None:
-    assert await store.tip() == 0
+    assert await store.get_batch(1) is None
     for height in (1, 2, 3):
         assert await store.put_batch(batch(height))
-    assert await store.tip() == 3
     assert await store.get_batch(2) == batch(2)
     assert await store.get_batch(4) is None
 
@@ -72,7 +71,7 @@ async def test_outcomes(store: Store) -> None:
     await store.put_outcomes([Outcome(digest(1), 6, PROVIDER.address, 1, 1, "late")])
     assert await store.outcome(digest(1)) == first
     assert await store.outcome(digest(3)) is None
-    assert await store.outcomes(5) == [first, other]
+    assert await store.outcome(digest(2)) == other
 
 
 async def test_credits_are_written_where_they_change_and_forgotten(store: Store) -> None:
@@ -86,13 +85,24 @@ async def test_credits_are_written_where_they_change_and_forgotten(store: Store)
     assert await store.credits(0) == {}
 
 
-async def test_ledger_snapshot_never_goes_back(store: Store) -> None:
-    assert await store.ledger() is None
-    await store.put_ledger(5, b"five")
-    await store.put_ledger(4, b"four")
-    assert await store.ledger() == (5, b"five")
-    await store.put_ledger(6, b"six")
-    assert await store.ledger() == (6, b"six")
+async def test_batches_from_a_height_on_are_dropped(store: Store) -> None:
+    for height in (1, 2, 3):
+        await store.put_batch(batch(height))
+    await store.drop_batches(2)
+    assert [item.header.height for item in await collect(store, 1)] == [1]
+
+
+async def test_the_newest_snapshots_are_kept(store: Store) -> None:
+    assert await store.snapshot_heights() == []
+    for height in (5, 9, 7, 11):
+        await store.put_snapshot(height, b"data %d" % height, b"seal", keep=3)
+    assert await store.snapshot_heights() == [11, 9, 7]
+    assert await store.snapshot(9) == (b"data 9", b"seal")
+    assert await store.snapshot(5) is None
+    await store.put_snapshot(9, b"again", b"other", keep=3)
+    await store.drop_snapshot(11)
+    assert await store.snapshot_heights() == [9, 7]
+    assert await store.snapshot(9) == (b"again", b"other")
 
 
 # Deliveries.
@@ -179,7 +189,7 @@ async def test_only_what_needs_no_filing_is_forgotten(store: Store) -> None:
     assert await store.delivery(ids[0]) is not None
 
 
-# Claims, sessions, market, values, journal.
+# Claims, values, journal.
 
 
 async def test_claims(store: Store) -> None:
@@ -195,52 +205,11 @@ async def test_claims(store: Store) -> None:
     assert [claim.height for claim in await store.open_claims()] == [1]
 
 
-async def test_sessions(store: Store) -> None:
-    for number in (1, 2, 3):
-        await store.put_session(digest(number), {"number": number})
-    await store.put_session(digest(1), {"number": 1, "tokens": 7})
-    assert await store.session(digest(1)) == {"number": 1, "tokens": 7}
-    assert await store.session(digest(9)) is None
-    assert [found["number"] for found in await store.sessions(2)] == [3, 2]
-    assert await store.forget_sessions(keep=1) == 2
-    assert [found["number"] for found in await store.sessions()] == [3]
-
-
-async def test_market_cache_expires(store: Store) -> None:
-    await store.put_market("bid", b"b", b"two", 2_000)
-    await store.put_market("bid", b"a", b"one", 1_000)
-    await store.put_market("bid", b"a", b"newer", 3_000)
-    await store.put_market("record", b"a", b"record", 1_000)
-    assert await store.market("bid", 0) == [b"newer", b"two"]
-    assert await store.market("bid", 2_000) == [b"newer"]
-    assert await store.prune_market(1_000) == 1
-    assert await store.market("record", 0) == []
-
-
 async def test_values(store: Store) -> None:
     assert await store.get_value("name") is None
     await store.put_value("name", b"one")
     await store.put_value("name", b"two")
     assert await store.get_value("name") == b"two"
-
-
-async def test_counters_never_repeat(store: Store) -> None:
-    assert [await store.count("sequence") for _ in range(3)] == [0, 1, 2]
-    assert await store.count("sequence", at_least=10) == 10
-    assert await store.count("sequence", at_least=5) == 11
-    assert await store.count("other") == 0
-
-
-async def test_counters_under_contention(store: Store) -> None:
-    numbers: list[int] = []
-
-    async def take() -> None:
-        numbers.append(await store.count("index"))
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(20):
-            nursery.start_soon(take)
-    assert sorted(numbers) == list(range(20))
 
 
 async def test_journal_is_in_order_and_numbers_are_never_reused(store: Store) -> None:
@@ -273,4 +242,4 @@ async def test_a_closed_store_says_so(tmp_path: Path) -> None:
     async with open_store(tmp_path / "node.sqlite") as store:
         pass
     with pytest.raises(StoreError, match="is closed"):
-        await store.tip()
+        await store.snapshot_heights()

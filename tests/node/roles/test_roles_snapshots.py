@@ -1,0 +1,125 @@
+"""A start from a snapshot leads where a replay leads, in everything; snapshots are taken when they are due."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from msgspec.structs import replace
+
+from consensus.market.beacons import Beacons
+from consensus.market.history import History
+from contracts.typed_data import Uint256
+from node import snapshot
+from node.roles import snapshots
+from node.snapshot import Followed, encode_snapshot
+from tests.node.roles.followed import (
+    END,
+    OWNER,
+    SAVED,
+    Begun,
+    adopt,
+    begun,
+    known,
+    lived,
+    replayed,
+    state_at,
+)
+from tests.node.roles.harness import eventually
+
+
+@pytest.mark.parametrize("saved", SAVED)
+async def test_a_start_from_a_snapshot_knows_all_that_a_replay_knows(tmp_path: Path, saved: int) -> None:
+    path = tmp_path / "node.sqlite"
+    await lived(path, [saved])
+    async with begun(path) as one:
+        assert not one.log.refused()
+        assert ("stored batches followed", END, None) in one.log.said
+        assert one.public.ledger.height == END
+        found = known(one.public)
+    whole = await replayed(path)
+    assert whole["epochs"].keys() == {1, 2, 7}
+    assert whole["hand_overs"].keys() == {1}
+    assert whole["rescues"] == {7: 15}
+    assert whole["days"].keys() == {0, 1, 2, 3}, "days that the ledger has forgotten are there"
+    assert any(points for _, points in whole["beacons"])
+    assert found == whole
+
+
+async def test_both_go_on_alike(tmp_path: Path) -> None:
+    """And what comes after a start is followed by either in the same way, and kept in the next snapshot."""
+    path, other = tmp_path / "node.sqlite", tmp_path / "other.sqlite"
+    async with begun(path) as one:
+        await adopt(one, 6)
+        await one.snapshots.take()
+    async with begun(path) as one:
+        await adopt(one, 13)
+        await one.snapshots.take()
+    async with begun(path) as one, begun(other) as always:
+        await adopt(one, END)
+        await adopt(always, END)
+        assert known(one.public) == known(always.public)
+
+
+async def test_batches_before_the_snapshot_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "node.sqlite"
+    await lived(path)
+    async with begun(path) as one:
+        await one.node.store._worker.write(lambda db: db.execute("DELETE FROM batch WHERE height < 15"))
+    async with begun(path) as one:
+        assert one.public.ledger.height == END
+        assert not one.log.refused()
+
+
+# Taking them.
+
+
+async def test_snapshots_are_taken_when_due_and_the_newest_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "EVERY_BATCHES", 4)
+    async with begun(tmp_path / "node.sqlite") as one, trio.open_nursery() as nursery:
+        nursery.start_soon(one.snapshots.run)
+        for taken in (4, 8, 12, 16):
+            await adopt(one, taken)
+            await until_taken(one, taken)
+        await adopt(one, END)
+        assert await one.node.store.snapshot_heights() == [16, 12, 8]
+        nursery.cancel_scope.cancel()
+
+
+async def test_settlements_bring_one_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "EVERY_SETTLEMENTS", 6)
+    async with begun(tmp_path / "node.sqlite") as one, trio.open_nursery() as nursery:
+        nursery.start_soon(one.snapshots.run)
+        await adopt(one, 3)
+        await until_taken(one, 3)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_long_start_is_followed_by_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is stopped again and again before one is due would begin further back each time."""
+    path = tmp_path / "node.sqlite"
+    monkeypatch.setattr(snapshots, "EVERY_BATCHES", END)
+    await lived(path, [])
+    async with begun(path) as one, trio.open_nursery() as nursery:
+        nursery.start_soon(one.snapshots.run)
+        await until_taken(one, END)
+        nursery.cancel_scope.cancel()
+
+
+async def until_taken(one: Begun, height: int) -> None:
+    await eventually(lambda: one.node.store.snapshot(height), f"the snapshot of height {height}")
+
+
+def test_amounts_of_any_size_are_kept() -> None:
+    held, much = state_at(END), Uint256(2**90)
+    audits = replace(held.audits, immature_wei=much, forfeited_wei=much, opinions_wei=much)
+    before = replace(held, day=held.day - 1, bootstrap_credited=Uint256(0))
+    after = replace(held, audits=audits, bootstrap_credited=much, day_credits={OWNER.address: much})
+    history = History(before)
+    history.note(before, after)
+    followed = Followed(after, history.days, Beacons(), {}, {}, {})
+    read = snapshot.decode_snapshot(END, encode_snapshot(followed))
+    assert read.days == history.days
+    assert read.days[held.day].leaders == ((OWNER.address, much),)
+    assert read.days[held.day - 1].bootstrap_wei == much
