@@ -177,16 +177,21 @@ async def test_a_second_receipt_is_refused(store: Store) -> None:
     assert delivery.receipt == cosigned(ticket_id, 4)
 
 
-async def test_only_what_needs_no_filing_is_forgotten(store: Store) -> None:
-    ids = [ticket(number).id(DOMAIN) for number in (1, 2, 3)]
-    for number in (1, 2, 3):
-        await store.accept_ticket(ids[number - 1], ticket(number, expires_ms=1_000))
-    await store.put_voucher(ids[0], voucher(ids[0], 3))
-    await store.put_voucher(ids[1], voucher(ids[1], 3))
-    await store.mark_filed(ids[1])
-    assert await store.forget_deliveries(1_000) == 0
-    assert await store.forget_deliveries(1_001) == 2
-    assert await store.delivery(ids[0]) is not None
+async def test_deliveries_are_forgotten_by_their_age(store: Store) -> None:
+    expiries = {1: 1_000, 2: 1_000, 3: 1_001, 4: 1_002, 5: 3_000}
+    ids = {number: ticket(number).id(DOMAIN) for number in expiries}
+    for number, expires_ms in expiries.items():
+        await store.accept_ticket(ids[number], ticket(number, expires_ms=expires_ms))
+    for number in (2, 3, 4):
+        await store.put_voucher(ids[number], voucher(ids[number], 3))
+    await store.mark_filed(ids[3])
+    assert await store.forget_deliveries(1_000) == (0, 0)
+    assert await store.forget_deliveries(1_002) == (3, 1), "of three, one that no router has confirmed"
+    assert [await store.delivery(ids[number]) is None for number in expiries] == [True, True, True, False, False]
+    for number in range(10, 20):
+        await store.accept_ticket(ticket(number).id(DOMAIN), ticket(number, expires_ms=500))
+    assert await store.forget_deliveries(1_000, limit=4) == (4, 0)
+    assert await store.forget_deliveries(1_000) == (6, 0)
 
 
 # Claims, values, journal.
