@@ -187,13 +187,12 @@ class PublicState:
             following = await self._follow(batch)
             if batch.header.committee_root != self._before(batch.body).committee.root:
                 raise BatchInvalid("committee_root", batch.header.committee_root)
-            await self._node.store.put_batch(batch)
-            await self._node.store.put_outcomes(
+            outcomes = [
                 Outcome(o.ticket_id, following.height, o.provider, o.tokens, o.credited_wei, o.reason)
                 for o in following.outcomes
-            )
+            ]
             changed = CreditTree.of(following.credits).changed_since(CreditTree.of(self.ledger.credits))
-            await self._node.store.put_credits(following.height, changed)
+            await self._node.store.put_batch(batch, outcomes, changed)
             self._advance(batch, following)
         return True
 

@@ -4,9 +4,11 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from contracts.typed_data import Address, Digest
 from gossip.messages.committee import CertifiedBatch
@@ -67,8 +69,8 @@ async def test_iteration_is_consecutive_paged_and_limited(store: Store) -> None:
 async def test_outcomes(store: Store) -> None:
     first = Outcome(digest(1), 5, PROVIDER.address, 10, 10**30, "")
     other = Outcome(digest(2), 5, PROVIDER.address, 0, 0, "speed")
-    await store.put_outcomes([first, other])
-    await store.put_outcomes([Outcome(digest(1), 6, PROVIDER.address, 1, 1, "late")])
+    await store.put_batch(batch(5), [first, other])
+    await store.put_batch(batch(6), [Outcome(digest(1), 6, PROVIDER.address, 1, 1, "late")])
     assert await store.outcome(digest(1)) == first
     assert await store.outcome(digest(3)) is None
     assert await store.outcome(digest(2)) == other
@@ -76,13 +78,30 @@ async def test_outcomes(store: Store) -> None:
 
 async def test_credits_are_written_where_they_change_and_forgotten(store: Store) -> None:
     quiet = Address(b"\x05" * 20)
-    await store.put_credits(1, {PROVIDER.address: 2**100, quiet: 7}, keep=2)
+    await store.put_batch(batch(1), (), {PROVIDER.address: 2**100, quiet: 7}, keep=2)
     for height in (2, 3, 4):
-        await store.put_credits(height, {PROVIDER.address: 2**100 + height}, keep=2)
+        await store.put_batch(batch(height), (), {PROVIDER.address: 2**100 + height}, keep=2)
     assert await store.credits(4) == {PROVIDER.address: 2**100 + 4, quiet: 7}
     assert await store.credits(2) == {PROVIDER.address: 2**100 + 2, quiet: 7}
     assert await store.credits(1) == {quiet: 7}, "what was replaced long ago is forgotten"
     assert await store.credits(0) == {}
+
+
+async def test_a_batch_and_what_it_did_are_stored_together_or_not_at_all(store: Store) -> None:
+    """A start takes a stored batch for done: what it did would be missing for ever."""
+    done = Outcome(digest(1), 5, PROVIDER.address, 10, 7, "")
+    bad: Any = object()
+    for outcomes, owed in (([replace(done, provider=bad)], {}), ([done], {bad: 7})):
+        with pytest.raises(sqlite3.ProgrammingError):
+            await store.put_batch(batch(5), outcomes, owed)
+        assert await store.get_batch(5) is None
+        assert await store.outcome(digest(1)) is None
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await store.put_batch(batch(5), [done], {PROVIDER.address: 7})
+    assert await store.get_batch(5) is None
+    await store.put_batch(batch(5), [done], {PROVIDER.address: 7})
+    assert (await store.outcome(digest(1)), await store.credits(5)) == (done, {PROVIDER.address: 7})
 
 
 async def test_batches_from_a_height_on_are_dropped(store: Store) -> None:
