@@ -75,3 +75,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 
 VERSION = len(MIGRATIONS)
+
+UNBOUNDED = frozenset({"batch", "outcome", "credit"})
+"""Tables that grow for ever. They follow from batches, which peers have too; no start reads them through, and their
+damage shows where it is met."""
