@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from consensus.market.beacons import Beacons
 from consensus.market.history import History
+from consensus.market.ledger_state import encode_ledger, state_root
 from contracts.typed_data import Uint256
 from node import snapshot
 from node.roles import snapshots
@@ -24,7 +25,8 @@ from tests.node.roles.followed import (
     replayed,
     state_at,
 )
-from tests.node.roles.harness import eventually
+from tests.node.roles.harness import eventually, open_lab
+from tests.node.roles.test_roles_committee import file
 
 
 @pytest.mark.parametrize("saved", SAVED)
@@ -109,6 +111,31 @@ async def test_a_long_start_is_followed_by_a_snapshot(tmp_path: Path, monkeypatc
 
 async def until_taken(one: Begun, height: int) -> None:
     await eventually(lambda: one.node.store.snapshot(height), f"the snapshot of height {height}")
+
+
+async def test_a_member_that_begins_from_its_snapshot_decides_the_next_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole nodes: three of four are needed, and one of the three has forgotten the first batches."""
+    monkeypatch.setattr(snapshots, "EVERY_BATCHES", 2)
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        members = await lab.start_committee()
+        world = lab.world()
+        for height in (1, 2):
+            file(members[0], world.settlement(session=f"session {height}"))
+            await lab.settled_height(height)
+        await eventually(lambda: members[3].node.store.snapshot(2), "the snapshot")
+        ledger = encode_ledger(members[3].parts.public.ledger)
+        await members[2].stop()
+        await members[3].stop()
+        async with lab.bare("member3") as node:
+            await node.store._worker.write(lambda db: db.execute("DELETE FROM batch WHERE height < 2"))
+        back = await lab.start_member(3)
+        assert encode_ledger(back.parts.public.ledger) == ledger
+        await lab.linked()
+        file(members[0], world.settlement(session="session 3"))
+        await lab.settled_height(3)
+        assert len({state_root(one.parts.public.ledger) for one in lab.members}) == 1
 
 
 def test_amounts_of_any_size_are_kept() -> None:
