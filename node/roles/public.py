@@ -1,6 +1,6 @@
 """What every full node holds of what is public: the book, slot secrets, and the replayed ledger."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
@@ -264,27 +264,28 @@ class PublicState:
         self.epochs, self.hand_overs = dict(followed.epochs), dict(followed.hand_overs)
         self.rescues = dict(followed.rescues)
 
-    async def replay(self) -> int:
-        """Follow the stored batches beyond the ledger; how many settlements.
+    async def replay(self, after: Callable[[CertifiedBatch], Awaitable[None]] | None = None) -> None:
+        """Follow the stored batches beyond the ledger, and call ``after`` with each.
 
         Each was verified before it was stored, and is again. One that is no certified batch ends the log there: it and
         those after it are dropped, and come back from peers. Raises :class:`~node.errors.ReplayFailed` for one that is
-        certified and does not follow.
+        certified and does not follow, and where the first of all isn't certified: that is another network's log.
         """
-        settlements = 0
         try:
             async with aclosing(self._node.store.batches(self.ledger.height + 1)) as batches:
                 async for batch in batches:
                     self._check_stored(batch)
                     self._replay_one(batch)
-                    settlements += len(batch.body.settlements)
+                    if after is not None:
+                        await after(batch)
         except (CertificateInvalid, BatchInvalid, MessageError) as error:
             height, self.rescued = self.ledger.height + 1, None
+            if height == 1:
+                raise ReplayFailed(height, "certificate", f"{error}; is the network file another network's?") from error
             self._node.log.error(
                 "stored batch is not certified: dropped with what follows", height=height, why=str(error)
             )
             await self._node.store.drop_batches(height)
-        return settlements
 
     def _check_stored(self, batch: CertifiedBatch) -> None:
         """Raise as :meth:`check_certificate`, also for another committee than the one that decides.

@@ -42,29 +42,39 @@ class Snapshots:
     async def start(self) -> None:
         """Follow the stored batches, from the newest snapshot that can be believed, else from genesis.
 
-        Raises as :meth:`PublicState.replay`.
+        A long way has snapshots of its own, so that a start that is broken off need not begin it again. Raises as
+        :meth:`PublicState.replay`; what is not believed is dropped after it, for the fault may be a wrong file or key.
         """
-        heights = await self._node.store.snapshot_heights()
-        for height in heights:
+        refused = await self._begin()
+        begun = self._public.ledger.height
+        await self._public.replay(self._replayed)
+        for height in refused:
+            await self._node.store.drop_snapshot(height)
+        self._node.log.info("stored batches followed", snapshot=begun, height=self._public.ledger.height)
+        self._public.on_batch.append(self._note)
+
+    async def _begin(self) -> list[int]:
+        """Begin from a snapshot, where there is one to believe; the heights of those newer that are not believed."""
+        refused = []
+        for height in await self._node.store.snapshot_heights():
             try:
                 followed = await self._believed(height)
             except SnapshotInvalid as error:
                 self._node.log.warning(
                     "snapshot is not believed", height=height, field=error.field, reason=error.reason
                 )
-                await self._node.store.drop_snapshot(height)
+                refused.append(height)
             else:
                 self._public.begin_from(followed)
-                break
-        else:
-            if heights:
-                self._node.log.warning("no snapshot is believed: following every stored batch since genesis")
-        begun = self._public.ledger.height
-        self._settlements = await self._public.replay()
-        self._batches = self._public.ledger.height - begun
-        self._node.log.info("stored batches followed", snapshot=begun, height=self._public.ledger.height)
-        self._public.on_batch.append(self._note)
-        self._look()
+                return refused
+        if refused:
+            self._node.log.warning("no snapshot is believed: following every stored batch since genesis")
+        return refused
+
+    async def _replayed(self, batch: CertifiedBatch) -> None:
+        self._note(batch)
+        if self._due.is_set():
+            await self.take()
 
     async def run(self) -> None:
         """Take a snapshot whenever one is due, for ever."""
@@ -92,9 +102,6 @@ class Snapshots:
     def _note(self, batch: CertifiedBatch) -> None:
         self._batches += 1
         self._settlements += len(batch.body.settlements)
-        self._look()
-
-    def _look(self) -> None:
         if self._batches >= EVERY_BATCHES or self._settlements >= EVERY_SETTLEMENTS:
             self._due.set()
 

@@ -16,8 +16,9 @@ class SnapshotRoom:
         def change(db: sqlite3.Connection) -> None:
             db.execute("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?)", (height, data, seal))
             db.execute(
-                "DELETE FROM snapshot WHERE height NOT IN (SELECT height FROM snapshot ORDER BY height DESC LIMIT ?)",
-                (keep,),
+                "DELETE FROM snapshot WHERE height != ?1 AND height NOT IN"
+                " (SELECT height FROM snapshot WHERE height != ?1 ORDER BY height DESC LIMIT ?2)",
+                (height, keep - 1),
             )
 
         await self._worker.write(change)

@@ -115,9 +115,12 @@ class Log:
 
     def __init__(self) -> None:
         self.said: list[tuple[str, Any, Any]] = []
+        self.begun: list[int] = []
 
     def _say(self, event: str, **values: Any) -> None:
         self.said.append((event, values.get("height"), values.get("field")))
+        if event == "stored batches followed":
+            self.begun.append(values["snapshot"])
 
     debug = info = warning = error = _say
 

@@ -17,7 +17,7 @@ from node.errors import ReplayFailed
 from node.roles.snapshots import KEPT
 from node.snapshot import Followed, Seal, encode_snapshot
 from node.store import open_store
-from tests.consensus.builders import WEI, key
+from tests.consensus.builders import WEI, World, key
 from tests.node.roles.followed import (
     END,
     NEWCOMERS,
@@ -208,13 +208,20 @@ async def test_another_keys_snapshots_are_not_believed(tmp_path: Path) -> None:
     assert found == await replayed(path)
 
 
-async def test_another_genesis_begins_from_no_snapshot(tmp_path: Path) -> None:
-    path, genesis = tmp_path / "node.sqlite", chain().world.ledger(reference_price_wei=2 * 10**11)
+@pytest.mark.parametrize("case", ["state_root", "certificate"])
+async def test_another_genesis_begins_from_no_snapshot_and_harms_none(tmp_path: Path, case: str) -> None:
+    """A wrong network file: the start names the first batch that doesn't follow, and all is there for the right one."""
+    path, world = tmp_path / "node.sqlite", chain().world
+    prices, others = world.ledger(reference_price_wei=2 * 10**11), World(world.terms, member_count=5).ledger()
     await lived(path)
     with pytest.raises(ReplayFailed) as failed:
-        async with begun(path, genesis=genesis):
+        async with begun(path, genesis=prices if case == "state_root" else others):
             pass
-    assert (failed.value.height, failed.value.field) == (1, "state_root")
+    assert (failed.value.height, failed.value.field) == (1, case)
+    async with begun(path) as one:
+        assert one.log.begun == [15]
+        assert not one.log.refused()
+        assert one.public.ledger.height == END
 
 
 # The stored batches.

@@ -10,9 +10,12 @@ from consensus.market.beacons import Beacons
 from consensus.market.history import History
 from consensus.market.ledger_state import encode_ledger, state_root
 from contracts.typed_data import Uint256
+from gossip.messages.committee import CertifiedBatch
 from node import snapshot
 from node.roles import snapshots
+from node.roles.public import PublicState
 from node.snapshot import Followed, encode_snapshot
+from tests.consensus.builders import key
 from tests.node.roles.followed import (
     END,
     OWNER,
@@ -98,15 +101,29 @@ async def test_settlements_bring_one_sooner(tmp_path: Path, monkeypatch: pytest.
         nursery.cancel_scope.cancel()
 
 
-async def test_a_long_start_is_followed_by_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever is stopped again and again before one is due would begin further back each time."""
+async def test_a_start_that_is_broken_off_need_not_begin_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "node.sqlite"
-    monkeypatch.setattr(snapshots, "EVERY_BATCHES", END)
-    await lived(path, [])
-    async with begun(path) as one, trio.open_nursery() as nursery:
-        nursery.start_soon(one.snapshots.run)
-        await until_taken(one, END)
-        nursery.cancel_scope.cancel()
+    await lived(path)
+    monkeypatch.setattr(snapshots, "EVERY_BATCHES", 4)
+    replayed_by, replay_one = list[int](), PublicState._replay_one
+
+    def broken_off(public: PublicState, batch: CertifiedBatch) -> None:
+        if batch.header.height == 10 and not replayed_by:
+            raise KeyboardInterrupt
+        replay_one(public, batch)
+
+    monkeypatch.setattr(PublicState, "_replay_one", broken_off)
+    owner = key("somebody else")  # who believes none of those there are
+    with pytest.raises(KeyboardInterrupt):
+        async with begun(path, owner):
+            pass
+    replayed_by.append(1)
+    async with begun(path, owner) as one:
+        assert one.log.refused() == [(15, "seal"), (13, "seal")]
+        assert one.log.begun == [8]
+        assert await one.node.store.snapshot_heights() == [16]
+        found = known(one.public)
+    assert found == await replayed(path)
 
 
 async def until_taken(one: Begun, height: int) -> None:

@@ -118,9 +118,11 @@ async def test_the_newest_snapshots_are_kept(store: Store) -> None:
     assert await store.snapshot_heights() == [11, 9, 7]
     assert await store.snapshot(9) == (b"data 9", b"seal")
     assert await store.snapshot(5) is None
+    await store.put_snapshot(3, b"data 3", b"seal", keep=3)
+    assert await store.snapshot_heights() == [11, 9, 3], "what is stored last stays, whatever else there is"
     await store.put_snapshot(9, b"again", b"other", keep=3)
     await store.drop_snapshot(11)
-    assert await store.snapshot_heights() == [9, 7]
+    assert await store.snapshot_heights() == [9, 3]
     assert await store.snapshot(9) == (b"again", b"other")
 
 
