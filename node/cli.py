@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _sentence(error: BaseException) -> str:
-    """What an operator reads. Files and disks fail in ways that no command foresees: the system's own words say which."""
+    """What an operator reads. Files and disks fail in ways that no command foresees: the system's words say which."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     return str(error)
