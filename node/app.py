@@ -111,7 +111,7 @@ async def _open_node(config: NodeFile) -> AsyncIterator[tuple[Node, NetworkFile]
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(config.data_dir / "node.sqlite"))
         chain = await _open_chain(config, network)
-        host = await stack.enter_async_context(open_network(NetworkConfig(listen=(config.listen.p2p,)), seed))
+        host = await stack.enter_async_context(open_network(_network_config(config), seed))
         name = "+".join(config.roles)
         node = Node(
             config=config,
@@ -124,6 +124,10 @@ async def _open_node(config: NodeFile) -> AsyncIterator[tuple[Node, NetworkFile]
             log=logging.get_logger("node", role=name),
         )
         yield node, network
+
+
+def _network_config(config: NodeFile) -> NetworkConfig:
+    return NetworkConfig(listen=config.listen.p2p, announce=config.listen.announce)
 
 
 async def _open_chain(config: NodeFile, network: NetworkFile) -> ChainReader | None:
@@ -275,7 +279,7 @@ def _say_ready(node: Node, control: Served, gateway: Served | None) -> None:
         "gateway_url": gateway.url if gateway is not None else None,
     }
     write_atomic(node.config.data_dir / READY_FILE, json.dumps(document, indent=1).encode())
-    node.log.info("ready", **document)
+    node.log.info("started", **document)
 
 
 async def _stop_on_signal(scope: trio.CancelScope) -> None:

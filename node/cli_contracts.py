@@ -42,9 +42,13 @@ def genesis(
     file: File = Path("deploy.toml"),
     addresses: Addresses = None,
     network: Annotated[Path, typer.Option(help="The network file to write.")] = Path("network.toml"),
+    bootstrap: Annotated[
+        list[str] | None,
+        typer.Option(help="A multiaddr with /p2p/<peer id> to start from; again for more."),
+    ] = None,
 ) -> None:
     """Open epoch 1 with all who have staked, and write the network.toml that every node starts from."""
-    _on_chain(file, addresses).genesis(network)
+    _on_chain(file, addresses).genesis(network, bootstrap or ())
 
 
 @app.command()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from gossip.addresses import find_fault, is_unspecified
 from node import settings, toml
 from node.errors import ConfigInvalid
 from node.files import write_atomic
@@ -54,10 +55,19 @@ class KeyFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Opens both; without one the variable YELLOWSTONE_PASSWORD or a prompt does."""
 
 
-class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a node listens. The control API is on loopback only."""
+P2P_PORT = 28_555
+"""Where nodes listen unless their file says otherwise: a port that is forwarded once stays right."""
 
-    p2p: str = "/ip4/127.0.0.1/tcp/0"
+
+class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a node listens, and what it tells others. The control API is on loopback only.
+
+    Multiaddrs, IPv4 and IPv6 together where both are served. ``announce`` is what others dial, behind a NAT for
+    instance; without it the addresses that are listened on are told, an unspecified one as those of all interfaces.
+    """
+
+    p2p: tuple[str, ...] = (f"/ip4/0.0.0.0/tcp/{P2P_PORT}",)
+    announce: tuple[str, ...] = ()
     control_port: Port = 0
 
 
@@ -236,9 +246,27 @@ def _check(path: Path, config: NodeFile) -> None:
         raise ConfigInvalid(path, "finder", "is true, but a member never sends a transaction (S12)")
     if config.finder and not config.chain.rpc_url:
         raise ConfigInvalid(path, "finder", "is true, but there is no chain.rpc_url to submit evidence to")
-    for key, address in (("listen.p2p", config.listen.p2p), *(("bootstrap", item) for item in config.bootstrap)):
-        if not address.startswith("/"):
-            raise ConfigInvalid(path, key, f"{address!r} is not a multiaddr, such as /ip4/127.0.0.1/tcp/4001")
+    _check_addresses(path, config)
+
+
+def _check_addresses(path: Path, config: NodeFile) -> None:
+    listen = config.listen
+    if not listen.p2p:
+        raise ConfigInvalid(path, "listen.p2p", "names no address to listen on")
+    faults = [
+        *(("listen.p2p", find_fault(item, is_listened_on=True, names_peer=False)) for item in listen.p2p),
+        *(("listen.announce", _announce_fault(item)) for item in listen.announce),
+        *(("bootstrap", find_fault(item, names_peer=True)) for item in config.bootstrap),
+    ]
+    for key, fault in faults:
+        if fault is not None:
+            raise ConfigInvalid(path, key, fault)
+
+
+def _announce_fault(address: str) -> str | None:
+    if is_unspecified(address):
+        return f"{address!r} stands for all interfaces: name the address that others dial"
+    return find_fault(address, names_peer=False)
 
 
 def _check_offer(path: Path, key: str, offer: ModelOffer) -> None:

@@ -1,7 +1,7 @@
 """One deployment as its operator handles it: deploy, open epoch 1, verify. Blocking; no router does this (S12)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,7 @@ class OnChain:
         registry = Registry(self._client, placed.contracts["registry"].address)
         Staking(key, Mor(self._client, self._token(placed)), registry, self._say).join(amount)
 
-    def genesis(self, target: Path) -> None:
+    def genesis(self, target: Path, bootstrap: Sequence[str] = ()) -> None:
         """Open epoch 1, unless it is open, and write network.toml.
 
         All that network.toml will say is checked first: an epoch can't be opened again.
@@ -80,12 +80,14 @@ class OnChain:
         registry = Registry(self._client, placed.contracts["registry"].address)
         check_opening(self._source, file, placed.genesis_s)
         if registry.epoch() == 0:
-            check_network(target, self._network(placed, list(registry.candidates(self._client.block_number()))))
+            check_network(target, self._network(placed, registry.candidates(self._client.block_number()), bootstrap))
             self._check_endowment(placed)
             key = keys.load_mor_key(file.key, keys.find_password(file.key, file.password_file))
             registry.open_epoch(key)
             self._say("opened            epoch 1")
-        write_network(target, self._network(placed, registry.committee(1)))
+        if not bootstrap:
+            self._say("no --bootstrap: nodes find nobody before network.toml or node.toml names an address")
+        write_network(target, self._network(placed, registry.committee(1), bootstrap))
         self._say(f"written           {target}")
         if self._file.params.listed_models and not self._file.listed:
             self._say(
@@ -151,7 +153,9 @@ class OnChain:
         except ImportError:
             return load_artifact(name), "as it is checked in: no vyper is installed to compile it"
 
-    def _network(self, placed: "Placement", committee: list[tuple[Address, int]]) -> NetworkFile:
+    def _network(
+        self, placed: "Placement", committee: Sequence[tuple[Address, int]], bootstrap: Sequence[str]
+    ) -> NetworkFile:
         mor = self._token(placed)
         block = self._client.block_number()
         snapshot = self._client.snapshot(mor, (), block)
@@ -169,6 +173,7 @@ class OnChain:
             budget_wei=economics.budget(0, 0),
             reference_price_wei=self._file.reference_price_wei,
             listed=self._file.listed,
+            bootstrap=tuple(bootstrap),
         )
 
     def _token(self, placed: "Placement") -> Address:

@@ -15,6 +15,7 @@ from consensus.market.listing import MAX_MODELS
 from consensus.params import NetworkParams, Terms
 from contracts.budget import BOOTSTRAP_INTERVALS
 from contracts.typed_data import Address, Digest, Domain, Uint256
+from gossip.addresses import find_fault
 from gossip.errors import MessageError
 from gossip.messages import Signed, decode, encode
 from gossip.messages.committee import MAX_RANK, MAX_RANKED, DayOpening, ProviderRank
@@ -255,8 +256,8 @@ def check_network(path: Path, network: NetworkFile) -> None:
         if signer not in committee:
             raise ConfigInvalid(path, key, f"{to_hex(signer)} is not a member")
     for index, address in enumerate(network.bootstrap):
-        if not address.startswith("/") or "/p2p/" not in address:
-            raise ConfigInvalid(path, f"bootstrap[{index}]", f"{address!r} is not a multiaddr with /p2p/<peer id>")
+        if (fault := find_fault(address, names_peer=True)) is not None:
+            raise ConfigInvalid(path, f"bootstrap[{index}]", fault)
 
 
 def _check_positive(path: Path, key: str, value: int) -> None:

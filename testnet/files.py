@@ -12,7 +12,16 @@ import msgspec
 from consensus.params import economics_of
 from contracts.typed_data import Digest, Domain
 from inference.model_store import DEFAULT_MODEL
-from node.config import ChainAccess, ContractAddresses, ModelOffer, NodeFile, write_network, write_node
+from node.config import (
+    ChainAccess,
+    ContractAddresses,
+    Listen,
+    ModelOffer,
+    NodeFile,
+    load_network,
+    write_network,
+    write_node,
+)
 from node.network_file import NetworkFile
 from node.roles.secrets import SlotSecrets
 from testnet.errors import FolderTaken
@@ -34,6 +43,9 @@ DAYS_COMMITTED = (0, 1)
 
 CONTEXT_T = 1_024
 PROMPT_MAX_T = 512
+
+LOOPBACK = Listen(p2p=("/ip4/127.0.0.1/tcp/0",))
+"""Nodes of one machine: any free port, seen by nobody else."""
 
 
 @contextmanager
@@ -109,6 +121,12 @@ def write_network_file(genesis: Genesis, genesis_ms: int) -> None:
     write_network(genesis.network_path, network)
 
 
+def write_bootstrap(genesis: Genesis, multiaddrs: Sequence[str]) -> None:
+    """Add addresses to start from to network.toml, once they are known: whoever has the file finds the network."""
+    network = load_network(genesis.network_path)
+    write_network(genesis.network_path, msgspec.structs.replace(network, bootstrap=tuple(multiaddrs)))
+
+
 def node_file(genesis: Genesis, identity: Identity, bootstrap: Sequence[str], *, as_provider: bool = False) -> NodeFile:
     """What ``identity``'s node.toml says; ``as_provider`` where it is to sell though the plan doesn't say so."""
     node, engine = identity.node, genesis.plan.options.engine
@@ -130,6 +148,7 @@ def node_file(genesis: Genesis, identity: Identity, bootstrap: Sequence[str], *,
         keys=identity.files,
         roles=("full", "provider") if sells else node.roles,
         chain=ChainAccess(rpc_url=genesis.rpc_url if node.has_chain else "", timeout_s=10.0, poll_ms=500),
+        listen=LOOPBACK,
         bootstrap=tuple(bootstrap),
         models=(offer,) if sells else (),
     )
@@ -144,6 +163,6 @@ def write_node_file(identity: Identity, config: NodeFile, name: str = "node.toml
 
 def pin_address(config: NodeFile, multiaddrs: Sequence[str], others: Sequence[str]) -> NodeFile:
     """``config`` with the port that the node got, and all others to start from, so that it can be started again."""
-    own = next((address.partition("/p2p/")[0] for address in multiaddrs), config.listen.p2p)
+    own = tuple(address.partition("/p2p/")[0] for address in multiaddrs) or config.listen.p2p
     listen = msgspec.structs.replace(config.listen, p2p=own)
     return msgspec.structs.replace(config, listen=listen, bootstrap=tuple(others))

@@ -48,8 +48,8 @@ class Namespaces:
         if chain.rpc_url:
             port = urlsplit(chain.rpc_url).port
             chain = msgspec.structs.replace(chain, rpc_url=f"http://{LAUNCHER}:{port}")
-        if listen.p2p.startswith("/ip4/127.0.0.1/"):
-            listen = msgspec.structs.replace(listen, p2p=f"/ip4/{self._addresses[name]}/tcp/0")
+        if listen.p2p[0].startswith("/ip4/127.0.0.1/"):
+            listen = msgspec.structs.replace(listen, p2p=(f"/ip4/{self._addresses[name]}/tcp/0",))
         return msgspec.structs.replace(config, chain=chain, listen=listen)
 
     async def reach(self, name: str, ready: Ready) -> Ready:

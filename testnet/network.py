@@ -19,7 +19,16 @@ from inference.model_store import DEFAULT_MODEL, open_cache, pull
 from inference.synthetic import SyntheticEngine
 from testnet.control import ControlClient, Ready, connect, wait_ready
 from testnet.errors import ProcessDied
-from testnet.files import CACHE, MODEL_NAME, Genesis, node_file, pin_address, write_network_file, write_node_file
+from testnet.files import (
+    CACHE,
+    MODEL_NAME,
+    Genesis,
+    node_file,
+    pin_address,
+    write_bootstrap,
+    write_network_file,
+    write_node_file,
+)
 from testnet.funding import Deployment, balances, deploy_and_fund
 from testnet.keys import Identity, create_identity
 from testnet.places import LOOPBACK, Places
@@ -239,6 +248,7 @@ async def _start_all(
         nodes += await _start(genesis, supervisor, places, others, _addresses(nodes))
         bids = ", ".join(f"{i.name} bids {i.node.price_wei:,}" for i in genesis.of_kind("provider"))
         step.detail = f"{bids} wei per T"
+    write_bootstrap(genesis, _addresses([node for node in nodes if node.identity in members]))
     for node in nodes:
         others_addresses = _addresses([other for other in nodes if other is not node])
         config = pin_address(node_file(genesis, node.identity, ()), node.ready.multiaddrs, others_addresses)

@@ -13,6 +13,7 @@ from libp2p.abc import INetStream
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
+from multiaddr.utils import get_thin_waist_addresses  # type: ignore[import-untyped]  # as above
 
 from gossip.errors import AddressInUse, PeerUnreachable
 from gossip.hardening.host import LIBRARY_ERRORS, GuardedHost, StreamPipe
@@ -80,12 +81,16 @@ class Engine:
     # Life
 
     async def start(self, listen: Sequence[str]) -> tuple[str, ...]:
-        """Listen on multiaddrs; where it does, with real ports. Raises :class:`AddressInUse`."""
+        """Listen on multiaddrs; where it can be dialled, with real ports. Raises :class:`AddressInUse`.
+
+        An address that stands for all interfaces is told as those of each of them.
+        """
         for service in (self.swarm, self.pubsub, self.router):
             self.owner.run_task(service.run)
         await self.pubsub.wait_until_ready()
         await self.swarm.listen(*map(_listen_address, listen))
-        return tuple(str(address) for listener in self.swarm.listeners.values() for address in listener.get_addrs())
+        found = [address for listener in self.swarm.listeners.values() for address in listener.get_addrs()]
+        return tuple(dict.fromkeys(told for address in found for told in _dialled_as(address)))
 
     async def close(self) -> None:
         """Close every connection and socket, whatever happens around us."""
@@ -222,6 +227,12 @@ def parse_address(address: str) -> multiaddr.Multiaddr:
         return multiaddr.Multiaddr(address)
     except (ValueError, multiaddr.exceptions.Error) as error:
         raise PeerUnreachable(address, f"not a multiaddr: {error}") from error
+
+
+def _dialled_as(address: multiaddr.Multiaddr) -> tuple[str, ...]:
+    """``address``, or where it stands for all interfaces those of each; loopback's where there is no other."""
+    told = tuple(str(each) for each in get_thin_waist_addresses(address))
+    return told or (str(address).replace("/ip4/0.0.0.0/", "/ip4/127.0.0.1/").replace("/ip6/::/", "/ip6/::1/"),)
 
 
 def _listen_address(address: str) -> multiaddr.Multiaddr:

@@ -162,12 +162,15 @@ class GuardedSwarm(Swarm):
 
     async def _dial_in_turn(self, peer_id: ID, addresses: Sequence[Multiaddr]) -> INetConn:
         failure: Exception = SwarmException(f"no known addresses of {peer_id}")
+        reasons: list[str] = []
         for address in addresses:
             try:
                 return await self.dial_addr(address, peer_id)
             except Exception as error:  # noqa: BLE001  # the supervisor of handshakes, as above
                 failure = error
-        raise SwarmException(str(failure) or type(failure).__name__) from failure
+                # the library says that it failed, and keeps why as the cause
+                reasons.append(f"{address}: {error.__cause__ or error}")
+        raise SwarmException("; ".join(reasons) or str(failure)) from failure
 
     async def dial_peer(self, peer_id: ID) -> list[INetConn]:
         """What the library calls when it wants a stream to a peer that isn't connected."""

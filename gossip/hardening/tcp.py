@@ -29,6 +29,14 @@ _ACCEPT_PAUSE = 0.1
 """Seconds to wait where the system is out of file descriptors."""
 
 
+_RESOLVE_S = 5.0
+_FAMILIES = {"dns": trio.socket.AF_UNSPEC, "dns4": trio.socket.AF_INET, "dns6": trio.socket.AF_INET6}
+
+
+def _names(maddr: Multiaddr) -> set[str]:
+    return {protocol.name for protocol in maddr.protocols()}
+
+
 class BufferedTcp(ReadWriteCloser):
     """A TCP stream: one system call fills the buffer for many small reads."""
 
@@ -86,7 +94,7 @@ class ExclusiveListener(IListener):
 
     async def listen(self, maddr: Multiaddr) -> None:
         """Raises :class:`AddressInUse` where the address is taken or not this machine's."""
-        names = {protocol.name for protocol in maddr.protocols()}
+        names = _names(maddr)
         if not names & {"ip4", "ip6"}:
             raise AddressInUse(str(maddr), "only IP addresses can be listened on")
         host = maddr.value_for_protocol("ip6" if "ip6" in names else "ip4")
@@ -137,6 +145,28 @@ class Tcp(TCP):
     def __init__(self, owner: Supervisor) -> None:
         super().__init__()
         self._owner = owner
+
+    async def dial(self, maddr: Multiaddr) -> IRawConnection:
+        """Connect; a DNS name is resolved anew at each dial, by the system's own resolver and its hosts file."""
+        kind = next((kind for kind in _FAMILIES if kind in _names(maddr)), None)
+        if kind is None:
+            return await self._dial_resolved(maddr)
+        name = str(maddr.value_for_protocol(kind))
+        port = int(maddr.value_for_protocol("tcp"))
+        failure: Exception | None = None
+        try:
+            with trio.fail_after(_RESOLVE_S):
+                found = await trio.socket.getaddrinfo(name, port, _FAMILIES[kind], trio.socket.SOCK_STREAM)
+        except trio.TooSlowError as error:
+            raise OpenConnectionError(f"{name} was not resolved within {_RESOLVE_S:g} s") from error
+        except OSError as error:
+            raise OpenConnectionError(f"{name} cannot be resolved: {error.strerror or error}") from error
+        for host in dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found):
+            try:
+                return await self._dial_resolved(Multiaddr(f"/ip{6 if ':' in host else 4}/{host}/tcp/{port}"))
+            except OpenConnectionError as error:
+                failure = error
+        raise OpenConnectionError(f"{name}: {failure or 'has no address'}") from failure
 
     async def _dial_resolved(self, maddr: Multiaddr, source: tuple[str, int] | None = None) -> IRawConnection:
         raw = await super()._dial_resolved(maddr, source)

@@ -7,6 +7,9 @@ import msgspec
 from contracts.typed_data import Address, Digest
 from gossip.messages.base import U64, Payload, Text, Unit
 
+MAX_MULTIADDRS = 8
+"""Addresses in one record."""
+
 
 class NodeRecord(Payload, frozen=True):
     """Binds a MOR address to a libp2p host (S9). The highest ``sequence`` of an address wins."""
@@ -17,7 +20,7 @@ class NodeRecord(Payload, frozen=True):
     peer_id: Text
     roles: Annotated[tuple[Text, ...], msgspec.Meta(max_length=8)]
     """Of ``full``, ``provider``, ``member``."""
-    multiaddrs: Annotated[tuple[Text, ...], msgspec.Meta(max_length=8)]
+    multiaddrs: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_MULTIADDRS)]
     sequence: U64
     expires_ms: U64
 

@@ -7,7 +7,7 @@ import trio
 from contracts.typed_data import Address
 from gossip.errors import TransportError
 from gossip.messages import Signed, encode, sign
-from gossip.messages.records import NodeRecord
+from gossip.messages.records import MAX_MULTIADDRS, NodeRecord
 from node.context import Node, now_ms
 from node.roles.public import PublicState
 
@@ -15,6 +15,9 @@ RECORD_LIFE_MS = 600_000
 """A node record is valid for so long and renewed at half of it."""
 
 DIAL_EVERY_S = 2.0
+
+LONELY_S = 10.0
+"""A node that has addresses to start from and no peer for so long says why."""
 
 
 class Peers:
@@ -24,8 +27,10 @@ class Peers:
         self._node = node
         self._public = public
         self._roles = tuple(sorted(roles))
-        self._bootstrap = tuple(bootstrap)
+        self._bootstrap = tuple(dict.fromkeys(bootstrap))
         self._record = self._sign_record()
+        self._failures: dict[str, str] = {}
+        """Why the last dial to each bootstrap address failed."""
 
     @property
     def record(self) -> Signed[NodeRecord]:
@@ -40,6 +45,7 @@ class Peers:
         """Announce and dial for ever. A user agent announces nothing: its MOR address stays its own (S34)."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._dial_bootstrap)
+            nursery.start_soon(self._watch_loneliness)
             nursery.start_soon(self._dial_committee)
             if "user" not in self._roles:
                 self._public.add(self._record)
@@ -52,7 +58,7 @@ class Peers:
             address=self._node.address,
             peer_id=self._node.network.peer_id,
             roles=self._roles,
-            multiaddrs=self._node.network.multiaddrs,
+            multiaddrs=self._node.network.multiaddrs[:MAX_MULTIADDRS],
             sequence=now,
             expires_ms=now + RECORD_LIFE_MS,
         )
@@ -76,8 +82,27 @@ class Peers:
     async def _keep_connected(self, multiaddr: str) -> None:
         peer = multiaddr.rsplit("/p2p/", 1)[-1]
         while True:
-            await self._dial(peer, (multiaddr,))
+            failure = await self._dial(peer, (multiaddr,))
+            if failure is None:
+                self._failures.pop(multiaddr, None)
+            else:
+                self._failures[multiaddr] = failure
             await trio.sleep(DIAL_EVERY_S)
+
+    async def _watch_loneliness(self) -> None:
+        """Say when there is a first peer, and say why where there is none. The first node of a network has nobody to
+        look for."""
+        log, since = self._node.log, trio.current_time()
+        was_alone = True
+        while True:
+            await trio.sleep(DIAL_EVERY_S)
+            if self._node.network.peers() or not self._bootstrap:
+                if was_alone:
+                    log.info("ready", peers=len(self._node.network.peers()))
+                was_alone, since = False, trio.current_time()
+            elif trio.current_time() >= since + LONELY_S:
+                log.warning("no peer", for_s=round(trio.current_time() - since), tried=dict(self._failures))
+                was_alone, since = True, trio.current_time()
 
     async def _dial_committee(self) -> None:
         """Every node talks to members directly: users and providers for matches and filings, all for batches."""
@@ -88,11 +113,16 @@ class Peers:
                     await self._dial(record.payload.peer_id, record.payload.multiaddrs)
             await trio.sleep(DIAL_EVERY_S)
 
-    async def _dial(self, peer: str, multiaddrs: tuple[str, ...]) -> None:
-        """Connect unless there is a connection; peer id and addresses are another's words and may be no such thing."""
+    async def _dial(self, peer: str, multiaddrs: tuple[str, ...]) -> str | None:
+        """Connect unless there is a connection; why there is none afterwards.
+
+        Peer id and addresses are another's words and may be no such thing.
+        """
         network = self._node.network
         try:
             if peer != network.peer_id and not network.is_connected(peer):
                 await network.connect(multiaddrs, timeout=5)
         except TransportError as error:
             self._node.log.debug("dial failed", reason=str(error))
+            return str(error)
+        return None

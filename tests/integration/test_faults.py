@@ -158,6 +158,7 @@ def _user_with_a_new_key(network: LocalNetwork, folder: Path) -> Path:
             data_dir=folder / "data",
             keys=keys,
             roles=("full", "user"),
+            listen=guest.listen,
             bootstrap=guest.bootstrap,
         ),
     )

@@ -143,7 +143,7 @@ def test_a_port_in_use_is_named(network: LocalNetwork) -> None:
         port = taken.getsockname()[1]
         config = network.folder / "guest" / "node.toml"
         control = _run(network, "run", "--config", str(config), "--set", f"listen.control_port={port}")
-        p2p = _run(network, "run", "--config", str(config), "--set", f"listen.p2p=/ip4/127.0.0.1/tcp/{port}")
+        p2p = _run(network, "run", "--config", str(config), "--set", f'listen.p2p=["/ip4/127.0.0.1/tcp/{port}"]')
     _is_one_clear_error(control, str(port), "in use")
     _is_one_clear_error(p2p, str(port), "in use")
 

@@ -144,7 +144,7 @@ def main(config: Path) -> None:
         "pid": os.getpid(),
         "peer_id": "peer",
         "address": address(home),
-        "multiaddrs": [f"/ip4/127.0.0.1/tcp/{server.server_address[1]}/p2p/peer"],
+        "multiaddrs": [f"/ip4/127.0.0.1/tcp/{server.server_address[1]}/p2p/12D3KooWStandin"],
         "control_url": url,
         "gateway_url": url if home.name == "user" else None,
     }

@@ -117,7 +117,7 @@ def check_files(folder: Path) -> None:
     assert len(network.commitments) == 8
     member = load_node(folder / "member-1" / "node.toml")
     ready = json.loads((folder / "member-1" / "data" / "ready.json").read_text())
-    assert ready["multiaddrs"][0].startswith(member.listen.p2p + "/p2p/")
+    assert ready["multiaddrs"][0].startswith(member.listen.p2p[0] + "/p2p/")
     assert len(member.bootstrap) == 7
     assert ready["multiaddrs"][0] in load_node(folder / "guest" / "node.toml").bootstrap
     guest = load_node(folder / "guest" / "provider.toml")
