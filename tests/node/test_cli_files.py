@@ -49,6 +49,12 @@ NEEDS_NO_FILE = {("model", "pull"), ("testnet", "up"), ("testnet", "chaos"), ("t
 STATES = ("missing", "folder", "garbage", "foreign", "empty")
 
 
+@pytest.fixture(autouse=True)
+def logs_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Running a node sets up the whole process's logs, which is not for other tests to find."""
+    monkeypatch.setattr("node.logging.configure", lambda *_: None)
+
+
 def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
     cli._add_groups()
 
