@@ -220,12 +220,8 @@ class Allowances:
             detail = f"index {rfc.index} is below {session.next_index}, the lowest unused one"
             raise RfcRefused("index_used", detail, session.left)
         if not 0 < rfc.token_max <= session.left:
-            is_momentary = 0 < rfc.token_max <= session.left + session.reserved
             detail = f"TokenMax is {rfc.token_max} T, {session.left} T are left"
-            if session.reserved:
-                detail += f", {session.reserved} T are held by RFCs that are not settled, {session.spent} T are used"
-            code = "allowance_held" if is_momentary else "token_max_over_allowance"
-            raise RfcRefused(code, detail, session.left)
+            raise RfcRefused("token_max_over_allowance", detail, session.left)
         session.reserved += rfc.token_max
         session.next_index = rfc.index + 1
 

@@ -36,11 +36,6 @@ MAX_KEYS = 64
 KEY_IS_TAKEN = frozenset({"index_used", "wrong_router"})
 """Refusals of a pass after which another session key helps: an earlier run got one for it from another router."""
 
-ALLOWANCE_HELD = "allowance_held"
-"""The refusal of an RFC that the allowance could hold, were it not for others that run now."""
-
-_ALLOWANCE_SPENT = frozenset({"token_max_over_allowance", "allowance_used"})
-
 BALANCE_EVERY_S = 2.0
 """How often is looked whether a new day's snapshot is known."""
 
@@ -111,9 +106,6 @@ class Access:
         self._lock = trio.Lock()
         self._day = _Day(-1)
         self._balance: tuple[int, int] | None = None
-        self._held: dict[tuple[Address, int], int] = {}
-        """Session key and index of each RFC that runs, to its TokenMax."""
-        self._returned = trio.Event()
 
     def day(self) -> int:
         """Today."""
@@ -162,8 +154,7 @@ class Access:
         """A wallet for an RFC of ``tokens`` T and the index to use. Raises :class:`AccessRefused`, GossipError.
 
         Where the rest of UserMax can't hold ``tokens`` a wallet is given all the same: it is the router that refuses
-        (S36). The code is :data:`ALLOWANCE_HELD` where T that others hold are missing; :meth:`returned` tells when some
-        of them are back. :meth:`end` has to be called with wallet and index once the RFC is over.
+        (S36).
         """
         async with self._lock:
             day = self._node.terms.params.day_of(self._node.slot())
@@ -171,59 +162,16 @@ class Access:
                 self._day = _Day(day)
             wallet = next((held for held in self._day.wallets if held.left >= tokens and self._is_good(held)), None)
             if wallet is None:
-                wallet = await self._grant_unless_held(day, tokens)
+                wallet = await self._grant(day, tokens)
                 self._day.wallets.append(wallet)
-                if wallet.left < tokens and self._holds_enough(tokens):
-                    raise self._held_refusal(tokens, wallet.left)
             index = wallet.next_index
             wallet.next_index += 1
             wallet.left -= tokens
-            self._held[wallet.key.address, index] = tokens
             return wallet, index
-
-    async def _grant_unless_held(self, day: int, tokens: int) -> Wallet:
-        """A new wallet. Raises as :meth:`reserve`."""
-        try:
-            return await self._grant(day, tokens)
-        except AccessRefused as refused:
-            if refused.code in _ALLOWANCE_SPENT and self._holds_enough(tokens):
-                raise self._held_refusal(tokens, refused.allowance_left) from refused
-            raise
-
-    def _held_refusal(self, tokens: int, left: int) -> AccessRefused:
-        held = self.held()
-        running = f"{held} T are held by {len(self._held)} requests that run"
-        detail = f"{tokens} T were asked for; {running}, {self.used() - held} T are used today"
-        return AccessRefused(ALLOWANCE_HELD, detail, left)
-
-    def _holds_enough(self, tokens: int) -> bool:
-        """Whether one wallet could hold ``tokens`` if the RFCs that run used nothing."""
-        of_key: dict[Address, int] = {}
-        for (key, _), held in self._held.items():
-            of_key[key] = of_key.get(key, 0) + held
-        return any(wallet.left + of_key.get(wallet.key.address, 0) >= tokens for wallet in self._day.wallets)
-
-    def held(self) -> int:
-        """T that RFCs hold which run now: a part of :meth:`used` that may come back."""
-        return sum(self._held.values())
-
-    def end(self, wallet: Wallet, index: int) -> None:
-        """An RFC is over: what it held is used, or was given back."""
-        self._held.pop((wallet.key.address, index), None)
-        self._tell_returned()
 
     def give_back(self, wallet: Wallet, tokens: int) -> None:
         """Return T that an RFC reserved and did not use."""
         wallet.left += tokens
-        self._tell_returned()
-
-    def returned(self) -> trio.Event:
-        """Set the next time that T come back, or that an RFC ends."""
-        return self._returned
-
-    def _tell_returned(self) -> None:
-        self._returned.set()
-        self._returned = trio.Event()
 
     def discard(self, wallet: Wallet) -> None:
         """Forget a pass whose router is gone or disagrees; the next RFC asks for another."""

@@ -8,8 +8,7 @@ from gossip.errors import GossipError
 from inference.engine import Piece
 from inference.errors import SessionError
 from inference.session.client import ClientSession, SessionOutcome
-from node.api.backend import Allowance, QueuePlace, RateLimit
-from node.api.openai_answers import rate_limit_headers
+from node.api.backend import QueuePlace
 from node.roles import refusals
 from node.roles.asking import Opened
 
@@ -34,15 +33,15 @@ GoOn = Callable[["UserAnswer", SessionError | GossipError], Awaitable[Leg | None
 
 
 class UserAnswer:
-    """What :class:`node.api.backend.Answer` asks for. ``allowance`` is of the day, as it was when the answer began."""
+    """What :class:`node.api.backend.Answer` asks for. ``tokens_left`` is of the day, None where nobody here knows."""
 
-    def __init__(self, leg: Leg, allowance: Allowance, go_on: GoOn) -> None:
+    def __init__(self, leg: Leg, tokens_left: int | None, go_on: GoOn) -> None:
         self.rfc_id = leg.rfc_id
         self.provider: Address = leg.provider
         self._ticket = leg.opened.matched.ticket.payload
         self._opened = leg.opened
         self._legs = [leg]
-        self._allowance = allowance
+        self._tokens_left = tokens_left
         self._go_on = go_on
         self._is_full = False
         self._text: list[str] = []
@@ -95,10 +94,8 @@ class UserAnswer:
         if (queued := self._opened.queued) is not None:
             headers |= QueuePlace(queued.position, queued.waiting, queued.expected_ms).headers()
             headers["x-yellowstone-queue-waited-ms"] = str(self._opened.match_ms)
-        allowance = self._allowance
-        if allowance.limit_tokens is not None and allowance.remaining_tokens is not None:
-            limit = RateLimit(allowance.limit_tokens, allowance.remaining_tokens, allowance.reset_s)
-            headers |= rate_limit_headers(limit) | {"x-yellowstone-tokens-left": str(limit.remaining_tokens)}
+        if self._tokens_left is not None:
+            headers["x-yellowstone-tokens-left"] = str(self._tokens_left)
         return headers
 
     async def pieces(self) -> AsyncIterator[Piece]:

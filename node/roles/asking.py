@@ -14,7 +14,7 @@ from gossip.messages.router import Matched, Queued, RfcAsk
 from gossip.streams import FrameStream
 from gossip.topics import SESSION
 from inference.session.query import compute_prompt_bytes
-from node.api.backend import BackendError, ChatRequest, ModelCard, RateLimit
+from node.api.backend import BackendError, ChatRequest, ModelCard
 from node.context import Node, now_ms
 from node.roles import refusals
 from node.roles.access import ASK_S, Access, AccessRefused, Wallet, send_ask, take_answer
@@ -27,10 +27,6 @@ RFC_DEADLINE_MS = 20_000
 
 GO_ON_DEADLINE_MS = 5_000
 """The same for the rest of an answer that broke off: its client is reading."""
-
-HELD_AGAIN_S = 1.0
-"""How long until T that others held are asked for again, where this agent hears of none that came back: its router
-keeps a reservation until the session is settled."""
 
 TEMPLATE_T = 16
 """T that a chat template adds for each message, generously."""
@@ -51,10 +47,6 @@ class Opened:
     """Where the RFC stood in its router's queue when it was first told; None where it did not wait."""
     match_ms: int = 0
     """From the request to the match."""
-
-
-def _deadline_ms(request: ChatRequest) -> int:
-    return GO_ON_DEADLINE_MS if request.prefix else RFC_DEADLINE_MS
 
 
 Abandon = Callable[[Matched, Wallet, bool], None]
@@ -83,32 +75,15 @@ class Asking:
         """Takes back for ever the RFCs whose clients leave."""
 
     async def open(self, request: ChatRequest, card: ModelCard) -> Opened:
-        """Match and dial. A pass that turns out to be dead is replaced: the client need not know of passes.
-
-        T that other requests hold are waited for, as long as an RFC might wait. Raises :class:`BackendError`.
-        """
-        ends = trio.current_time() + _deadline_ms(request) / 1_000
-        tries_left = PASS_TRIES
-        while True:
+        """Match and dial. A pass that turns out to be dead is replaced: the client need not know of passes."""
+        for tries_left in reversed(range(PASS_TRIES)):
             try:
                 return await self._try_open(request, card)
             except AccessRefused as error:
-                if error.code in refusals.MAY_COME_BACK and trio.current_time() < ends:
-                    # taken after this try, which gave its own T back
-                    returned = self._access.returned()
-                    with trio.move_on_at(min(ends, trio.current_time() + HELD_AGAIN_S)):
-                        await returned.wait()
-                    continue
-                tries_left -= 1
                 if error.code not in refusals.PASS_IS_DEAD or not tries_left:
-                    raise self._refusal(error) from error
+                    raise refusals.refusal_error(error, self._access.reset_s()) from error
                 self._node.log.info("pass is dead", code=error.code, reason=error.detail)
-
-    def _refusal(self, refused: AccessRefused) -> BackendError:
-        error, most = refusals.refusal_error(refused, self._access.reset_s()), self._access.user_max()
-        if error.status == 429 and most is not None:
-            error.limit = RateLimit(most, max(0, most - self._access.used()), self._access.reset_s())
-        return error
+        raise RuntimeError("the loop above returns or raises")
 
     async def _try_open(self, request: ChatRequest, card: ModelCard) -> Opened:
         """Raises :class:`BackendError` or :class:`AccessRefused`."""
@@ -129,8 +104,6 @@ class Asking:
             is_refused = True
             raise
         finally:
-            if stream is None:
-                self._access.end(wallet, rfc.payload.index)
             if matched is None and not is_refused:
                 self._withdrawing.leave(rfc, wallet)
             elif matched is None:
@@ -160,7 +133,6 @@ class Asking:
                 raise AccessRefused("no_router", f"the home router is out of reach: {error}", 0) from error
             finally:
                 if not sent:  # not to the end, as far as this side knows
-                    self._access.end(wallet, index)
                     self._withdrawing.leave(rfc, wallet)
             return wallet, rfc, asked
 
@@ -173,7 +145,7 @@ class Asking:
             unit=Unit.TEXT_TOKEN,
             token_max=request.max_tokens,
             prompt_bound=self._prompt_bound(request, card.model_id),
-            deadline_ms=now_ms() + _deadline_ms(request),
+            deadline_ms=now_ms() + (GO_ON_DEADLINE_MS if request.prefix else RFC_DEADLINE_MS),
         )
         return sign(rfc, wallet.key, self._node.terms.domain)
 

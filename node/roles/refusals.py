@@ -6,9 +6,6 @@ from inference.session.stream import Code
 from node.api.backend import BackendError, QueuePlace
 from node.roles.access import AccessRefused
 
-MAY_COME_BACK = frozenset({"allowance_held", "budget_held"})
-"""Refusals for want of T or wei that RFCs hold which run now: to be waited for, not told as an exhausted day."""
-
 PASS_IS_DEAD = frozenset({"wrong_router", "wrong_day", "index_used", "no_router", "no_quorum"})
 """Refusals after which another pass helps; ``no_router`` is the agent's own word for a router out of reach."""
 
@@ -16,8 +13,6 @@ _BY_CODE: dict[str, tuple[int, str, str]] = {
     "unknown_model": (404, "model_not_found", "invalid_request_error"),
     "model_not_listed": (404, "model_not_listed", "invalid_request_error"),
     "token_max_over_allowance": (429, "token_max_over_allowance", "insufficient_quota"),
-    "allowance_held": (429, "allowance_held", "rate_limit_error"),
-    "budget_held": (429, "budget_held", "rate_limit_error"),
     "allowance_used": (429, "allowance_used", "insufficient_quota"),
     "budget_spent": (429, "budget_spent", "insufficient_quota"),
     "no_balance": (403, "no_balance", "insufficient_quota"),
@@ -52,16 +47,7 @@ ANOTHER_MAY_SERVE = frozenset(
 """Ends before the first T after which another provider is asked; the prompt itself is in none of them the reason."""
 
 
-_RETRY_S = {
-    "allowance_held": 1,
-    "budget_held": 1,
-    "busy": 1,
-    "no_quorum": 1,
-    "expired": 1,
-    "no_router": 1,
-    "no_provider": 5,
-    "too_few_providers": 5,
-}
+_RETRY_S = {"busy": 1, "no_quorum": 1, "expired": 1, "no_router": 1, "no_provider": 5, "too_few_providers": 5}
 
 
 ANOTHER_MAY_GO_ON = frozenset(

@@ -153,7 +153,8 @@ class UserAgent:
 
         async with legs:
             leg = await self._first_to_answer(legs, request, card)
-            yield UserAnswer(leg, await self.allowance(), go_on)
+            left = (await self.allowance()).remaining_tokens
+            yield UserAnswer(leg, left, go_on)
 
     async def _go_on(
         self,
@@ -275,7 +276,6 @@ class UserAgent:
             passed=passed,
         )
         charged = 1 if session is None or outcome is None else self._charged_at_most(outcome)
-        self._access.end(opened.wallet, opened.rfc.payload.index)
         self._access.give_back(opened.wallet, ticket.payload.token_max - min(ticket.payload.token_max, charged))
         # Whoever reads the pieces may have dealt with the failure inside the session.
         # A client may leave as soon as it has read the end.
