@@ -175,8 +175,7 @@ class _Completions:
             else:
                 response = _error_response(error)
         if response is not None:
-            with trio.CancelScope(shield=True):  # as in _send_body
-                await response(scope, receive, send)
+            await response(scope, receive, send)
 
     @asynccontextmanager
     async def _reserve(self, key: ApiKey | None, tokens: int) -> AsyncIterator[Reservation]:
@@ -255,7 +254,6 @@ def _stream_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     headers = {
         "content-type": "text/event-stream; charset=utf-8",
         "cache-control": "no-cache",
-        "x-accel-buffering": "no",  # nginx would otherwise hold words back until a buffer is full
         "x-should-retry": "false",
         **headers,
     }
@@ -263,14 +261,7 @@ def _stream_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 async def _send_body(send: Send, data: bytes, *, more: bool = True) -> None:
-    """Send a part of the body; without ``more`` the exchange ends with it.
-
-    Within the last send the server tells whoever receives that the client is gone. The watcher then cancels this very
-    task, and the connection is neither closed nor made ready for the next request. So the last send is shielded; the
-    server bounds how long it may take.
-    """
-    with trio.CancelScope(shield=not more):
-        await send({"type": "http.response.body", "body": data, "more_body": more})
+    await send({"type": "http.response.body", "body": data, "more_body": more})
 
 
 async def _send_last(error: BackendError, scope: Scope, receive: Receive, send: Send) -> None:

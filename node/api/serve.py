@@ -33,9 +33,6 @@ CONNECTIONS = 128
 WRITE_S = 20.0
 """A client that reads nothing for so long is gone."""
 
-KEEP_ALIVE_S = 30.0
-"""A connection without a request is closed after so long."""
-
 GRACE_S = 3.0
 """How long answers under way may still take once the server stops."""
 
@@ -58,19 +55,14 @@ class Served:
 
 
 async def serve(
-    app: ASGIApp,
-    what: str,
-    port: int = 0,
-    *,
-    keep_alive_s: float = KEEP_ALIVE_S,
-    task_status: trio.TaskStatus[Served] = trio.TASK_STATUS_IGNORED,
+    app: ASGIApp, what: str, port: int = 0, *, task_status: trio.TaskStatus[Served] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve ``app`` on 127.0.0.1 until cancelled; for ``nursery.start``, which returns a :class:`Served`.
 
     ``what`` names the server in errors and logs; port 0 takes any free one. Raises :class:`AddressInUse`.
     """
     async with _listening(what, port) as (served, listener), trio.open_nursery() as connections:
-        server = _Server(app, what, keep_alive_s)
+        server = _Server(app, what)
         task_status.started(served)
         try:
             await trio.serve_listeners(server.handle, [listener], handler_nursery=connections)
@@ -82,10 +74,10 @@ async def serve(
 class _Server:
     """What the connections of one app share."""
 
-    def __init__(self, app: ASGIApp, what: str, keep_alive_s: float) -> None:
+    def __init__(self, app: ASGIApp, what: str) -> None:
         self._what = what
         self._app = ASGIWrapper(LoopbackOnly(app))  # type: ignore[arg-type]  # starlette's and hypercorn's ASGI types differ
-        self._config = _config(keep_alive_s)
+        self._config = _config()
         self._state = LifespanState({})
         self._open: dict[trio.SocketStream, trio.CancelScope] = {}
         self._context = WorkerContext(None)
@@ -176,12 +168,12 @@ async def _listening(what: str, port: int) -> AsyncIterator[tuple[Served, trio.S
         yield Served(HOST, raw.getsockname()[1]), listener
 
 
-def _config(keep_alive_s: float) -> Config:
+def _config() -> Config:
     config = Config()
     config.include_server_header = False
     config.errorlog = logging.getLogger("hypercorn.error")
     config.accesslog = None
-    config.keep_alive_timeout = keep_alive_s
+    config.keep_alive_timeout = 30
     config.ssl_handshake_timeout = 1
     return config
 
