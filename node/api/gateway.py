@@ -254,6 +254,7 @@ def _stream_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     headers = {
         "content-type": "text/event-stream; charset=utf-8",
         "cache-control": "no-cache",
+        "x-accel-buffering": "no",  # or nginx gathers the tokens
         "x-should-retry": "false",
         **headers,
     }
