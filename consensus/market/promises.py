@@ -47,6 +47,10 @@ class Promises:
         own = self._issued_t.get(day, 0) * reference_price_wei - self._credited.get(day, 0)
         return min(own, budget_left_wei) - outstanding
 
+    def outstanding(self, day: int) -> int:
+        """What is promised of ``day`` for tickets that no batch has settled: what these are not credited comes back."""
+        return self._outstanding.get(day, 0)
+
     def forget_before(self, day: int) -> None:
         """Drop what was issued for earlier days; tickets of theirs are dropped when they are settled."""
         self._issued_t = {of: tokens for of, tokens in self._issued_t.items() if of >= day}
