@@ -30,6 +30,9 @@ GO_ON_DEADLINE_MS = 5_000
 HELD_PAUSE_S = 0.25
 """After so long is a router asked again that holds for others what an RFC wants, by one request of a user at a time."""
 
+LEAST_RFC_S = 2.0
+"""An RFC that is put again with no more time than this would come back as expired: its client hears why it waited."""
+
 TEMPLATE_T = 16
 """T that a chat template adds for each message, generously."""
 
@@ -74,28 +77,35 @@ class Asking:
         What others hold of allowance or budget at the moment is waited for, as long as the RFC may wait altogether.
         """
         patience_s = (GO_ON_DEADLINE_MS if request.prefix else RFC_DEADLINE_MS) / 1_000
+        began = trio.current_time()
+        ends = began + patience_s
         tries_left = PASS_TRIES
         while True:
             try:
                 return await self._try_open(request, card, patience_s)
             except AccessRefused as error:
-                if error.code in refusals.HELD and (patience_s := await self._wait_for_held(error, patience_s)) > 0:
-                    continue
+                if error.code in refusals.HELD:
+                    await self._wait_for_held(error, began, ends - LEAST_RFC_S)
+                    patience_s = ends - trio.current_time()
+                    if patience_s > LEAST_RFC_S:
+                        continue
                 tries_left -= 1
                 if error.code not in refusals.PASS_IS_DEAD or not tries_left:
                     raise refusals.refusal_error(error, self._access.reset_s(), self._access.limit()) from error
                 self._node.log.info("pass is dead", code=error.code, reason=error.detail)
 
-    async def _wait_for_held(self, held: AccessRefused, patience_s: float) -> float:
-        """Until some of what is held may be free; what is left of ``patience_s`` then, at most 0 where none is."""
-        ends = trio.current_time() + patience_s
+    async def _wait_for_held(self, held: AccessRefused, began: float, ends: float) -> None:
+        """Until some of what is held may be free, or until ``ends``, on trio's clock.
+
+        The longer ago a request ``began``, the less often it asks a router: each time is another RFC that others hear.
+        """
         with trio.move_on_at(ends):
             if isinstance(held, AllowanceHeld):
                 await held.freed.wait()
             else:  # a report is on its way to the router, or waits for its batch there
+                await trio.sleep((trio.current_time() - began) / 4)
                 async with self._asking_again:
                     await trio.sleep(HELD_PAUSE_S)
-        return ends - trio.current_time()
 
     async def _try_open(self, request: ChatRequest, card: ModelCard, patience_s: float) -> Opened:
         """Raises :class:`BackendError` or :class:`AccessRefused`."""

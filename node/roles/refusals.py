@@ -9,7 +9,7 @@ from node.roles.access import AccessRefused
 PASS_IS_DEAD = frozenset({"wrong_router", "wrong_day", "index_used", "no_router", "no_quorum"})
 """Refusals after which another pass helps; ``no_router`` is the agent's own word for a router out of reach."""
 
-HELD = frozenset({"allowance_held", "budget_held"})
+HELD = frozenset({"allowance_held", "budget_held", "pair_held"})
 """Refusals for want of what other RFCs hold for the moment: the same RFC may be served once these have ended."""
 
 _BY_CODE: dict[str, tuple[int, str, str]] = {
@@ -23,6 +23,7 @@ _BY_CODE: dict[str, tuple[int, str, str]] = {
     "no_balance": (403, "no_balance", "insufficient_quota"),
     "prompt_over_limit": (400, "context_length_exceeded", "invalid_request_error"),
     "unit_unsupported": (400, "unit_unsupported", "invalid_request_error"),
+    "pair_held": (429, "pair_held", "tokens"),
     "pair_capped": (429, "pair_capped", "insufficient_quota"),
     "too_few_providers": (503, "too_few_providers", "server_error"),
     "no_provider": (503, "no_provider", "server_error"),
@@ -55,6 +56,7 @@ ANOTHER_MAY_SERVE = frozenset(
 _RETRY_S = {
     "allowance_held": 1,
     "budget_held": 1,
+    "pair_held": 1,
     "busy": 1,
     "no_quorum": 1,
     "expired": 1,
