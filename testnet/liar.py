@@ -50,8 +50,8 @@ def use_indexes_twice() -> None:
     """Gossip a second RFC with each index."""
     honest: Any = Asking._send_rfc  # what is replaced
 
-    async def send_rfc(self: Any, request: ChatRequest, card: ModelCard) -> Any:
-        wallet, rfc, stream = await honest(self, request, card)
+    async def send_rfc(self: Any, request: ChatRequest, card: ModelCard, patience_s: float) -> Any:
+        wallet, rfc, stream = await honest(self, request, card, patience_s)
         double = sign(
             msgspec.structs.replace(rfc.payload, token_max=rfc.payload.token_max + 1),
             wallet.key,

@@ -90,9 +90,8 @@ class Allowances:
         left = access.user_max(account.max_t, account.supply_wei, balance_wei) - sum(counted.values())
         allowance = access.round_allowance(min(request.tokens or left, left, access.MAX_ALLOWANCE))
         if allowance <= 0 or request.tokens > left:
-            raise PassRefused(
-                "token_max_over_allowance", f"{max(0, left)} T are left of UserMax, {request.tokens} asked"
-            )
+            asked = f"{request.tokens} were asked for" if request.tokens else "the rest of it was asked for"
+            raise PassRefused("token_max_over_allowance", f"{max(0, left)} T are left of UserMax, {asked}")
         if len(self._sessions) >= MAX_SESSIONS or len(issued) >= MAX_PASSES_PER_USER:
             raise PassRefused("busy", f"{len(issued)} passes for this user today, {len(self._sessions)} in all")
         commitment = access.pass_commitment(user, salt)
@@ -211,7 +210,11 @@ class Allowances:
         return sum(of_user.values())
 
     def reserve(self, rfc: Rfc) -> None:
-        """Set ``token_max`` aside. Raises :class:`RfcRefused` and then changes nothing (S36)."""
+        """Set ``token_max`` aside. Raises :class:`RfcRefused` and then changes nothing (S36).
+
+        Of what is short, T used are gone for the day (token_max_over_allowance), T held for RFCs that have not ended
+        may come back (allowance_held).
+        """
         session = self._sessions.get(rfc.session_key)
         if session is None or session.access_pass != rfc.access_pass.payload:
             raise RfcRefused("wrong_router", "the pass is not one that this router has issued")
@@ -221,7 +224,9 @@ class Allowances:
             raise RfcRefused("index_used", detail, session.left)
         if not 0 < rfc.token_max <= session.left:
             detail = f"TokenMax is {rfc.token_max} T, {session.left} T are left"
-            raise RfcRefused("token_max_over_allowance", detail, session.left)
+            if not 0 < rfc.token_max <= session.left + session.reserved:
+                raise RfcRefused("token_max_over_allowance", detail, session.left)
+            raise RfcRefused("allowance_held", f"{detail}, {session.reserved} T are held for other RFCs", session.left)
         session.reserved += rfc.token_max
         session.next_index = rfc.index + 1
 

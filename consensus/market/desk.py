@@ -77,8 +77,9 @@ class Desk:
 
         An RFC that is here already, or has its answer, is left as it is: ask :meth:`outcome`. Raises
         :class:`RfcRefused` with wrong_router, unit_unsupported (S16), expired, wrong_day, model_not_listed (S8),
-        budget_spent (S37), index_used, token_max_over_allowance (S36) or busy (no room, or more than its user may send
-        or have waiting), and then changes nothing but the user's rate.
+        budget_spent (S37), index_used, token_max_over_allowance (S36), busy (no room, or more than its user may send or
+        have waiting), or with budget_held or allowance_held where what is short may yet come back, and then changes
+        nothing but the user's rate.
         """
         if self.outcome(rfc_id) is not None:
             return
@@ -226,7 +227,7 @@ class Desk:
         return self._promises.left(account.day, account.reference_price_wei, account.budget_left_wei)
 
     def check_budget(self, rfc_id: Digest, price_wei: int, account: DayAccount) -> None:
-        """Raise :class:`RfcRefused` (budget_spent) where a waiting RFC can't be paid at ``price_wei`` per T."""
+        """Raise :class:`RfcRefused` (as :meth:`open_ticket`) where a waiting RFC can't be paid at ``price_wei``."""
         if (waiting := self._room.get(rfc_id)) is not None:
             asked = waiting.rfc.payload
             self._check_budget(asked.token_max, price_wei, account, self.allowances.left(asked.session_key))
@@ -234,8 +235,8 @@ class Desk:
     def _check_budget(self, token_max: int, price_wei: int, account: DayAccount, allowance_left: int) -> None:
         needed, left = worth_wei(token_max, price_wei), self.budget_left(account)
         if left < needed or left <= 0:
-            detail = f"TokenMax {token_max} T at {price_wei} wei need {needed} wei, {max(0, left)} wei of the budget"
-            raise RfcRefused("budget_spent", f"{detail} of day {account.day} are not promised yet", allowance_left)
+            what = f"TokenMax {token_max} T at {price_wei} wei"
+            raise self._promises.refusal(what, account.day, needed, left, allowance_left)
 
     def open_ticket(
         self,
@@ -249,8 +250,9 @@ class Desk:
     ) -> Ticket:
         """The ticket for a match of a waiting RFC, to be signed; nothing is booked before :meth:`place`.
 
-        Raises :class:`RfcRefused` with expired where the RFC isn't waiting any more, and with budget_spent where the
-        day's budget, as far as this router may promise it, doesn't pay for TokenMax at the bid's price.
+        Raises :class:`RfcRefused` with expired where the RFC isn't waiting any more, and where the day's budget, as
+        far as this router may promise it, doesn't pay for TokenMax at the bid's price: with budget_held where it would
+        if other tickets' promises came back, else with budget_spent.
         """
         waiting = self._room.get(rfc_id)
         if waiting is None:

@@ -6,6 +6,7 @@ other's tickets never promise more than there is, and a session that was matched
 A ticket is worth TokenMax × its price until a batch settles it, and then what it was credited.
 """
 
+from consensus.market.errors import RfcRefused
 from contracts.typed_data import Digest
 from gossip.messages.market import Ticket
 
@@ -46,6 +47,17 @@ class Promises:
         outstanding = self._outstanding.get(day, 0)
         own = self._issued_t.get(day, 0) * reference_price_wei - self._credited.get(day, 0)
         return min(own, budget_left_wei) - outstanding
+
+    def refusal(self, what: str, day: int, needed: int, left: int, allowance_left: int) -> RfcRefused:
+        """Why ``what`` is refused, which needs more wei of ``day`` than are left.
+
+        budget_held where tickets that no batch has settled may leave enough of what they were promised, else
+        budget_spent.
+        """
+        held = self._outstanding.get(day, 0)
+        code = "budget_held" if 0 < needed <= left + held else "budget_spent"
+        rest = f"{max(0, left)} wei of the budget of day {day} are not promised yet, {held} wei are"
+        return RfcRefused(code, f"{what} need {needed} wei, {rest}", allowance_left)
 
     def forget_before(self, day: int) -> None:
         """Drop what was issued for earlier days; tickets of theirs are dropped when they are settled."""

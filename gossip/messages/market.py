@@ -186,10 +186,10 @@ class Match(Payload, frozen=True):
 class Refusal(Payload, frozen=True):
     """A router's answer to a pass request or RFC that it does not serve.
 
-    ``code`` is one of: unknown_model, model_not_listed, token_max_over_allowance, prompt_over_limit, no_balance,
-    no_provider, too_few_providers, pair_capped, wrong_router, wrong_day, index_used, unit_unsupported, budget_spent,
-    expired, busy, no_quorum, withdrawn; of an RFC that somebody asks about also: waiting, unknown_rfc; of a
-    withdrawal: not_the_asker, unknown_rfc.
+    ``code`` is one of: unknown_model, model_not_listed, token_max_over_allowance, allowance_held, prompt_over_limit,
+    no_balance, no_provider, too_few_providers, pair_capped, pair_held, wrong_router, wrong_day, index_used,
+    unit_unsupported, budget_spent, budget_held, expired, busy, no_quorum, withdrawn; of an RFC that somebody asks about
+    also: waiting, unknown_rfc; of a withdrawal: not_the_asker, unknown_rfc.
     """
 
     SIGNER: ClassVar[str | None] = "router"

@@ -44,7 +44,17 @@ class RateLimit(msgspec.Struct, frozen=True):
 
     limit_tokens: int
     remaining_tokens: int
+    """Neither used nor set aside for an answer that has not ended."""
     reset_s: int
+
+    def headers(self) -> dict[str, str]:
+        """OpenAI's ``x-ratelimit-*`` headers, and this gateway's own."""
+        return {
+            "x-ratelimit-limit-tokens": str(self.limit_tokens),
+            "x-ratelimit-remaining-tokens": str(self.remaining_tokens),
+            "x-ratelimit-reset-tokens": f"{self.reset_s}s",
+            "x-yellowstone-tokens-left": str(self.remaining_tokens),
+        }
 
 
 class Allowance(msgspec.Struct, frozen=True):

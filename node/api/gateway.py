@@ -36,7 +36,6 @@ from node.api.openai_answers import (
     error_headers,
     error_object,
     model_object,
-    rate_limit_headers,
     usage_object,
 )
 from node.api.openai_types import Asked, parse_completion, parse_request
@@ -188,9 +187,7 @@ class _Completions:
 
 def _share_headers(reserved: Reservation) -> dict[str, str]:
     """What the key has left: for its holder that is what counts."""
-    if reserved.limit is None:
-        return {}
-    return rate_limit_headers(reserved.limit) | {"x-yellowstone-tokens-left": str(reserved.limit.remaining_tokens)}
+    return {} if reserved.limit is None else reserved.limit.headers()
 
 
 async def _whole(answer: Answer, envelope: Envelope, headers: dict[str, str]) -> Response:
@@ -254,6 +251,7 @@ def _stream_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     headers = {
         "content-type": "text/event-stream; charset=utf-8",
         "cache-control": "no-cache",
+        "x-accel-buffering": "no",  # or nginx gathers the tokens
         "x-should-retry": "false",
         **headers,
     }

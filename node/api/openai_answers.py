@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from inference.engine import Piece
-from node.api.backend import BackendError, ModelCard, RateLimit
+from node.api.backend import BackendError, ModelCard
 from node.api.openai_tools import delta_objects, logprob_objects, text_logprobs, whole_calls
 
 
@@ -37,21 +37,12 @@ def error_headers(error: BackendError) -> dict[str, str]:
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
     if error.limit is not None:
-        headers |= rate_limit_headers(error.limit)
+        headers |= error.limit.headers()
     if error.queue is not None:
         headers |= error.queue.headers()
     if error.paid or error.final or error.kind == "insufficient_quota":
         headers["x-should-retry"] = "false"
     return headers
-
-
-def rate_limit_headers(limit: RateLimit) -> dict[str, str]:
-    """OpenAI's ``x-ratelimit-*`` headers for T."""
-    return {
-        "x-ratelimit-limit-tokens": str(limit.limit_tokens),
-        "x-ratelimit-remaining-tokens": str(limit.remaining_tokens),
-        "x-ratelimit-reset-tokens": f"{limit.reset_s}s",
-    }
 
 
 def usage_object(prompt_tokens: int, tokens: int) -> dict[str, int]:

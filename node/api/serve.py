@@ -2,7 +2,8 @@
 
 Hypercorn's own accept loop is not used: one connection's failure would end all of it, and a client that stops reading
 would hold its write, which hypercorn shields from cancellation, for ever. Here every connection stands alone, every
-write has a deadline, and shutting down waits a moment for answers under way, then closes the sockets under them.
+write has a deadline, every answer that is out leaves its connection closed or ready for the next request, and shutting
+down waits a moment for answers under way, then closes the sockets under them.
 """
 
 import errno
@@ -11,16 +12,16 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.events import Event
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState, LifespanState
-from starlette.types import ASGIApp
+from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.api.loopback import LoopbackOnly
 from node.errors import AddressInUse
@@ -29,6 +30,9 @@ HOST = "127.0.0.1"
 
 CONNECTIONS = 128
 """Connections at once; one more is told 503 and closed."""
+
+KEEP_ALIVE_S = 30.0
+"""A connection on which nothing is being answered is closed after so long."""
 
 WRITE_S = 20.0
 """A client that reads nothing for so long is gone."""
@@ -76,7 +80,7 @@ class _Server:
 
     def __init__(self, app: ASGIApp, what: str) -> None:
         self._what = what
-        self._app = ASGIWrapper(LoopbackOnly(app))  # type: ignore[arg-type]  # starlette's and hypercorn's ASGI types differ
+        self._app = ASGIWrapper(_Ending(LoopbackOnly(app)))  # type: ignore[arg-type]  # starlette's and hypercorn's ASGI types differ
         self._config = _config()
         self._state = LifespanState({})
         self._open: dict[trio.SocketStream, trio.CancelScope] = {}
@@ -88,11 +92,11 @@ class _Server:
         if len(self._open) >= CONNECTIONS:
             await _refuse(stream)
             return
-        guarded: Any = _GuardedStream(stream)
         # Shielded, so that an answer under way may outlive the accept loop by the grace.
         with trio.CancelScope(shield=True) as self._open[stream]:
             try:
-                await _Connection(self._app, self._config, self._context, ConnectionState(self._state.copy()), guarded)
+                state = ConnectionState(self._state.copy())
+                await _Connection(self._app, self._config, self._context, state, _GuardedStream(stream))
             except Exception:  # noqa: BLE001  # a supervisor: the connection is lost, the server is not
                 _log.exception("connection failed", server=self._what)
             finally:
@@ -112,11 +116,47 @@ class _Server:
             scope.cancel()
 
 
+class _Ending:
+    """ASGI middleware: nothing cancels the ``send`` that ends a response.
+
+    In it hypercorn tells the app that the exchange is over, by the same word as that the client has left, and only then
+    closes the connection or makes it ready for the next request. An app that watches for that word cancels its sender.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_shielded(message: Message) -> None:
+            is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            with trio.CancelScope(shield=is_last):
+                await send(message)
+
+        await self._app(scope, receive, send_shielded)
+
+
 class _Connection(TCPServer):
-    """Hypercorn's connection, which would outlive a client that left by its keep-alive timeout."""
+    """Hypercorn's connection, which would outlive a client that left by its keep-alive timeout.
+
+    Its reader waits while there is a request behind the one that is being answered, and would do so for ever where the
+    client has left or the server is closing.
+    """
+
+    def __init__(
+        self, app: AppWrapper, config: Config, context: WorkerContext, state: LifespanState, stream: "_GuardedStream"
+    ) -> None:
+        super().__init__(app, config, context, state, stream)  # type: ignore[arg-type]  # what it uses is there
+        self._guarded = stream
+        self._reading = trio.CancelScope()
+
+    async def protocol_send(self, event: Event) -> None:
+        await super().protocol_send(event)
+        if self._guarded.is_over:
+            self._reading.cancel()
 
     async def _read_data(self) -> None:
-        await super()._read_data()
+        with self._reading:
+            await super()._read_data()
         await self.idle_task.stop()
 
 
@@ -128,14 +168,24 @@ class _GuardedStream:
         self.socket = stream.socket
         self.receive_some = stream.receive_some
         self.send_eof = stream.send_eof
-        self.aclose = stream.aclose
+        self.is_over = False
+        """Nothing can be written any more: closed, or broken."""
 
     async def send_all(self, data: bytes) -> None:
-        with trio.move_on_after(WRITE_S):
-            await self._stream.send_all(data)
-            return
+        try:
+            with trio.move_on_after(WRITE_S):
+                await self._stream.send_all(data)
+                return
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.is_over = True
+            raise
+        self.is_over = True
         await trio.aclose_forcefully(self._stream)
         raise trio.BrokenResourceError(f"the client read nothing for {WRITE_S:g} s")
+
+    async def aclose(self) -> None:
+        self.is_over = True
+        await self._stream.aclose()
 
 
 async def _refuse(stream: trio.SocketStream) -> None:
@@ -173,7 +223,7 @@ def _config() -> Config:
     config.include_server_header = False
     config.errorlog = logging.getLogger("hypercorn.error")
     config.accesslog = None
-    config.keep_alive_timeout = 30
+    config.keep_alive_timeout = KEEP_ALIVE_S
     config.ssl_handshake_timeout = 1
     return config
 

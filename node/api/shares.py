@@ -4,6 +4,7 @@ Use is set aside at TokenMax before a request and settled at what was delivered;
 gives nobody a second share. A crash within an answer costs the key all that was set aside.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,8 +18,12 @@ from node.api.api_keys import ApiKey, hash_key, read_keys
 from node.api.backend import Allowance, BackendError, RateLimit
 from node.errors import NodeError
 
+HELD_S = 20.0
+"""How long a request waits for what others of its key hold and may not use: as long as an RFC waits for a match."""
+
 _KEY = "gateway_usage"
 _BEARER = "bearer "
+_HELD = "key_allowance_held"
 _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(__name__)
 
 
@@ -60,6 +65,9 @@ class Gate:
         self._keys: dict[str, ApiKey] | None = None
         self._usage: _Usage | None = None
         self._lock = trio.Lock()
+        self._held: Counter[str] = Counter()
+        """T of today's use that are set aside for requests of this run which have not ended, by a key's hash."""
+        self._freed = trio.Event()
 
     def admit(self, authorization: str | None) -> ApiKey | None:
         """The key of a request, None where none is wanted. Raises :class:`BackendError` (401, 503)."""
@@ -76,36 +84,43 @@ class Gate:
 
     @asynccontextmanager
     async def reserve(self, key: ApiKey | None, tokens: int) -> AsyncIterator[Reservation]:
-        """Set ``tokens`` T of the key's share aside. Raises :class:`BackendError` (429, 503)."""
+        """Set ``tokens`` T of the key's share aside. Raises :class:`BackendError` (429, 503).
+
+        What other requests of the key hold is waited for, up to :data:`HELD_S`: what they don't use comes back.
+        """
         if key is None or (key.percent is None and key.tokens is None):
             yield Reservation(None)
             return
-        allowance = await self._allowance()
-        most = key.limit(allowance.limit_tokens)
-        if most is None:
-            text = "this key has a percentage of an allowance that is not known: the node reads no balance from a chain"
-            raise BackendError(503, "allowance_unknown", text, retry_after=10)
-        async with self._lock:
-            usage = await self._today(allowance.day)
-            used = usage.tokens.get(key.sha256, 0)
-            left = max(0, most - used)
-            if tokens > left:
-                raise BackendError(
-                    429,
-                    "key_allowance_used",
-                    f"{left} of this key's {most} T are left today, {tokens} were asked for",
-                    kind="insufficient_quota",
-                    retry_after=allowance.reset_s,
-                    limit=RateLimit(most, left, allowance.reset_s),
-                )
-            await self._add(key, tokens, allowance.day)
-        reservation = Reservation(RateLimit(most, left - tokens, allowance.reset_s))
+        limit, day = await self._set_aside(key, tokens)
+        reservation = Reservation(limit)
         try:
             yield reservation
         finally:
             with trio.CancelScope(shield=True):
                 async with self._lock:
-                    await self._add(key, min(tokens, reservation.spent) - tokens, allowance.day)
+                    await self._settle(key, tokens, min(tokens, reservation.spent), day)
+
+    async def _set_aside(self, key: ApiKey, tokens: int) -> tuple[RateLimit, int]:
+        """What is left with ``tokens`` T set aside, and on which day."""
+        ends = trio.current_time() + HELD_S
+        while True:
+            allowance = await self._allowance()
+            most = key.limit(allowance.limit_tokens)
+            if most is None:
+                text = "this key has a percentage of an allowance that isn't known: the node reads no balance"
+                raise BackendError(503, "allowance_unknown", f"{text} from a chain", retry_after=10)
+            async with self._lock:
+                usage = await self._today(allowance.day)
+                left = max(0, most - usage.tokens.get(key.sha256, 0))
+                if tokens <= left:
+                    await self._hold(key, tokens, usage)
+                    return RateLimit(most, left - tokens, allowance.reset_s), allowance.day
+                held, freed = self._held[key.sha256], self._freed
+            refusal = _refusal(tokens, held, RateLimit(most, left, allowance.reset_s))
+            if refusal.code != _HELD or trio.current_time() >= ends:
+                raise refusal
+            with trio.move_on_at(ends):
+                await freed.wait()
 
     def _read(self) -> dict[str, ApiKey] | None:
         """The keys, read again where the file has changed."""
@@ -132,11 +147,33 @@ class Gate:
             self._usage = _Usage() if stored is None else msgspec.json.decode(stored, type=_Usage)
         if self._usage.day != day:
             self._usage = _Usage(day, {})  # unused access does not accrue (S40)
+            self._held.clear()
         return self._usage
 
-    async def _add(self, key: ApiKey, tokens: int, day: int) -> None:
+    async def _hold(self, key: ApiKey, tokens: int, usage: _Usage) -> None:
+        with trio.CancelScope(shield=True):  # a client that leaves within the write gets back what was set aside
+            await self._add(key, tokens, usage)
+        self._held[key.sha256] += tokens
+
+    async def _settle(self, key: ApiKey, tokens: int, used: int, day: int) -> None:
         usage = self._usage
         if usage is None or usage.day != day:
             return  # the day has ended meanwhile
+        self._held[key.sha256] -= tokens
+        await self._add(key, used - tokens, usage)
+        self._freed.set()
+        self._freed = trio.Event()
+
+    async def _add(self, key: ApiKey, tokens: int, usage: _Usage) -> None:
         usage.tokens[key.sha256] = max(0, usage.tokens.get(key.sha256, 0) + tokens)
         await self._values.put_value(_KEY, msgspec.json.encode(usage))
+
+
+def _refusal(tokens: int, held: int, limit: RateLimit) -> BackendError:
+    """Why ``tokens`` T are not to be had of a key's share, of which other requests hold ``held``."""
+    text = f"{limit.remaining_tokens} of this key's {limit.limit_tokens} T are left today, {tokens} were asked for"
+    if tokens > limit.remaining_tokens + held or not held:
+        kind, retry = "insufficient_quota", limit.reset_s
+        return BackendError(429, "key_allowance_used", text, kind=kind, retry_after=retry, limit=limit)
+    text += f", {held} are held for answers that have not ended"
+    return BackendError(429, _HELD, text, kind="tokens", retry_after=1, limit=limit)

@@ -23,6 +23,7 @@ from gossip.messages.market import AccessPass, PassRequest
 from gossip.messages.router import Granted, PassAsk, Queued, Refused, RouterAnswer, RouterAsk, decode_router_answer
 from gossip.streams import FrameStream
 from gossip.topics import ROUTER
+from node.api.backend import RateLimit
 from node.context import Node, now_ms
 from node.roles.evidence import EvidencePool
 from node.roles.public import PublicState
@@ -35,6 +36,9 @@ MAX_KEYS = 64
 
 KEY_IS_TAKEN = frozenset({"index_used", "wrong_router"})
 """Refusals of a pass after which another session key helps: an earlier run got one for it from another router."""
+
+NOTHING_TO_GRANT = frozenset({"token_max_over_allowance", "allowance_used"})
+"""Refusals of a pass after which only what the passes at hand hold is left of the day."""
 
 BALANCE_EVERY_S = 2.0
 """How often is looked whether a new day's snapshot is known."""
@@ -55,6 +59,14 @@ class AccessRefused(Exception):
         super().__init__(f"{code}: {detail}")
 
 
+class AllowanceHeld(AccessRefused):
+    """The passes would do but for T that are held for answers which have not ended; ``freed`` is set once some are."""
+
+    def __init__(self, detail: str, allowance_left: int, freed: trio.Event) -> None:
+        self.freed = freed
+        super().__init__("allowance_held", detail, allowance_left)
+
+
 class _NobodyAsked(TransportError):
     """Every router asked so far has answered."""
 
@@ -66,16 +78,21 @@ class Wallet:
     key: Key
     granted: Signed[AccessPass]
     left: int
+    """T neither used nor held."""
     next_index: int
+    held: int = 0
+    """T set aside for RFCs whose answers have not ended: what these don't use comes back."""
 
 
 @dataclass(slots=True)
 class _Day:
     number: int
-    discarded_t: int = 0
-    """T that were used of passes which are forgotten."""
     wallets: list[Wallet] = field(default_factory=list)
+    discarded: list[Wallet] = field(default_factory=list)
+    """What was used of them is used, and what is held may still come back."""
     keys_used: int = 0
+    full_with: tuple[Address, ...] = ()
+    """Session keys with passes beside which nothing of UserMax was left for another."""
 
 
 INDEX_BITS = 20
@@ -106,6 +123,7 @@ class Access:
         self._lock = trio.Lock()
         self._day = _Day(-1)
         self._balance: tuple[int, int] | None = None
+        self._freed = trio.Event()
 
     def day(self) -> int:
         """Today."""
@@ -120,8 +138,7 @@ class Access:
         """T used or reserved today, of the passes that this run of the agent has seen."""
         if self._day.number != self.day():
             return 0
-        held = sum(wallet.granted.payload.allowance - wallet.left for wallet in self._day.wallets)
-        return self._day.discarded_t + held
+        return sum(one.granted.payload.allowance - one.left for one in self._day.wallets + self._day.discarded)
 
     def user_max(self) -> int | None:
         """UserMax in T at the day's snapshot (S38); None while the balance there is not known."""
@@ -129,6 +146,11 @@ class Access:
         if account is None or self._balance is None or self._balance[0] != account.snapshot_block:
             return None
         return user_max(account.max_t, account.supply_wei, self._balance[1])
+
+    def limit(self) -> RateLimit | None:
+        """What is left of UserMax today; None while it is not known."""
+        most = self.user_max()
+        return None if most is None else RateLimit(most, max(0, most - self.used()), self.reset_s())
 
     async def follow_balance(self) -> None:
         """Read the own balance at every snapshot, for ever; returns at once without a chain."""
@@ -154,30 +176,70 @@ class Access:
         """A wallet for an RFC of ``tokens`` T and the index to use. Raises :class:`AccessRefused`, GossipError.
 
         Where the rest of UserMax can't hold ``tokens`` a wallet is given all the same: it is the router that refuses
-        (S36).
+        (S36). Where a wallet could that is held for others at the moment, :class:`AllowanceHeld` is raised.
+        :meth:`give_back` follows once for every wallet given.
         """
         async with self._lock:
             day = self._node.terms.params.day_of(self._node.slot())
             if day != self._day.number:
                 self._day = _Day(day)
-            wallet = next((held for held in self._day.wallets if held.left >= tokens and self._is_good(held)), None)
-            if wallet is None:
-                wallet = await self._grant(day, tokens)
-                self._day.wallets.append(wallet)
+            wallet = self._with_free(tokens) or await self._further(day, tokens)
             index = wallet.next_index
             wallet.next_index += 1
             wallet.left -= tokens
+            wallet.held += tokens
             return wallet, index
 
-    def give_back(self, wallet: Wallet, tokens: int) -> None:
-        """Return T that an RFC reserved and did not use."""
-        wallet.left += tokens
+    def give_back(self, wallet: Wallet, reserved: int, used: int) -> None:
+        """An RFC has ended that ``reserved`` T were held for, of which ``used`` are used up."""
+        wallet.held -= reserved
+        wallet.left += reserved - used
+        self._note_freed()
+
+    def _note_freed(self) -> None:
+        self._freed.set()
+        self._freed = trio.Event()
+
+    async def _further(self, day: int, tokens: int) -> Wallet:
+        """A wallet with a further pass, where none at hand has ``tokens`` free; what is held comes after that."""
+        granted: Wallet | None = None
+        at_hand = tuple(one.key.address for one in self._good())
+        if not at_hand or self._day.full_with != at_hand:
+            try:
+                granted = await self._grant(day, tokens)
+            except AccessRefused as error:
+                if error.code not in NOTHING_TO_GRANT or not at_hand:
+                    raise
+                self._day.full_with = at_hand
+            else:
+                self._day.wallets.append(granted)
+        if (wallet := self._with_free(tokens)) is not None:  # others may have ended meanwhile
+            return wallet
+        free = max((one.left for one in self._good()), default=0)
+        if held := self._held_of(tokens):
+            detail = f"{tokens} T were asked for, {held} T of the passes are held for answers that have not ended"
+            raise AllowanceHeld(detail, free, self._freed)
+        if granted is not None:
+            return granted
+        detail = f"{tokens} T were asked for, all of UserMax is on passes, and none has so much left"
+        raise AccessRefused("token_max_over_allowance", detail, free)
+
+    def _with_free(self, tokens: int) -> Wallet | None:
+        return next((one for one in self._good() if one.left >= tokens), None)
+
+    def _held_of(self, tokens: int) -> int:
+        """T held of the passes that would do for ``tokens`` if all of that came back."""
+        return sum(one.held for one in self._good() if one.left + one.held >= tokens)
+
+    def _good(self) -> list[Wallet]:
+        return [one for one in self._day.wallets if self._is_good(one)]
 
     def discard(self, wallet: Wallet) -> None:
         """Forget a pass whose router is gone or disagrees; the next RFC asks for another."""
         if wallet in self._day.wallets:
             self._day.wallets.remove(wallet)
-            self._day.discarded_t += wallet.granted.payload.allowance - wallet.left
+            self._day.discarded.append(wallet)
+            self._note_freed()
 
     async def _grant(self, day: int, tokens: int) -> Wallet:
         wanted = 1 << (max(tokens, MIN_PASS_T) - 1).bit_length()

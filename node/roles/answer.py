@@ -8,7 +8,7 @@ from gossip.errors import GossipError
 from inference.engine import Piece
 from inference.errors import SessionError
 from inference.session.client import ClientSession, SessionOutcome
-from node.api.backend import QueuePlace
+from node.api.backend import QueuePlace, RateLimit
 from node.roles import refusals
 from node.roles.asking import Opened
 
@@ -33,15 +33,15 @@ GoOn = Callable[["UserAnswer", SessionError | GossipError], Awaitable[Leg | None
 
 
 class UserAnswer:
-    """What :class:`node.api.backend.Answer` asks for. ``tokens_left`` is of the day, None where nobody here knows."""
+    """What :class:`node.api.backend.Answer` asks for. ``limit`` is the day's, None where nobody here knows."""
 
-    def __init__(self, leg: Leg, tokens_left: int | None, go_on: GoOn) -> None:
+    def __init__(self, leg: Leg, limit: RateLimit | None, go_on: GoOn) -> None:
         self.rfc_id = leg.rfc_id
         self.provider: Address = leg.provider
         self._ticket = leg.opened.matched.ticket.payload
         self._opened = leg.opened
         self._legs = [leg]
-        self._tokens_left = tokens_left
+        self._limit = limit
         self._go_on = go_on
         self._is_full = False
         self._text: list[str] = []
@@ -94,9 +94,7 @@ class UserAnswer:
         if (queued := self._opened.queued) is not None:
             headers |= QueuePlace(queued.position, queued.waiting, queued.expected_ms).headers()
             headers["x-yellowstone-queue-waited-ms"] = str(self._opened.match_ms)
-        if self._tokens_left is not None:
-            headers["x-yellowstone-tokens-left"] = str(self._tokens_left)
-        return headers
+        return headers if self._limit is None else headers | self._limit.headers()
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """The answer. Raises :class:`BackendError` where it breaks off and nobody can go on."""

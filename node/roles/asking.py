@@ -17,7 +17,7 @@ from inference.session.query import compute_prompt_bytes
 from node.api.backend import BackendError, ChatRequest, ModelCard
 from node.context import Node, now_ms
 from node.roles import refusals
-from node.roles.access import ASK_S, Access, AccessRefused, Wallet, send_ask, take_answer
+from node.roles.access import ASK_S, Access, AccessRefused, AllowanceHeld, Wallet, send_ask, take_answer
 from node.roles.public import PublicState
 from node.roles.sessions import SessionLog
 from node.roles.withdrawing import Withdrawing
@@ -27,6 +27,12 @@ RFC_DEADLINE_MS = 20_000
 
 GO_ON_DEADLINE_MS = 5_000
 """The same for the rest of an answer that broke off: its client is reading."""
+
+HELD_PAUSE_S = 0.25
+"""After so long is a router asked again that holds for others what an RFC wants, by one request of a user at a time."""
+
+LEAST_RFC_S = 2.0
+"""An RFC that is put again with no more time than this would come back as expired: its client hears why it waited."""
 
 TEMPLATE_T = 16
 """T that a chat template adds for each message, generously."""
@@ -73,22 +79,48 @@ class Asking:
         )
         self.run = self._withdrawing.run
         """Takes back for ever the RFCs whose clients leave."""
+        self._asking_again = trio.Lock()
 
     async def open(self, request: ChatRequest, card: ModelCard) -> Opened:
-        """Match and dial. A pass that turns out to be dead is replaced: the client need not know of passes."""
-        for tries_left in reversed(range(PASS_TRIES)):
-            try:
-                return await self._try_open(request, card)
-            except AccessRefused as error:
-                if error.code not in refusals.PASS_IS_DEAD or not tries_left:
-                    raise refusals.refusal_error(error, self._access.reset_s()) from error
-                self._node.log.info("pass is dead", code=error.code, reason=error.detail)
-        raise RuntimeError("the loop above returns or raises")
+        """Match and dial. A pass that turns out to be dead is replaced: the client need not know of passes.
 
-    async def _try_open(self, request: ChatRequest, card: ModelCard) -> Opened:
+        What others hold of allowance or budget at the moment is waited for, as long as the RFC may wait altogether.
+        """
+        patience_s = (GO_ON_DEADLINE_MS if request.prefix else RFC_DEADLINE_MS) / 1_000
+        began = trio.current_time()
+        ends = began + patience_s
+        tries_left = PASS_TRIES
+        while True:
+            try:
+                return await self._try_open(request, card, patience_s)
+            except AccessRefused as error:
+                if error.code in refusals.HELD:
+                    await self._wait_for_held(error, began, ends - LEAST_RFC_S)
+                    patience_s = ends - trio.current_time()
+                    if patience_s > LEAST_RFC_S:
+                        continue
+                tries_left -= 1
+                if error.code not in refusals.PASS_IS_DEAD or not tries_left:
+                    raise refusals.refusal_error(error, self._access.reset_s(), self._access.limit()) from error
+                self._node.log.info("pass is dead", code=error.code, reason=error.detail)
+
+    async def _wait_for_held(self, held: AccessRefused, began: float, ends: float) -> None:
+        """Until some of what is held may be free, or until ``ends``, on trio's clock.
+
+        The longer ago a request ``began``, the less often it asks a router: each time is another RFC that others hear.
+        """
+        with trio.move_on_at(ends):
+            if isinstance(held, AllowanceHeld):
+                await held.freed.wait()
+            else:  # a report is on its way to the router, or waits for its batch there
+                await trio.sleep((trio.current_time() - began) / 4)
+                async with self._asking_again:
+                    await trio.sleep(HELD_PAUSE_S)
+
+    async def _try_open(self, request: ChatRequest, card: ModelCard, patience_s: float) -> Opened:
         """Raises :class:`BackendError` or :class:`AccessRefused`."""
         started = now_ms()
-        wallet, rfc, asked = await self._send_rfc(request, card)
+        wallet, rfc, asked = await self._send_rfc(request, card, patience_s)
         queued: list[Queued] = []
         matched: Matched | None = None
         stream: FrameStream | None = None
@@ -107,14 +139,16 @@ class Asking:
             if matched is None and not is_refused:
                 self._withdrawing.leave(rfc, wallet)
             elif matched is None:
-                self._access.give_back(wallet, request.max_tokens)
+                self._access.give_back(wallet, request.max_tokens, 0)
             elif stream is None:
-                self._access.give_back(wallet, request.max_tokens - 1)
+                self._access.give_back(wallet, request.max_tokens, 1)
                 self._abandon(matched, wallet, not is_unreachable)
         self._sessions.begin(rfc, card, matched, matched_ms - started, now_ms() - started)
         return Opened(rfc, matched, wallet, stream, queued[0] if queued else None, matched_ms - started)
 
-    async def _send_rfc(self, request: ChatRequest, card: ModelCard) -> tuple[Wallet, Signed[Rfc], FrameStream]:
+    async def _send_rfc(
+        self, request: ChatRequest, card: ModelCard, patience_s: float
+    ) -> tuple[Wallet, Signed[Rfc], FrameStream]:
         """Put an RFC to the router that issued the pass, which tells the others, in the order of the indexes: a router
         refuses one below the last that it saw."""
         async with self._in_order:
@@ -122,7 +156,7 @@ class Asking:
                 wallet, index = await self._access.reserve(request.max_tokens)
             except GossipError as error:
                 raise BackendError(503, "no_router", f"no router answers: {error}", retry_after=1) from error
-            rfc = self._sign_rfc(request, card, wallet, index)
+            rfc = self._sign_rfc(request, card, wallet, index, patience_s)
             router = wallet.granted.payload.issuer
             sent = False
             try:
@@ -136,7 +170,9 @@ class Asking:
                     self._withdrawing.leave(rfc, wallet)
             return wallet, rfc, asked
 
-    def _sign_rfc(self, request: ChatRequest, card: ModelCard, wallet: Wallet, index: int) -> Signed[Rfc]:
+    def _sign_rfc(
+        self, request: ChatRequest, card: ModelCard, wallet: Wallet, index: int, patience_s: float
+    ) -> Signed[Rfc]:
         rfc = Rfc(
             access_pass=wallet.granted,
             session_key=wallet.key.address,
@@ -145,7 +181,7 @@ class Asking:
             unit=Unit.TEXT_TOKEN,
             token_max=request.max_tokens,
             prompt_bound=self._prompt_bound(request, card.model_id),
-            deadline_ms=now_ms() + (GO_ON_DEADLINE_MS if request.prefix else RFC_DEADLINE_MS),
+            deadline_ms=now_ms() + int(patience_s * 1_000),
         )
         return sign(rfc, wallet.key, self._node.terms.domain)
 

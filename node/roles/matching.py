@@ -202,7 +202,7 @@ class Matcher:
     def _finder(self, waiting: Waiting, ranking: Ranking) -> Callable[[Collection[Digest]], Band]:
         """What finds an RFC's next band once the bids of those before it have failed.
 
-        Raises :class:`RfcRefused` with pair_capped where nobody would be paid for it.
+        Raises :class:`RfcRefused` with pair_capped or pair_held where nobody would be paid for it.
         """
         prompt_bound, over_cap = waiting.rfc.payload.prompt_bound, self._over_cap(waiting, ranking)
         now = now_ms()
@@ -333,7 +333,8 @@ class Matcher:
     def _over_cap(self, waiting: Waiting, ranking: Ranking) -> Callable[[StandingBid], bool] | None:
         """Whether a bid's provider would not be paid for the RFC's TokenMax out of its pass any more (S8).
 
-        None where that is true of nobody. Raises :class:`RfcRefused` with pair_capped where it is true of all.
+        None where that is true of nobody. Raises :class:`RfcRefused` where it is true of all: with pair_held where one
+        of them would be, once tickets that no batch has settled are, else with pair_capped.
         """
         params, rfc = self._node.terms.params, waiting.rfc.payload
         if not pairs.is_capped(params):
@@ -344,15 +345,18 @@ class Matcher:
             return None
         credited = self._public.ledger.pairs.get(access_pass.day, pairs.EMPTY)
 
+        def with_credited(standing: StandingBid) -> int:
+            return credited.get(pairs.pair_key(rfc.session_key, standing.bid.provider), 0) + rfc.token_max
+
         def over_cap(standing: StandingBid) -> bool:
-            provider = standing.bid.provider
-            used = credited.get(pairs.pair_key(rfc.session_key, provider), 0)
-            return used + self._desk.promised_to(rfc.session_key, provider) + rfc.token_max > cap
+            return with_credited(standing) + self._desk.promised_to(rfc.session_key, standing.bid.provider) > cap
 
         eligible = ranking.lowest_price(rfc.prompt_bound) is not None
         if eligible and all(over_cap(standing) for standing in ranking.eligible(rfc.prompt_bound)):
+            is_held = any(with_credited(standing) <= cap for standing in ranking.eligible(rfc.prompt_bound))
             share = f"{params.pair_percent} % of the pass, {cap} T"
-            raise RfcRefused("pair_capped", f"{rfc.token_max} T exceed what is left for any provider of {share} (S8)")
+            detail = f"{rfc.token_max} T exceed what is left for any provider of {share} (S8)"
+            raise RfcRefused("pair_held" if is_held else "pair_capped", detail)
         return over_cap
 
     async def _is_live(self, winner: StandingBid, rfc_id: Digest) -> bool:

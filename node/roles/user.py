@@ -132,9 +132,9 @@ class UserAgent:
 
     async def allowance(self) -> Allowance:
         """The day, and what is left of UserMax where this node can read its own balance."""
-        most = self._access.user_max()
-        left = None if most is None else max(0, most - self._access.used())
-        return Allowance(self._access.day(), self._access.reset_s(), most, left)
+        limit = self._access.limit()
+        known = (None, None) if limit is None else (limit.limit_tokens, limit.remaining_tokens)
+        return Allowance(self._access.day(), self._access.reset_s(), *known)
 
     @asynccontextmanager
     async def chat(self, request: ChatRequest) -> AsyncIterator[UserAnswer]:
@@ -153,8 +153,7 @@ class UserAgent:
 
         async with legs:
             leg = await self._first_to_answer(legs, request, card)
-            left = (await self.allowance()).remaining_tokens
-            yield UserAnswer(leg, left, go_on)
+            yield UserAnswer(leg, self._access.limit(), go_on)
 
     async def _go_on(
         self,
@@ -276,7 +275,8 @@ class UserAgent:
             passed=passed,
         )
         charged = 1 if session is None or outcome is None else self._charged_at_most(outcome)
-        self._access.give_back(opened.wallet, ticket.payload.token_max - min(ticket.payload.token_max, charged))
+        reserved = ticket.payload.token_max
+        self._access.give_back(opened.wallet, reserved, min(reserved, charged))
         # Whoever reads the pieces may have dealt with the failure inside the session.
         # A client may leave as soon as it has read the end.
         ended = outcome is not None and outcome.finish is not None

@@ -60,13 +60,23 @@ class Withdrawing:
         """Have an RFC taken back that may have reached its router, and give the wallet its T back."""
         token_max = rfc.payload.token_max
         held = min(token_max, self._node.terms.params.voucher_window)
-        self._access.give_back(wallet, token_max - held)
+        self._access.give_back(wallet, token_max - held, 0)
         try:
             self._left_in.send_nowait(_Left(rfc, wallet, held))
         except trio.WouldBlock:
+            self._access.give_back(wallet, held, held)
             self._node.log.error("too many RFCs to take back: this one waits until its deadline", queued=QUEUED)
 
     async def _withdraw(self, left: _Left) -> None:
+        """Take one RFC back. What it costs is what its router says; all that is held where it says nothing."""
+        cost = left.held
+        try:
+            cost = await self._ask_cost(left)
+        finally:
+            self._access.give_back(left.wallet, left.held, min(left.held, cost))
+
+    async def _ask_cost(self, left: _Left) -> int:
+        """Ask until the RFC's deadline; T that it costs, as far as is known here."""
         asked, failures = left.rfc.payload, 0
         domain, router = self._node.terms.domain, left.wallet.granted.payload.issuer
         rfc_id = left.rfc.id(domain)
@@ -78,8 +88,7 @@ class Withdrawing:
                     self._check(left.rfc, answer)
             except AccessRefused as error:  # it had its refusal already, or no pass there
                 self._node.log.info("RFC was not waiting", rfc=rfc_id.hex(), code=error.code)
-                self._access.give_back(left.wallet, left.held)
-                return
+                return 0
             except GossipError as error:
                 self._node.log.info("withdrawal waits", rfc=rfc_id.hex(), reason=str(error))
                 await trio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
@@ -89,7 +98,8 @@ class Withdrawing:
                 self._node.log.info("RFC was matched before it was taken back", rfc=rfc_id.hex())
                 self._abandon(answer, left.wallet)
             elif isinstance(answer, Withdrawn):
-                self._access.give_back(left.wallet, left.held - min(left.held, answer.cost))
+                return int(answer.cost)
             else:
                 self._node.log.warning("no answer to a withdrawal", rfc=rfc_id.hex(), got=type(answer).__name__)
-            return
+            break
+        return left.held

@@ -186,6 +186,23 @@ def test_s36_an_rfc_over_the_allowance_is_refused_and_costs_nothing(counter: Cou
     counter.admit(counter.rfc(granted, token_max=16_384))
 
 
+def test_held_and_used_are_told_apart(counter: Counter) -> None:
+    """What RFCs hold that have not ended may come back; what was used is gone for the day."""
+    granted = counter.grant()
+    left = counter.desk.allowances.left
+    ticket_id = counter.place(counter.admit(counter.rfc(granted, token_max=16_000)))
+    refused = rfc_refused(counter, counter.rfc(granted, index=1, token_max=385))
+    assert (refused.code, refused.allowance_left) == ("allowance_held", 384)
+    assert "385 T, 384 T are left, 16000 T are held" in refused.detail
+    assert left(granted.session_key) == 384
+    assert rfc_refused(counter, counter.rfc(granted, index=1, token_max=16_385)).code == "token_max_over_allowance"
+    assert rfc_refused(counter, counter.rfc(granted, index=1, token_max=0)).code == "token_max_over_allowance"
+    counter.desk.settled(ticket_id, 15_000)
+    counter.admit(counter.rfc(granted, index=1, token_max=385))
+    refused = rfc_refused(counter, counter.rfc(granted, index=2, token_max=1_385))
+    assert refused.code == "token_max_over_allowance", "385 T are held, and those 15,000 don't come back"
+
+
 def test_a_used_index_is_refused(counter: Counter) -> None:
     granted = counter.grant()
     counter.admit(counter.rfc(granted, index=4))

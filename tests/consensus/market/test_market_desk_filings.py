@@ -203,7 +203,8 @@ def test_reserved_and_spent_never_exceed_the_allowance(steps: list[tuple[int, st
         rfc = counter.rfc(granted, index=index, token_max=token_max)
         if token_max > (left := counter.desk.allowances.left(granted.session_key)):
             refused = rfc_refused(counter, rfc)
-            assert (refused.code, refused.allowance_left) == ("token_max_over_allowance", left)
+            code = "allowance_held" if token_max <= granted.allowance - spent else "token_max_over_allowance"
+            assert (refused.code, refused.allowance_left) == (code, left)
             continue
         rfc_id = counter.admit(rfc)
         if what == "refuse":
@@ -229,14 +230,21 @@ def test_s37_a_router_promises_what_its_passes_are_worth_and_no_more(counter: Co
     """16,384 T were issued: at twice the reference price they pay for 8,192."""
     first = waiting_rfc(counter, 8_192)
     counter.open_ticket(first, price_wei=2 * PRICE)
-    counter.place(first)
+    ticket_id = counter.place(first)
     assert counter.desk.budget_left(counter.account) == 8_192 * PRICE
     second = waiting_rfc(counter, 8_192, index=1)
     with pytest.raises(RfcRefused) as refused:
         counter.open_ticket(second, price_wei=PRICE + 1)
-    assert refused.value.code == "budget_spent"
+    assert refused.value.code == "budget_held", "what the first promised may come back"
     assert f"{8_192 * PRICE} wei of the budget of day 0" in refused.value.detail
     assert counter.open_ticket(second, price_wei=PRICE).token_max == 8_192
+    with pytest.raises(RfcRefused) as refused:
+        counter.open_ticket(second, price_wei=3 * PRICE)
+    assert refused.value.code == "budget_spent", "that would not do"
+    counter.desk.settled(ticket_id, 8_192, 8_192 * PRICE)
+    with pytest.raises(RfcRefused) as refused:
+        counter.open_ticket(second, price_wei=PRICE + 1)
+    assert refused.value.code == "budget_spent", "what was credited does not come back"
 
 
 def test_s37_what_a_session_did_not_use_of_its_worth_can_be_promised_again(counter: Counter) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 from typer.testing import CliRunner
 
 from node.api.api_keys import add_key, hash_key, read_keys, revoke_key
 from node.api.backend import Allowance, BackendError
 from node.api.gateway import build_gateway
+from node.api.openai_answers import error_headers
 from node.api.shares import Gate
 from node.cli_apikey import app
 from node.config import write_node
@@ -105,7 +107,7 @@ async def test_a_share_is_set_aside_and_settled_and_outlives_a_restart(path: Pat
         assert one.limit is not None
         assert (one.limit.limit_tokens, one.limit.remaining_tokens) == (1_000, 400)
         with pytest.raises(BackendError) as refused:
-            async with first.reserve(key, 401):
+            async with first.reserve(key, 1_001):
                 pass
         assert (refused.value.status, refused.value.code, refused.value.retry_after) == (429, "key_allowance_used", 600)
         one.spent = 100
@@ -120,6 +122,76 @@ async def test_a_share_is_set_aside_and_settled_and_outlives_a_restart(path: Pat
     backend.allowed = Allowance(4, 600, 10_000, 10_000)
     async with again.reserve(key, 1_000):
         pass
+
+
+async def test_what_others_of_a_key_hold_is_waited_for(path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    held = gate(path, ScriptedBackend())
+    key = held.admit(f"Bearer {add_key(path, 'ann', 7, tokens=1_000)}")
+    spent = 0
+
+    async def ask() -> None:
+        nonlocal spent
+        async with held.reserve(key, 600) as one:
+            await trio.sleep(1)
+            one.spent = 40
+            spent += 40
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(ask)
+    assert spent == 400, "one after the other each got its 600 T"
+    async with held.reserve(key, 600) as last:
+        assert last.limit is not None
+        assert last.limit.remaining_tokens == 0, "what came back was counted once"
+
+
+async def test_what_is_held_for_too_long_is_no_used_up_day(path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    held = gate(path, ScriptedBackend())
+    key = held.admit(f"Bearer {add_key(path, 'ann', 7, tokens=1_000)}")
+    async with held.reserve(key, 600) as one:
+        with pytest.raises(BackendError) as caught:
+            async with held.reserve(key, 401):
+                pass
+        refused = caught.value
+        assert (refused.status, refused.code, refused.retry_after) == (429, "key_allowance_held", 1)
+        headers = error_headers(refused)
+        assert (headers["x-ratelimit-limit-tokens"], headers["x-ratelimit-remaining-tokens"]) == ("1000", "400")
+        assert "x-should-retry" not in headers, "a client may ask again by itself"
+        one.spent = 600
+    with pytest.raises(BackendError) as caught:
+        async with held.reserve(key, 401):
+            pass
+    assert (caught.value.code, caught.value.retry_after) == ("key_allowance_used", 600)
+
+
+async def test_a_client_that_leaves_while_its_share_is_written_has_it_back(path: Path) -> None:
+    class Slow(Values):
+        """Holds up the first write until it is let go."""
+
+        def __init__(self) -> None:
+            self.begun, self.go_on = trio.Event(), trio.Event()
+
+        async def put_value(self, key: str, value: bytes) -> None:
+            self.begun.set()
+            await self.go_on.wait()
+            await super().put_value(key, value)
+
+    values = Slow()
+    held = gate(path, ScriptedBackend(), values)
+    key = held.admit(f"Bearer {add_key(path, 'ann', 7, tokens=1_000)}")
+
+    async def ask() -> None:
+        async with held.reserve(key, 1_000):
+            await trio.sleep_forever()
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await values.begun.wait()
+            nursery.cancel_scope.cancel()
+            values.go_on.set()
+        async with held.reserve(key, 1_000):
+            pass
 
 
 async def test_a_percentage_of_an_unknown_allowance_is_refused(path: Path) -> None:

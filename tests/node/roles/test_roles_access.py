@@ -89,7 +89,7 @@ async def rfcs(lab: Lab, asker: Running, user: Key) -> None:
     matched = await ask_match(asker, home, rfc)
     assert matched.ticket.payload.session_key == session.address
     assert await ask_match(asker, home, rfc) == matched, "the same RFC gets the same answer"
-    async with refuses("token_max_over_allowance"):
+    async with refuses("allowance_held"):
         await ask_match(asker, home, make_rfc(session, granted, index=7, token_max=1))
     for index in (6, 8):
         async with refuses("index_used") as caught:

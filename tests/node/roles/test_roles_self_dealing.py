@@ -8,9 +8,10 @@ from msgspec.structs import replace
 from consensus.market.pairs import pair_key
 from gossip.messages.router import DeliveryFiling
 from node.api.backend import BackendError
-from node.roles.access import AccessRefused, ask_router
+from node.roles import asking
+from node.roles.access import MIN_PASS_T, AccessRefused, ask_router
 from tests.consensus.builders import key
-from tests.node.roles.fakes import WEI
+from tests.node.roles.fakes import WEI, GatedEngine
 from tests.node.roles.harness import PRICE, SHORT, ask, ask_match, ask_pass, chat, make_rfc, open_lab, until
 
 
@@ -68,6 +69,34 @@ async def test_a_user_is_sent_to_another_provider_once_one_has_its_share_of_the_
         assert refused.value.code == "pair_capped"
         second, _ = await ask(user, chat(max_tokens=allowance // 2))
         assert second.provider == dear.address, "what was said to the cheap one leaves it too little"
+
+
+async def test_a_share_that_is_promised_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a ticket promised a provider of a pass, its batch mostly does not credit."""
+    async with open_lab(tmp_path, monkeypatch, replace(SHORT, pair_percent=50)) as lab:
+        await lab.start_committee()
+        engine = GatedEngine(open_for=4)
+        await lab.start_provider("provider", engine, slots=4)
+        user = await lab.start_user("user", 500 * WEI)
+        await lab.market(providers=1)
+        agent = user.parts.agent
+        assert agent is not None
+        big = chat(max_tokens=MIN_PASS_T * 2 // 5)
+        async with agent.chat(big) as first:
+            monkeypatch.setattr(asking, "RFC_DEADLINE_MS", 4_000)
+            with pytest.raises(BackendError) as refused:
+                await ask(user, big)
+            assert (refused.value.status, refused.value.code, refused.value.retry_after) == (429, "pair_held", 1)
+            monkeypatch.setattr(asking, "RFC_DEADLINE_MS", 100_000)
+            engine.release()
+            _ = [piece async for piece in first.pieces()]
+        second, _ = await ask(user, big)
+        assert second.tokens == 32, "it waited for the batch that settled the first"
+        with pytest.raises(BackendError) as refused:
+            await ask(user, chat(max_tokens=MIN_PASS_T * 51 // 100))
+        assert refused.value.code == "pair_capped"
+        assert refused.value.retry_after is not None
+        assert refused.value.retry_after > 1
 
 
 async def test_a_user_files_no_voucher_in_its_providers_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
