@@ -128,11 +128,11 @@ class SessionServer:
         check_ticket(ticket, self._key.address, domain, self._now_ms())
         check_query(opened.query, ticket, domain)
         body = decode_body(opened.query.payload.body, ticket.payload.prompt_bound)
-        if let_in is not None:
-            let_in(ticket)
         engine = self._engine_for(ticket.payload.bid.payload.model_id)
         if engine is None:
             raise SessionError(Code.ENGINE_FAILED, "the provider does not run this model now")
+        if let_in is not None:
+            let_in(ticket)
         async with self._slot(ticket, engine):
             generation = body.generation(ticket.payload.token_max)
             await _check_features(engine, generation)

@@ -8,8 +8,6 @@ from functools import partial
 
 import trio
 
-from consensus.market.listing import unlisted
-from consensus.market.rivals import find_fault
 from contracts.typed_data import ZERO_DIGEST, Address, Digest
 from gossip.doorway import DoorLimits
 from gossip.errors import GossipError, NoPlace, TransportError
@@ -39,6 +37,7 @@ from node.roles.prover import MOST_STREAMS, PEER_STREAMS, Prover
 from node.roles.public import PublicState
 from node.roles.scoring import Filer, Scoring
 from node.roles.strangers import MAX_STREAMS, PER_PEER, Strangers
+from node.roles.tickets import judge_ticket
 from node.roles.transcripts import Opener, Transcript, Transcripts
 
 BID_LIFE_MS = 120_000
@@ -281,28 +280,17 @@ class Provider:
 
     def _let_in(self, stream: FrameStream, ticket: Signed[Ticket]) -> None:
         """Only a stream with a committee member's ticket takes a session's place. Raises SessionError."""
-        self._judge(ticket)
+        judge_ticket(ticket, self._node, self._public, self._evidence)
         try:
             stream.admit()
         except NoPlace as error:
             raise SessionError(Code.BUSY, str(error)) from error
 
-    def _judge(self, ticket: Signed[Ticket]) -> None:
-        """Raises SessionError for a ticket that is not a member's, or that no batch would pay for."""
-        day = self._node.terms.params.day_of(ticket.payload.slot)
-        if not self._public.is_router(ticket.payload.router, day):
-            raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} is not a router of day {day}")
-        if self._evidence.has_issued_twice(ticket.payload.router, day):
-            raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} gave one session key two passes")
-        if (fault := find_fault(ticket.payload, self._node.terms)) is not None:
-            raise SessionError(Code.BAD_TICKET, f"no batch would pay for it: {fault[0]} {fault[1]}")
-        listing, model_id = self._public.ledger.listing, ticket.payload.bid.payload.model_id
-        if (why := unlisted(listing, model_id, day, self._node.terms.params)) is not None:
-            raise SessionError(Code.BAD_TICKET, f"no batch would pay for it: {why}")
-
     async def _accept(self, ticket: Signed[Ticket]) -> None:
         """Only tickets of committee members, each once. Raises SessionError."""
-        self._judge(ticket)  # again: a router may have been caught since the stream was let in
+        judge_ticket(
+            ticket, self._node, self._public, self._evidence
+        )  # again: a router may have been caught since the stream was let in
         offer = self._offers.get(ticket.payload.bid.payload.model_id)
         if offer is not None and not await self._is_unchanged(offer):
             raise SessionError(Code.ENGINE_FAILED, "the provider's model files changed: it must hash them again")
