@@ -93,6 +93,10 @@ class StreamBroken(TransportError):
     """A stream ended without an END frame, or was reset."""
 
 
+class NoPlace(TransportError):
+    """This node serves as many streams of a protocol as it may."""
+
+
 class StreamTimeout(TransportError):
     """A deadline passed while a stream was read or written."""
 

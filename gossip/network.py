@@ -5,18 +5,18 @@ below it is :mod:`gossip.hardening`'s affair.
 """
 
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
 import trio
 
-from gossip.errors import MessageError, PeerUnreachable, StreamTimeout, TransportError
+from gossip.doorway import DoorLimits, Doorway, Entry, Places
+from gossip.errors import MessageError, NoPlace, PeerUnreachable, StreamTimeout, TransportError
 from gossip.hardening.engine import SEED_BYTES, Engine, EngineLimits, peer_of
 from gossip.hardening.yamux import SessionLimits
 from gossip.scores import PeerScores
-from gossip.streams import FrameStream, Pipe
+from gossip.streams import FrameStream, Opening, Pipe
 from gossip.validation import GossipMessage, Verdict
 
 __all__ = ["GossipMessage", "Network", "NetworkConfig", "NetworkStatistics", "Verdict", "open_network"]
@@ -192,37 +192,66 @@ class Network:
         *,
         max_concurrent: int = 128,
         max_per_peer: int | None = None,
+        door: DoorLimits | None = None,
+        admits_itself: bool = False,
     ) -> None:
         """Answer streams of ``protocol``; at most ``max_concurrent`` at once, the next are told ``busy``.
 
-        One peer may hold ``max_per_peer`` of them, where that is given.
+        One peer may hold ``max_per_peer`` of them, where that is given. With a ``door`` a stream counts there until its
+        first frame has come, or, where the handler ``admits_itself``, until that calls :meth:`FrameStream.admit`; a
+        peer that says nothing in time is scored. Without one, a stream takes its place when it is opened.
 
         An exception in ``handler`` fails its stream alone, with ``bad_message`` and a score where a message was at
         fault, else with ``internal_error``. The stream is closed when ``handler`` returns.
         """
-        held: Counter[str] = Counter()
+        places = Places(protocol, max_concurrent, max_per_peer)
+        doorway = None if door is None else Doorway(door)
 
-        async def accept(pipe: Pipe, peer_id: str) -> None:
-            stream = FrameStream(pipe, peer_id)
-            full = held.total() >= max_concurrent
-            if full or (max_per_peer is not None and held[peer_id] >= max_per_peer):
-                self._count("busy", 1)
-                whose = "" if full else " by you"
-                await stream.fail(
-                    "busy", f"{held.total() if full else held[peer_id]} streams of {protocol} are open{whose}"
-                )
-                stream.close_nowait()
+        async def accept(pipe: Pipe, peer_id: str, address: str | None) -> None:
+            if doorway is None:
+                await self._accept(places, protocol, handler, FrameStream(pipe, peer_id))
                 return
-            held[peer_id] += 1
+            visit = await doorway.enter(peer_id, address)
+            if visit is None:
+                await self._turn_away(FrameStream(pipe, peer_id), f"too many streams of {protocol} wait to be heard")
+                return
+            entry = Entry(places, doorway, visit)
+            stream = FrameStream(pipe, peer_id, entry, admits_itself=admits_itself)
             try:
                 await self._run_handler(protocol, handler, stream)
+                self._score_opening(protocol, stream, doorway.limits)
             finally:
-                held[peer_id] -= 1
-                if not held[peer_id]:
-                    del held[peer_id]
+                entry.close()
                 stream.close_nowait()
 
         self._engine.serve(protocol, accept)
+
+    async def _accept(
+        self, places: Places, protocol: str, handler: Callable[[FrameStream], Awaitable[None]], stream: FrameStream
+    ) -> None:
+        try:
+            places.take(stream.remote_peer)
+        except NoPlace as error:
+            await self._turn_away(stream, str(error))
+            return
+        try:
+            await self._run_handler(protocol, handler, stream)
+        finally:
+            places.give_back(stream.remote_peer)
+            stream.close_nowait()
+
+    async def _turn_away(self, stream: FrameStream, why: str) -> None:
+        self._count("busy", 1)
+        await stream.fail("busy", why)
+        stream.close_nowait()
+
+    def _score_opening(self, protocol: str, stream: FrameStream, limits: DoorLimits) -> None:
+        match stream.opening:
+            case Opening.LATE:
+                self._count("silent_stream", 1)
+                self.penalise(stream.remote_peer, limits.silence_points, f"{protocol}: a stream without a first frame")
+            case Opening.MISSED:
+                self.penalise(stream.remote_peer, limits.leaving_points, f"{protocol}: left before its first frame")
 
     async def open_stream(self, peer_id: str, protocol: str, *, timeout: float) -> FrameStream:
         """A new stream to a connected peer. Raises PeerUnreachable, StreamTimeout."""
@@ -244,6 +273,8 @@ class Network:
                 self._count("bad_message", 1)
                 self.penalise(stream.remote_peer, _FAULT_POINTS, f"{protocol}: {bad}")
                 await stream.fail("bad_message", str(bad))
+            elif any(isinstance(fault, NoPlace) for fault in faults):
+                await self._turn_away(stream, "; ".join(map(str, faults)))
             elif all(isinstance(fault, TransportError) for fault in faults):
                 self._count("broken_stream", 1)
                 _log.debug("%s of %s: %r", protocol, stream.remote_peer, error)

@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 import trio
 
+from gossip.doorway import Entry
 from gossip.errors import GossipError, MalformedMessage, MessageTooLarge, RemoteError, StreamBroken, StreamTimeout
 
 _HEADER = struct.Struct(">IB")
@@ -31,6 +32,17 @@ class FrameKind(enum.IntEnum):
     DATA = 0
     END = 1
     ERROR = 2
+
+
+class Opening(enum.Enum):
+    """What became of a stream's first frame."""
+
+    AWAITED = enum.auto()
+    HEARD = enum.auto()
+    LATE = enum.auto()
+    """The time for it ran out."""
+    MISSED = enum.auto()
+    """The peer ended or reset the stream before it."""
 
 
 class _Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -61,9 +73,14 @@ class Pipe(Protocol):
 class FrameStream:
     """A stream of frames with one peer. Any task may send; one task receives."""
 
-    def __init__(self, pipe: Pipe, remote_peer: str) -> None:
+    def __init__(
+        self, pipe: Pipe, remote_peer: str, entry: Entry | None = None, *, admits_itself: bool = False
+    ) -> None:
         self.remote_peer = remote_peer
         """The peer id at the other end, proven by the connection's handshake."""
+        self.opening = Opening.AWAITED
+        self._entry = entry
+        self._admits_itself = admits_itself
         self._pipe = pipe
         self._buffer = bytearray()
         self._send_lock = trio.Lock()
@@ -94,16 +111,57 @@ class FrameStream:
         except (StreamBroken, StreamTimeout):
             return  # a peer that is gone needs no reason
 
+    def admit(self) -> None:
+        """Take a place among those served: for the handler of an inbound stream, once it has checked what it must.
+
+        Raises :class:`~gossip.errors.NoPlace`. Nothing where the stream has its place.
+        """
+        if self._entry is not None:
+            self._entry.admit()
+
     async def receive(self, *, limit: int, timeout: float) -> bytes | None:
         """The next frame of at most ``limit`` bytes, within ``timeout`` s; None once the peer has ended the stream.
 
         Raises StreamTimeout (the frame isn't lost: receive again), StreamBroken, RemoteError, and MessageTooLarge or
-        MalformedMessage, which reset the stream: the length is looked at before anything is read.
+        MalformedMessage, which reset the stream: the length is looked at before anything is read. The first frame of an
+        inbound stream has no longer than its doorway gives, and raises NoPlace where no place is left for the stream.
         """
         if self._received_end:
             return None
         if self._failure is not None:
             raise self._failure
+        if self.opening is Opening.AWAITED and self._entry is not None:
+            return await self._receive_first(self._entry, limit, timeout)
+        return await self._receive_within(limit, timeout)
+
+    async def _receive_first(self, entry: Entry, limit: int, timeout: float) -> bytes | None:
+        limits, started = entry.limits, trio.current_time()
+        try:
+            size = await self._receive_size(min(limits.first_frame_s, timeout))
+            patience = limits.first_frame_s + min(size, limit) / limits.slowest_bytes_per_s
+            left = min(patience, timeout) - (trio.current_time() - started)
+            data = await self._receive_within(limit, max(0.0, left))
+        except StreamTimeout:
+            self.opening = Opening.LATE
+            raise
+        except (StreamBroken, RemoteError):
+            self.opening = Opening.MISSED
+            raise
+        self.opening = Opening.MISSED if data is None else Opening.HEARD
+        if data is not None and not self._admits_itself:
+            entry.admit()
+        return data
+
+    async def _receive_size(self, timeout: float) -> int:
+        """The length that the next frame's header names; the header stays."""
+        try:
+            with trio.fail_after(timeout):
+                await self._fill(_HEADER.size)
+        except trio.TooSlowError:
+            raise StreamTimeout(f"{self.remote_peer} began no frame within {timeout} s") from None
+        return int(_HEADER.unpack_from(self._buffer)[0])
+
+    async def _receive_within(self, limit: int, timeout: float) -> bytes | None:
         try:
             with trio.fail_after(timeout):
                 return await self._receive(limit)

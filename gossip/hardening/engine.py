@@ -21,7 +21,7 @@ from gossip.hardening.pubsub import GuardedPubsub, Subscription
 from gossip.hardening.router import GuardedRouter
 from gossip.hardening.supervisor import Supervisor
 from gossip.hardening.swarm import GuardedSwarm
-from gossip.hardening.yamux import SessionLimits
+from gossip.hardening.yamux import SessionLimits, YamuxSession
 from gossip.validation import GossipMessage, Verdict
 
 SEED_BYTES = 32
@@ -164,11 +164,13 @@ class Engine:
 
     # Streams
 
-    def serve(self, protocol: str, accept: Callable[[StreamPipe, str], Awaitable[None]]) -> None:
-        """Call ``accept(pipe, peer id)`` for each inbound stream of ``protocol``."""
+    def serve(self, protocol: str, accept: Callable[[StreamPipe, str, str | None], Awaitable[None]]) -> None:
+        """Call ``accept(pipe, peer id, IP address)`` for each inbound stream of ``protocol``."""
 
         async def handle(stream: INetStream) -> None:
-            await accept(StreamPipe(stream), stream.muxed_conn.peer_id.to_base58())
+            session = stream.muxed_conn
+            remote = session.get_remote_address() if isinstance(session, YamuxSession) else None
+            await accept(StreamPipe(stream), session.peer_id.to_base58(), remote[0] if remote else None)
 
         self.host.set_stream_handler(TProtocol(protocol), handle)
 

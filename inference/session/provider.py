@@ -48,6 +48,9 @@ OnReceipt = Callable[[Signed[Ticket], Cosigned], Awaitable[None]]
 AcceptTicket = Callable[[Signed[Ticket]], Awaitable[None]]
 """Marks a ticket used, durably and at once. Raises :class:`SessionError` where it was, or its router is no member."""
 
+LetIn = Callable[[Signed[Ticket]], None]
+"""Called once a ticket and its query are checked, before any work for them. Raises :class:`SessionError` to refuse."""
+
 OnServed = Callable[[Digest, bytes, tuple[int, ...]], None]
 """Told of every session that has ended: ticket id, query body and the T sent, for whoever asks for a second opinion."""
 
@@ -87,15 +90,15 @@ class SessionServer:
         """Sessions of ``model_id`` being served now."""
         return self._running[model_id]
 
-    async def serve(self, stream: SessionStream) -> None:
-        """Serve one session to its end and close the stream.
+    async def serve(self, stream: SessionStream, let_in: LetIn | None = None) -> None:
+        """Serve one session to its end and close the stream; ``let_in`` gives it its place.
 
         A refusal, a user who leaves and a failing engine end quietly, with an ERROR frame where the user still
         listens. Raises :class:`~gossip.errors.MessageError` for bytes that no honest peer sends, so that the caller
         scores it; anything else that is raised is a bug or a failing store.
         """
         try:
-            await self._serve(stream)
+            await self._serve(stream, let_in)
         except SessionError as error:
             _log.info("session ended", peer=stream.remote_peer, code=str(error.code), detail=error.detail)
             await _fail(stream, error.code, error.detail)
@@ -117,7 +120,7 @@ class SessionServer:
         finally:
             await stream.aclose()
 
-    async def _serve(self, stream: SessionStream) -> None:
+    async def _serve(self, stream: SessionStream, let_in: LetIn | None) -> None:
         opened = await _receive_open(stream)
         if opened is None:
             return
@@ -128,6 +131,8 @@ class SessionServer:
         engine = self._engine_for(ticket.payload.bid.payload.model_id)
         if engine is None:
             raise SessionError(Code.ENGINE_FAILED, "the provider does not run this model now")
+        if let_in is not None:
+            let_in(ticket)
         async with self._slot(ticket, engine):
             generation = body.generation(ticket.payload.token_max)
             await _check_features(engine, generation)

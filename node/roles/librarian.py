@@ -3,7 +3,6 @@
 Anybody may ask, since anybody may be a user; what is given is bounded, for it costs reading.
 """
 
-from collections import Counter
 from collections.abc import Callable
 
 import trio
@@ -23,6 +22,8 @@ MOST_STREAMS = 8
 """Streams open at once; more are turned away by the network layer."""
 
 PEER_STREAMS = 2
+"""Of them by one peer."""
+
 SAY_S = 5.0
 """How soon the next question must follow."""
 
@@ -37,30 +38,19 @@ class Librarian:
         self._node = node
         self._identity_of = identity_of
         self._readers = trio.CapacityLimiter(_READERS)
-        self._open: Counter[str] = Counter()
 
     async def serve(self, stream: FrameStream) -> None:
         """Questions and answers until the user has enough. Raises :class:`~gossip.errors.GossipError`."""
-        peer = stream.remote_peer
-        if self._open[peer] >= PEER_STREAMS:
-            await stream.fail("busy", f"{PEER_STREAMS} streams of one peer are open")
-            return
-        self._open[peer] += 1
-        try:
-            asked = 0
-            while (data := await stream.receive(limit=MAX_ASK_BYTES, timeout=SAY_S)) is not None:
-                ask = decode_blocks_ask(data)
-                asked += ask.count
-                if asked * BLOCK_BYTES > VOCABULARY_BYTES:
-                    await stream.fail("too_much", f"{asked} blocks in one stream")
-                    return
-                if not await self._answer(stream, ask):
-                    return
-            await stream.end()
-        finally:
-            self._open[peer] -= 1
-            if not self._open[peer]:
-                del self._open[peer]
+        asked = 0
+        while (data := await stream.receive(limit=MAX_ASK_BYTES, timeout=SAY_S)) is not None:
+            ask = decode_blocks_ask(data)
+            asked += ask.count
+            if asked * BLOCK_BYTES > VOCABULARY_BYTES:
+                await stream.fail("too_much", f"{asked} blocks in one stream")
+                return
+            if not await self._answer(stream, ask):
+                return
+        await stream.end()
 
     async def _answer(self, stream: FrameStream, ask: BlocksAsk) -> bool:
         """Whether there was an answer."""

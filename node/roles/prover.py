@@ -27,7 +27,7 @@ MOST_STREAMS = 256
 """Streams open at once; more are turned away by the network layer."""
 
 PEER_STREAMS = 16
-"""Of them by one peer: no stranger keeps the routers out by opening streams and saying nothing."""
+"""Of them by one peer."""
 
 SAY_S = 3.0
 """How soon a challenge must follow the stream that it comes on."""
@@ -55,24 +55,9 @@ class Prover:
         self._answered: Counter[tuple[Address, Digest]] = Counter()
         """Challenges answered in the present slot, by router and model."""
         self._slot = -1
-        self._open: Counter[str] = Counter()
-        """Streams by peer."""
 
     async def serve(self, stream: FrameStream) -> None:
         """One challenge and its answer. Raises :class:`~gossip.errors.GossipError`; what it raises is scored."""
-        peer = stream.remote_peer
-        if self._open[peer] >= PEER_STREAMS:
-            await stream.fail("busy", f"{PEER_STREAMS} challenges of one peer are open")
-            return
-        self._open[peer] += 1
-        try:
-            await self._serve(stream)
-        finally:
-            self._open[peer] -= 1
-            if not self._open[peer]:
-                del self._open[peer]
-
-    async def _serve(self, stream: FrameStream) -> None:
         data = await stream.receive(limit=CHALLENGE_BYTES, timeout=SAY_S)
         if data is None:
             return

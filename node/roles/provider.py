@@ -4,13 +4,13 @@ from collections import OrderedDict
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
-from consensus.market.listing import unlisted
-from consensus.market.rivals import find_fault
 from contracts.typed_data import ZERO_DIGEST, Address, Digest
-from gossip.errors import GossipError, TransportError
+from gossip.doorway import DoorLimits
+from gossip.errors import GossipError, NoPlace, TransportError
 from gossip.messages import Signed, Unit, decode, encode, sign
 from gossip.messages.market import LivenessAnswer, LivenessQuery, Ticket
 from gossip.messages.records import Bid, ModelProof
@@ -31,11 +31,13 @@ from node.progress import still_loading
 from node.roles import seats
 from node.roles.evidence import EvidencePool
 from node.roles.librarian import MOST_STREAMS as MOST_READERS
+from node.roles.librarian import PEER_STREAMS as PEER_READERS
 from node.roles.librarian import Librarian
-from node.roles.prover import MOST_STREAMS, Prover
+from node.roles.prover import MOST_STREAMS, PEER_STREAMS, Prover
 from node.roles.public import PublicState
 from node.roles.scoring import Filer, Scoring
 from node.roles.strangers import MAX_STREAMS, PER_PEER, Strangers
+from node.roles.tickets import judge_ticket
 from node.roles.transcripts import Opener, Transcript, Transcripts
 
 BID_LIFE_MS = 120_000
@@ -120,12 +122,7 @@ class Provider:
             slots = sum(offer.config.slots for offer in self._offers.values())
             answer = self._answer_liveness
             self._node.network.serve(LIVENESS, answer, max_concurrent=MAX_STREAMS, max_per_peer=PER_PEER)
-            self._node.network.serve(CHALLENGE, self._prover.serve, max_concurrent=MOST_STREAMS)
-            self._node.network.serve(VOCABULARY, self._librarian.serve, max_concurrent=MOST_READERS)
-            self._node.network.serve(SESSION, self._serve_session, max_concurrent=slots + 8)
-            self._node.network.serve(
-                SEAT, self._answer_seats, max_concurrent=seats.STREAMS, max_per_peer=seats.PER_PEER
-            )
+            self._serve_behind_doors(slots)
             self._scoring.serve()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._filer.run)
@@ -133,6 +130,14 @@ class Provider:
                 nursery.start_soon(self._announce)
                 nursery.start_soon(self._file_deliveries)
                 task_status.started()
+
+    def _serve_behind_doors(self, slots: int) -> None:
+        """The protocols on which whoever opens a stream has something to say at once; a liveness stream is warm."""
+        serve, door = self._node.network.serve, DoorLimits()
+        serve(SESSION, self._serve_session, max_concurrent=slots + 8, door=door, admits_itself=True)
+        serve(CHALLENGE, self._prover.serve, max_concurrent=MOST_STREAMS, max_per_peer=PEER_STREAMS, door=door)
+        serve(VOCABULARY, self._librarian.serve, max_concurrent=MOST_READERS, max_per_peer=PEER_READERS, door=door)
+        serve(SEAT, self._answer_seats, max_concurrent=seats.STREAMS, max_per_peer=seats.PER_PEER, door=door)
 
     # Offers.
 
@@ -230,7 +235,7 @@ class Provider:
         accepted: list[Digest] = []
         _ACCEPTED.set(accepted)
         try:
-            await self._server.serve(stream)
+            await self._server.serve(stream, partial(self._let_in, stream))
         finally:
             with trio.CancelScope(shield=True):
                 await self._keep_sent(accepted)
@@ -273,18 +278,19 @@ class Provider:
         engine = self._engine_for(model_id)
         return None if engine is None else engine.count_text
 
+    def _let_in(self, stream: FrameStream, ticket: Signed[Ticket]) -> None:
+        """Only a stream with a committee member's ticket takes a session's place. Raises SessionError."""
+        judge_ticket(ticket, self._node, self._public, self._evidence)
+        try:
+            stream.admit()
+        except NoPlace as error:
+            raise SessionError(Code.BUSY, str(error)) from error
+
     async def _accept(self, ticket: Signed[Ticket]) -> None:
         """Only tickets of committee members, each once. Raises SessionError."""
-        day = self._node.terms.params.day_of(ticket.payload.slot)
-        if not self._public.is_router(ticket.payload.router, day):
-            raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} is not a router of day {day}")
-        if self._evidence.has_issued_twice(ticket.payload.router, day):
-            raise SessionError(Code.BAD_TICKET, f"0x{ticket.payload.router.hex()} gave one session key two passes")
-        if (fault := find_fault(ticket.payload, self._node.terms)) is not None:
-            raise SessionError(Code.BAD_TICKET, f"no batch would pay for it: {fault[0]} {fault[1]}")
-        listing, model_id = self._public.ledger.listing, ticket.payload.bid.payload.model_id
-        if (why := unlisted(listing, model_id, day, self._node.terms.params)) is not None:
-            raise SessionError(Code.BAD_TICKET, f"no batch would pay for it: {why}")
+        judge_ticket(
+            ticket, self._node, self._public, self._evidence
+        )  # again: a router may have been caught since the stream was let in
         offer = self._offers.get(ticket.payload.bid.payload.model_id)
         if offer is not None and not await self._is_unchanged(offer):
             raise SessionError(Code.ENGINE_FAILED, "the provider's model files changed: it must hash them again")

@@ -23,6 +23,7 @@ from consensus.market.throttle import Throttle
 from consensus.market.waiting import Waiting
 from contracts.errors import ChainError
 from contracts.typed_data import Address, Digest
+from gossip.doorway import DoorLimits
 from gossip.messages import Signed, encode, sign
 from gossip.messages.committee import CaughtUpFrame, CertifiedBatch, PassFrame, RouterFrame, UsageFrame
 from gossip.messages.market import PassEnd, PassIssued, PassRequest, Refusal, Rfc, Withdrawal
@@ -124,7 +125,7 @@ class HomeRouter:
         for settlement in self._restored:
             self._hand_over(settlement)
         self._evidence.watch(self._end_pass)
-        self._node.network.serve(ROUTER, self._serve, max_concurrent=STREAMS)
+        self._node.network.serve(ROUTER, self._serve, max_concurrent=STREAMS, door=DoorLimits())
         async with trio.open_nursery() as nursery:
             await nursery.start(self._matcher.run)
             nursery.start_soon(self._watch_deadlines)

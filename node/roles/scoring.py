@@ -4,6 +4,7 @@ import trio
 
 from consensus.market.opinions import Pick, turns
 from contracts.typed_data import Address, Digest
+from gossip.doorway import DoorLimits
 from gossip.errors import GossipError
 from gossip.messages import Signed, encode, sign
 from gossip.messages.opinions import MAX_OPEN_BYTES, UNREAD_GAP, OpenTranscript, Opined, Opinion, decode_open
@@ -104,7 +105,7 @@ class Scoring:
     def serve(self) -> None:
         """Be open for transcripts, on a network that has second opinions."""
         if self._node.terms.params.audit_slots:
-            self._node.network.serve(OPINION, self._serve, max_concurrent=STREAMS, max_per_peer=2)
+            self._node.network.serve(OPINION, self._serve, max_concurrent=STREAMS, max_per_peer=2, door=DoorLimits())
 
     async def _serve(self, stream: FrameStream) -> None:
         data = await stream.receive(limit=MAX_OPEN_BYTES, timeout=30)

@@ -9,6 +9,7 @@ import trio
 
 from consensus.errors import ConsensusError
 from consensus.market.errors import MarketError
+from gossip.doorway import DoorLimits
 from gossip.errors import GossipError, MessageError, TransportError
 from gossip.messages import encode
 from gossip.messages.base import decode
@@ -36,6 +37,9 @@ from node.roles.public import PublicState
 RECONCILE_S = 20.0
 """How often a node compares itself with one random peer; gossip is a hint, this is the truth."""
 
+STREAMS, PER_PEER = 16, 4
+"""Streams answered at once, in all and of one peer: one that reads slowly holds its own."""
+
 MAX_BOOK_ITEMS = 100_000
 """Items of one book answer that are read."""
 
@@ -52,7 +56,7 @@ class Sync:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve, follow the batches topic, and reconcile for ever."""
-        self._node.network.serve(SYNC, self._serve, max_concurrent=16)
+        self._node.network.serve(SYNC, self._serve, max_concurrent=STREAMS, max_per_peer=PER_PEER, door=DoorLimits())
         async with trio.open_nursery() as nursery:
             await nursery.start(self._follow)
             nursery.start_soon(self._reconcile)
