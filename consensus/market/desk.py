@@ -235,8 +235,7 @@ class Desk:
     def _check_budget(self, token_max: int, price_wei: int, account: DayAccount, allowance_left: int) -> None:
         needed, left = worth_wei(token_max, price_wei), self.budget_left(account)
         if left < needed or left <= 0:
-            what = f"TokenMax {token_max} T at {price_wei} wei"
-            raise self._promises.refusal(what, account.day, needed, left, allowance_left)
+            raise self._promises.refusal((token_max, price_wei), account.day, left, allowance_left)
 
     def open_ticket(
         self,

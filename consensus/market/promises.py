@@ -48,16 +48,18 @@ class Promises:
         own = self._issued_t.get(day, 0) * reference_price_wei - self._credited.get(day, 0)
         return min(own, budget_left_wei) - outstanding
 
-    def refusal(self, what: str, day: int, needed: int, left: int, allowance_left: int) -> RfcRefused:
-        """Why ``what`` is refused, which needs more wei of ``day`` than are left.
+    def refusal(self, wanted: tuple[int, int], day: int, left: int, allowance_left: int) -> RfcRefused:
+        """Why an RFC is refused whose TokenMax and price, ``wanted``, need more wei of ``day`` than are ``left``.
 
         budget_held where tickets that no batch has settled may leave enough of what they were promised, else
         budget_spent.
         """
-        held = self._outstanding.get(day, 0)
+        (token_max, price_wei), held = wanted, self._outstanding.get(day, 0)
+        needed = worth_wei(token_max, price_wei)
         code = "budget_held" if 0 < needed <= left + held else "budget_spent"
         rest = f"{max(0, left)} wei of the budget of day {day} are not promised yet, {held} wei are"
-        return RfcRefused(code, f"{what} need {needed} wei, {rest}", allowance_left)
+        what = f"TokenMax {token_max} T at {price_wei} wei need {needed} wei"
+        return RfcRefused(code, f"{what}, {rest}", allowance_left)
 
     def forget_before(self, day: int) -> None:
         """Drop what was issued for earlier days; tickets of theirs are dropped when they are settled."""
