@@ -64,7 +64,7 @@ class Engine:
             on_violation=blame,
         )
         self.host = GuardedHost(self.swarm)
-        self.router = GuardedRouter(limits.heartbeat, blame)
+        self.router = GuardedRouter(limits.heartbeat)
         self.pubsub = GuardedPubsub(
             self.host,
             self.router,

@@ -158,6 +158,20 @@ def rpc_attacks() -> dict[str, bytes]:
         "many-grafts": frame(
             rpc_pb2.RPC(control=rpc_pb2.ControlMessage(graft=[rpc_pb2.ControlGraft(topicID="unknown")] * 1001))
         ),
+        "many-topics-in-a-message": frame(rpc_pb2.RPC(publish=[message(topicIDs=["t"] * 10_000)])),
+        "many-peers-in-a-prune": frame(
+            rpc_pb2.RPC(
+                control=rpc_pb2.ControlMessage(
+                    prune=[rpc_pb2.ControlPrune(topicID=TOPIC, peers=[rpc_pb2.PeerInfo()] * 10_000)]
+                )
+            )
+        ),
+        "many-wanted": frame(
+            rpc_pb2.RPC(control=rpc_pb2.ControlMessage(iwant=[rpc_pb2.ControlIWant(messageIDs=[b""] * 6000)]))
+        ),
+        "many-unwanted": frame(
+            rpc_pb2.RPC(control=rpc_pb2.ControlMessage(idontwant=[rpc_pb2.ControlIDontWant(messageIDs=[b""] * 6000)]))
+        ),
         "false-record": frame(rpc_pb2.RPC(senderRecord=b"\xff" * 100)),
     }
 
@@ -168,6 +182,8 @@ async def test_bad_pubsub_rpcs(name: str) -> None:
         await send_raw(attacker, victim, str(MESHSUB), rpc_attacks()[name])
         await still_serves(victim, honest)
         harmless = {"unknown-graft", "prune-for-ever", "false-record"}
+        if name.startswith("many-"):
+            assert victim.statistics().drops["malformed_rpc"] == 1, "it is refused before it is parsed"
         assert bool(victim.statistics().drops.get("penalties")) == (name not in harmless)
         router = victim._engine.router
         assert "unknown" not in router.back_off
