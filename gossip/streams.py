@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from gossip.errors import GossipError, MalformedMessage, MessageTooLarge, RemoteError, StreamBroken, StreamTimeout
+from gossip.patience import listen
 
 _HEADER = struct.Struct(">IB")
 
@@ -105,8 +106,7 @@ class FrameStream:
         if self._failure is not None:
             raise self._failure
         try:
-            with trio.fail_after(timeout):
-                return await self._receive(limit)
+            return await listen(timeout, self._receive, limit)
         except trio.TooSlowError:
             raise StreamTimeout(f"{self.remote_peer} sent no whole frame within {timeout} s") from None
         except (StreamBroken, MessageTooLarge, MalformedMessage, RemoteError) as error:

@@ -21,6 +21,7 @@ from gossip.hardening.router import GuardedRouter
 from gossip.hardening.supervisor import Supervisor
 from gossip.hardening.swarm import GuardedSwarm
 from gossip.hardening.yamux import SessionLimits
+from gossip.patience import within
 from gossip.validation import GossipMessage, Verdict
 
 SEED_BYTES = 32
@@ -104,8 +105,8 @@ class Engine:
     async def connect(self, peer_id: str, multiaddrs: Sequence[str], timeout: float) -> None:
         """Connect to ``peer_id`` at one of ``multiaddrs``. Raises :class:`PeerUnreachable`."""
         addresses = [parse_address(address) for address in multiaddrs]
-        with unreachable(peer_id, timeout), trio.fail_after(timeout):
-            await self.swarm.dial_any(parse_peer(peer_id), addresses)
+        with unreachable(peer_id, timeout):
+            await within(timeout, self.swarm.dial_any, parse_peer(peer_id), addresses)
 
     async def disconnect(self, peer_id: str) -> None:
         """Close the peer's connections."""
@@ -122,8 +123,8 @@ class Engine:
 
     async def ping(self, peer_id: str, timeout: float) -> float:
         """A round trip in ms. Raises :class:`PeerUnreachable`."""
-        with unreachable(peer_id, timeout), trio.fail_after(timeout):
-            return await self.host.ping(parse_peer(peer_id))
+        with unreachable(peer_id, timeout):
+            return await within(timeout, self.host.ping, parse_peer(peer_id))
 
     # Gossip
 
