@@ -16,7 +16,8 @@ from libp2p.peer.id import ID
 
 from gossip.errors import AddressInUse, PeerUnreachable
 from gossip.hardening.host import LIBRARY_ERRORS, GuardedHost, StreamPipe
-from gossip.hardening.pubsub import GuardedPubsub, Subscription
+from gossip.hardening.inbox import Subscription
+from gossip.hardening.pubsub import GuardedPubsub
 from gossip.hardening.router import GuardedRouter
 from gossip.hardening.supervisor import Supervisor
 from gossip.hardening.swarm import GuardedSwarm
