@@ -52,6 +52,7 @@ from node.roles.public import PublicState
 from node.roles.router import HomeRouter
 from node.roles.secrets import SlotSecrets
 from node.roles.sessions import SessionLog
+from node.roles.snapshots import Snapshots
 from node.roles.status import NodeStatus
 from node.roles.succession import Succession
 from node.roles.sync import Sync
@@ -148,8 +149,11 @@ async def _run_roles(node: Node, network: NetworkFile) -> None:
 
 async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -> Parts:
     """Start the roles of ``node``'s configuration in ``nursery``; returns once each of them runs."""
-    public = PublicState(node, network.genesis())
-    await public.replay()
+    genesis = network.genesis()
+    public = PublicState(node, genesis)
+    snapshots = Snapshots(node, public, genesis)
+    await snapshots.start()
+    nursery.start_soon(snapshots.run)
     feed, sessions = Feed(node, public), SessionLog(node.terms.domain)
     peers = Peers(node, public, node.config.roles, (*network.bootstrap, *node.config.bootstrap))
     evidence = EvidencePool(node, public)

@@ -176,6 +176,7 @@ def _add_groups() -> None:
     from node.cli_model import app as model_app  # noqa: PLC0415  # as above
     from testnet.cli import app as testnet_app  # noqa: PLC0415  # node must not need testnet to be imported
 
+    app.registered_groups.clear()
     app.add_typer(committee_app, name="committee")
     app.add_typer(apikey_app, name="apikey", help="Keys of the gateway for several local users.")
     app.add_typer(contracts_app, name="contracts")
@@ -184,15 +185,22 @@ def _add_groups() -> None:
     app.add_typer(testnet_app, name="testnet", help="Run a whole network on this machine.")
 
 
-def main() -> None:
-    """The console script."""
+def main(arguments: list[str] | None = None) -> None:
+    """The console script; ``arguments`` are the process's where none are given."""
     _add_groups()
     try:
-        app()
-    except* EXPECTED as group:
+        app(arguments)
+    except* (*EXPECTED, OSError) as group:
         for error in _leaves(group):
-            typer.secho(f"yellowstone: {error}", fg=typer.colors.RED, err=True)
+            typer.secho(f"yellowstone: {_sentence(error)}", fg=typer.colors.RED, err=True)
         sys.exit(1)
+
+
+def _sentence(error: BaseException) -> str:
+    """What an operator reads. Files and disks fail in ways that no command foresees: the system's words say which."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

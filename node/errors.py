@@ -33,6 +33,7 @@
     ├── ProofUnreadable        a file is no proof of a credit; names file and key
     ├── ProofRejected          a proof does not hold, or is of a committee that nobody vouches for
     ├── ReplayFailed           stored batches do not lead to what was certified; names height and field
+    ├── SnapshotInvalid        a stored snapshot cannot be trusted; names height and field
     ├── AmountInvalid          an amount of MOR that can't be staked or unstaked
     ├── PlotUnavailable        a picture needs a package that isn't installed
     ├── ChainMismatch          the chain endpoint is another chain than the network's
@@ -187,6 +188,16 @@ class ReplayFailed(NodeError):
         self.field = field
         self.reason = reason
         super().__init__(f"height {height}: {field}: {reason}")
+
+
+class SnapshotInvalid(NodeError):
+    """The snapshot of ``height`` is not believed; ``field`` is what differs."""
+
+    def __init__(self, height: int, field: str, reason: str) -> None:
+        self.height = height
+        self.field = field
+        self.reason = reason
+        super().__init__(f"snapshot of height {height}: {field}: {reason}")
 
 
 class GuardError(StoreError):

@@ -26,6 +26,11 @@ class MemberLog(Generic[E]):
         """The height that the log is of; 0 for a new one."""
         return self._wal.height
 
+    @property
+    def room(self) -> int:
+        """Bytes that the log still holds."""
+        return self._wal.room
+
     def append(self, entry: E) -> None:
         """Add an input, to be flushed before any effect of it. Raises :class:`~node.errors.WalError`."""
         self._wal.append(encode(entry))

@@ -33,7 +33,7 @@ from node.wal_format import (
 MAX_ENTRY_BYTES = 16 << 20
 """The largest entry: a proposal with its batch, twice over."""
 
-MAX_WAL_BYTES = 256 << 20
+MAX_WAL_BYTES = 768 << 20
 """The largest log of one height, unless told otherwise."""
 
 _sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
@@ -141,6 +141,11 @@ class Wal:
     def size(self) -> int:
         """Bytes of the log, those that are not yet written included."""
         return self._file.end + self._pending_bytes
+
+    @property
+    def room(self) -> int:
+        """Bytes that may still be appended."""
+        return self._max_bytes - self.size
 
     def append(self, data: bytes) -> None:
         """Add an entry; it is on the disk after the next :meth:`flush`, and nothing may follow from it before.

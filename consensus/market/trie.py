@@ -126,6 +126,21 @@ class Trie(Mapping[K, V], Generic[K, V]):
     def __len__(self) -> int:
         return self._count
 
+    def changed_since(self, old: "Trie[K, V]") -> dict[K, V]:
+        """What is not as it was in ``old``, a trie that this one came from; shared nodes aren't looked at."""
+        changed: dict[K, V] = {}
+        waiting = [(self._node, old._node)]
+        while waiting:
+            node, before = waiting.pop()
+            if node is before:
+                continue
+            if isinstance(node, _Branch) and isinstance(before, _Branch) and node.at == before.at:
+                waiting.extend(zip(node.children, before.children, strict=True))
+                continue
+            held, was = Trie(node), Trie(before)  # the one has branched where the other had not
+            changed |= {key: held[key] for key in held if was.get(key, _ABSENT) != held[key]}
+        return changed
+
     def with_prefix(self, prefix: bytes) -> dict[K, V]:
         """What stands under keys that begin with ``prefix``."""
         node = self._node

@@ -151,6 +151,10 @@ class MemberCore:
         match event:
             case events.ProposalHeard(frame):
                 self._hear_proposal(frame)
+            case events.ReproposalHeard(proposal):
+                held = self.height.values.get(proposal.payload.batch_hash)
+                if held is not None:
+                    self._hear_proposal(ProposalFrame(proposal, *held))
             case events.PrevoteHeard(vote, member) | events.PrecommitHeard(vote, member):
                 self._hear_vote(vote, member)
             case events.PolkaHeard(height, round_, value, members):

@@ -49,6 +49,12 @@ class ProposalHeard(msgspec.Struct, frozen=True, array_like=True, tag=3):
     frame: ProposalFrame
 
 
+class ReproposalHeard(msgspec.Struct, frozen=True, array_like=True, tag=31):
+    """Another member's proposal of a batch that the core holds already: the log keeps a body once."""
+
+    proposal: Signed[Proposal]
+
+
 class PrevoteHeard(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """A member's prevote; ``member`` is who signed."""
 
@@ -173,6 +179,7 @@ Input = (
     SlotBegan
     | TimerElapsed
     | ProposalHeard
+    | ReproposalHeard
     | PrevoteHeard
     | PrecommitHeard
     | PolkaHeard

@@ -3,6 +3,7 @@
 One task owns the core and takes inputs from one bounded channel, so that no two inputs interleave.
 """
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from consensus.member import events
 from consensus.member.admission import admit, height_of
 from consensus.member.core import MemberCore
 from consensus.member.events import Effect, Input
+from consensus.member.intake import Intake, Refused, is_others
 from consensus.membership import Term
 from consensus.tendermint.evidence import Equivocation
 from contracts.typed_data import Address, Digest
@@ -63,6 +65,9 @@ PUBLISH_TURN_S = 0.5
 FORGED_POINTS = 10
 """For a frame with a signature that does not hold; what the market refuses may have been right when it was sent."""
 
+OWN_BYTES = 256 << 20
+"""Bytes of the log that are kept for this member's own inputs, its proposals above all."""
+
 EVENTS = 8_192
 """Inputs waiting for the core; when full, the links that bring more wait."""
 
@@ -91,6 +96,10 @@ class CommitteeMember:
         self._voice: Voice | None = None
         self._log: MemberLog[Input] | None = None
         self._large = LargeDecisions()
+        self._intake = Intake(core.height.number)
+        self._told_refusal: tuple[int, str] | None = None
+        self._later: deque[Input] = deque(maxlen=EVENTS)
+        """What this member's own desk filed when the height had no room for it."""
         public.on_batch.append(self._on_batch)
         self._exchange = SettlementExchange(
             node,
@@ -265,13 +274,40 @@ class CommitteeMember:
         votes wait behind hundreds of settlements, each for as long as signatures are checked in a turn."""
         event = await self._events_out.receive()
         ends = trio.current_time() + TURN_S
-        await self._process(event)
+        await self._take(event)
         for wanted in () if self._voice is None else self._voice.take_held():
             answer = await self._carry_out(wanted)
             if answer is not None:
                 await self._process(answer)
         while self._events_out.statistics().current_buffer_used and trio.current_time() < ends:
-            await self._process(self._events_out.receive_nowait())
+            await self._take(self._events_out.receive_nowait())
+
+    async def _take(self, event: Input) -> None:
+        """Process an input, unless the log has no room for what its sender says: only own inputs may fill it."""
+        match event:
+            case events.ProposalHeard(frame) if frame.proposal.payload.batch_hash in self._core.height.values:
+                event = events.ReproposalHeard(frame.proposal)
+        refused = self._refusal(event)
+        if refused is None:
+            await self._process(event)
+            return
+        if refused.is_own:
+            self._later.append(event)
+        if refused.reason is None:
+            return
+        if (self._intake.height, refused.reason) != self._told_refusal:
+            self._told_refusal = self._intake.height, refused.reason
+            self._node.log.warning("input refused", kind=type(event).__name__, reason=refused.reason)
+        if refused.sender is not None and self._link is not None:
+            self._link.penalise(refused.sender, FORGED_POINTS, refused.reason)
+
+    def _refusal(self, event: Input) -> Refused | None:
+        height = self._core.height
+        if self._intake.height != height.number:
+            self._intake = Intake(height.number)
+        if is_others(event) and self._log is not None and self._log.room < OWN_BYTES:
+            return Refused("the log is nearly full", is_own=getattr(event, "own", False))
+        return self._intake.take(event, height, self._core.ledger.committee)
 
     async def _restore(self, guard: SigningGuard, log: "MemberLog[Input]") -> None:
         """Bring the core to where it was when this member stopped: what it is locked on, it stays locked on."""
@@ -318,6 +354,9 @@ class CommitteeMember:
                 await log.reset(self._core.height.number)
                 # What the clock said is part of what the core must hear again.
                 log.append(events.SlotBegan(self._core.slot))
+                later, self._later = self._later, deque(maxlen=EVENTS)
+                for held in later:
+                    self._post(held)
 
     def _echo(self, heard: events.StatusHeard) -> None:
         """Tell a member what is held of its own votes, so that it hears of another machine that votes with its key."""

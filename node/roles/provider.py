@@ -322,13 +322,14 @@ class Provider:
     async def _file_deliveries(self) -> None:
         """Tell the routers what was delivered, until each has said that it knows."""
         while True:
+            self._file_now = trio.Event()  # before anything is read: whoever sets it meanwhile is not missed
             deaf: set[Address] = set()
             for unfiled in await self._node.store.unfiled_deliveries():
                 router = unfiled.ticket.payload.router
                 if router not in deaf and not await self._file_end(unfiled.ticket_id):
                     deaf.add(router)  # the others' seats don't wait for it
             await self._tell_running()
-            self._file_now = trio.Event()
+            await self._forget_old()
             with trio.move_on_after(FILE_EVERY_S):
                 await self._file_now.wait()
 
@@ -345,6 +346,20 @@ class Provider:
             return False
         await self._node.store.mark_filed(ticket_id)
         return True
+
+    async def _forget_old(self) -> None:
+        """Forget tickets that no batch can settle any more: neither their pay nor their use again needs them.
+
+        A ticket expires after its slot, and none is taken that has expired; a session goes on for a while beyond.
+        """
+        params = self._node.terms.params
+        before_ms = now_ms() - params.settle_window_slots * params.slot_ms - params.session_max_ms
+        forgotten, unconfirmed = await self._node.store.forget_deliveries(before_ms)
+        if unconfirmed:
+            self._node.log.warning("deliveries that no router took are too old to be paid", count=unconfirmed)
+        if forgotten:
+            self._node.log.info("old tickets are forgotten", count=forgotten)
+            self._file_now.set()  # there may be more than were looked at
 
     async def _tell_running(self) -> None:
         """A report that comes before a session has ended would be the last word once the router's patience is over:

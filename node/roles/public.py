@@ -1,13 +1,14 @@
 """What every full node holds of what is public: the book, slot secrets, and the replayed ledger."""
 
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
 import trio
 
 from consensus.committee import Committee
+from consensus.errors import CertificateInvalid
+from consensus.market.beacons import Beacons
 from consensus.market.book import Book, StandingBid
 from consensus.market.errors import BatchInvalid
 from consensus.market.history import History
@@ -19,6 +20,7 @@ from consensus.membership import Term
 from consensus.tendermint.certificate import verify_certificate
 from contracts.merkle import CreditTree
 from contracts.typed_data import Address, Digest
+from gossip.errors import MessageError
 from gossip.messages import Payload, Signed
 from gossip.messages.committee import (
     BatchBody,
@@ -30,13 +32,12 @@ from gossip.messages.committee import (
 )
 from gossip.messages.records import Bid, ModelProof, NodeRecord, SlotReveal
 from node.context import Node, now_ms
+from node.errors import ReplayFailed
 from node.roles.turns import MUCH, check_in_turns
+from node.snapshot import Followed
 from node.store.batches import Outcome
 
 P = TypeVar("P", bound=Payload)
-
-BEACONS = 1_000
-"""Beacons remembered."""
 
 MAX_REVEALS = 10_000
 """Slot secrets kept in memory; the oldest go first."""
@@ -60,15 +61,17 @@ class PublicState:
         self._adopting = trio.Lock()
         self.history = History(genesis)
         """The days since genesis, those that the ledger has forgotten included."""
-        self.beacons: OrderedDict[Digest, Mapping[Address, int]] = OrderedDict()
+        self.beacons = Beacons()
         """The last beacons and the penalty points that went with each: what a match is checked against."""
         self.epochs: dict[int, Term] = {genesis.running.epoch: genesis.running}
         """Every committee since genesis."""
         self.hand_overs: dict[int, HandOverCertificate] = {}
         """By the epoch that ended: what opens the next one in the registry, and lets a reader trust its members."""
+        self.rescues: dict[int, int] = {}
+        """Epoch of a rescued committee to the height of the batch that told of it."""
         self.rescued: Committee | None = None
         """The committee of a rescue that this node has read from the chain and no batch has shown yet."""
-        self._note_beacon()
+        self.beacons.note(genesis)
 
     # Who decides.
 
@@ -185,13 +188,12 @@ class PublicState:
             following = await self._follow(batch)
             if batch.header.committee_root != self._before(batch.body).committee.root:
                 raise BatchInvalid("committee_root", batch.header.committee_root)
-            await self._node.store.put_batch(batch)
-            await self._node.store.put_outcomes(
+            outcomes = [
                 Outcome(o.ticket_id, following.height, o.provider, o.tokens, o.credited_wei, o.reason)
                 for o in following.outcomes
-            )
+            ]
             changed = CreditTree.of(following.credits).changed_since(CreditTree.of(self.ledger.credits))
-            await self._node.store.put_credits(following.height, changed)
+            await self._node.store.put_batch(batch, outcomes, changed)
             self._advance(batch, following)
         return True
 
@@ -211,12 +213,7 @@ class PublicState:
         return await trio.to_thread.run_sync(self.follow, batch.header, batch.body)
 
     def _advance(self, batch: CertifiedBatch, following: Ledger) -> None:
-        self._note_hand_over(batch.body, following)
-        self.history.note(self.ledger, following)
-        self.ledger = following
-        self._note_beacon()
-        for settlement in batch.body.settlements:
-            self.following.verified.forget(settlement)
+        self._go_on(batch.body, following)
         self._node.log.info(
             "batch adopted",
             height=batch.header.height,
@@ -227,31 +224,85 @@ class PublicState:
         for callback in self.on_batch:
             callback(batch)
 
-    def _note_hand_over(self, body: BatchBody, following: Ledger) -> None:
+    def _go_on(self, body: BatchBody, following: Ledger) -> None:
+        """``following`` came out of the batch of ``body``: all that a node knows from following batches, snapshots
+        keep (:class:`~node.snapshot.Followed`)."""
         if body.hand_over is not None:
             self.hand_overs[body.hand_over.hand_over.epoch] = body.hand_over
         if body.rescue is not None:
+            self.rescues[body.rescue.epoch] = following.height
             self.rescued = None
         for term in following.committees:
             self.epochs.setdefault(term.epoch, term)
-
-    def _note_beacon(self) -> None:
-        self.beacons[self.ledger.beacon] = self.ledger.penalties
-        while len(self.beacons) > BEACONS:
-            self.beacons.popitem(last=False)
+        self.history.note(self.ledger, following)
+        self.ledger = following
+        self.beacons.note(following)
+        for settlement in body.settlements:
+            self.verified.forget(settlement)
 
     def hear(self, height: int) -> None:
         """A certified batch of ``height`` came by gossip."""
         self.heard_height = max(self.heard_height, height)
 
-    async def replay(self) -> None:
-        """Rebuild the ledger from stored batches; each was verified before it was stored."""
-        async with aclosing(self._node.store.batches(self.ledger.height + 1)) as batches:
-            async for batch in batches:
-                if (rescue_ := batch.body.rescue) is not None:
-                    self.rescued = Term(rescue_.epoch, rescue_.members).committee
-                following = self.follow(batch.header, batch.body)
-                self._note_hand_over(batch.body, following)
-                self.history.note(self.ledger, following)
-                self.ledger = following
-                self._note_beacon()
+    # Starts.
+
+    def followed(self) -> Followed:
+        """What following batches has led to, for a snapshot; it stays as it is while this node goes on."""
+        return Followed(
+            ledger=self.ledger,
+            days=dict(self.history.days),
+            beacons=self.beacons.copy(),
+            epochs=dict(self.epochs),
+            hand_overs=dict(self.hand_overs),
+            rescues=dict(self.rescues),
+        )
+
+    def begin_from(self, followed: Followed) -> None:
+        """Begin where a snapshot that is believed stands, rather than at genesis."""
+        self.ledger = followed.ledger
+        self.history = History.of(followed.days)
+        self.beacons = followed.beacons.copy()
+        self.epochs, self.hand_overs = dict(followed.epochs), dict(followed.hand_overs)
+        self.rescues = dict(followed.rescues)
+
+    async def replay(self, after: Callable[[CertifiedBatch], Awaitable[None]] | None = None) -> None:
+        """Follow the stored batches beyond the ledger, and call ``after`` with each.
+
+        Each was verified before it was stored, and is again. One that is no certified batch ends the log there: it and
+        those after it are dropped, and come back from peers. Raises :class:`~node.errors.ReplayFailed` for one that is
+        certified and does not follow, and where the first of all isn't certified: that is another network's log.
+        """
+        try:
+            async with aclosing(self._node.store.batches(self.ledger.height + 1)) as batches:
+                async for batch in batches:
+                    self._check_stored(batch)
+                    self._replay_one(batch)
+                    if after is not None:
+                        await after(batch)
+        except (CertificateInvalid, BatchInvalid, MessageError) as error:
+            height, self.rescued = self.ledger.height + 1, None
+            if height == 1:
+                raise ReplayFailed(height, "certificate", f"{error}; is the network file another network's?") from error
+            self._node.log.error(
+                "stored batch is not certified: dropped with what follows", height=height, why=str(error)
+            )
+            await self._node.store.drop_batches(height)
+
+    def _check_stored(self, batch: CertifiedBatch) -> None:
+        """Raise as :meth:`check_certificate`, also for another committee than the one that decides.
+
+        That there was a rescue is why the batch that tells of it is stored.
+        """
+        if batch.header.height != self.ledger.height + 1:
+            raise BatchInvalid("height", batch.header.height)
+        if (told := batch.body.rescue) is not None:
+            self.rescued = Term(told.epoch, told.members).committee
+        self.check_certificate(batch)
+        if batch.header.committee_root != self._before(batch.body).committee.root:
+            raise BatchInvalid("committee_root", batch.header.committee_root)
+
+    def _replay_one(self, batch: CertifiedBatch) -> None:
+        try:
+            self._go_on(batch.body, self.follow(batch.header, batch.body))
+        except BatchInvalid as error:
+            raise ReplayFailed(self.ledger.height + 1, error.reason, str(error)) from error

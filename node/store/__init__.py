@@ -1,6 +1,6 @@
 """A node's memory: one SQLite file, one owner, one worker thread.
 
-What money hangs on (vouchers, accepted tickets, receipts, claims, counters) is on the disk when the call returns; the
+What money hangs on (vouchers, accepted tickets, receipts, claims) is on the disk when the call returns; the
 rest may lose its last moments in a power cut, never in a crash of the process, and comes back from peers.
 """
 

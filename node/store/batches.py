@@ -1,4 +1,4 @@
-"""Stored batches, what they did with each ticket, credits for proofs, and the ledger snapshot."""
+"""Stored batches, what they did with each ticket, and credits for proofs."""
 
 import sqlite3
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -13,6 +13,8 @@ from node.store.worker import Worker
 
 _PAGE = 64
 """Batches read at once while iterating."""
+
+NO_CREDITS: Mapping[Address, int] = {}
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -31,9 +33,24 @@ class BatchRoom:
 
     _worker: Worker
 
-    async def put_batch(self, batch: CertifiedBatch) -> bool:
-        """Store a batch; False where it was there. Raises :class:`StoreConflict` for another one at its height."""
+    async def put_batch(
+        self,
+        batch: CertifiedBatch,
+        outcomes: Iterable[Outcome] = (),
+        credits: Mapping[Address, int] = NO_CREDITS,
+        *,
+        keep: int = 1_000,
+    ) -> bool:
+        """Store a batch, what it did with its tickets, and the cumulative wei of the providers whose credit it changed.
+
+        All or nothing: what a start finds stored is not done again. False where the batch was there. A ticket is
+        settled once, so its first outcome stands; a credit that stood more than ``keep`` heights ago and has been
+        replaced since is forgotten. Raises :class:`StoreConflict` for another batch at its height.
+        """
         height, digest, data = batch.header.height, batch_hash(batch.header), encode(batch)
+        done = [(o.ticket_id, o.height, o.provider, o.tokens, str(o.credited_wei), o.reason) for o in outcomes]
+        owed = [(height, provider, str(wei)) for provider, wei in credits.items()]
+        old = [(provider, provider, height - keep) for provider in credits]
 
         def change(db: sqlite3.Connection) -> bool:
             row = db.execute("SELECT hash FROM batch WHERE height = ?", (height,)).fetchone()
@@ -41,6 +58,13 @@ class BatchRoom:
                 raise StoreConflict(self._worker.path, f"the batch of height {height}")
             if row is None:
                 db.execute("INSERT INTO batch VALUES (?, ?, ?)", (height, digest, data))
+            db.executemany("INSERT OR IGNORE INTO outcome VALUES (?,?,?,?,?,?)", done)
+            db.executemany("INSERT OR REPLACE INTO credit VALUES (?, ?, ?)", owed)
+            db.executemany(
+                "DELETE FROM credit WHERE provider = ? AND height <"
+                " (SELECT MAX(height) FROM credit WHERE provider = ? AND height <= ?)",
+                old,
+            )
             return row is None
 
         return await self._worker.write(change)
@@ -66,15 +90,9 @@ class BatchRoom:
             if not page:
                 return
 
-    async def tip(self) -> int:
-        """The highest stored height, 0 where there is none."""
-        row = await self._worker.read(lambda db: db.execute("SELECT MAX(height) FROM batch").fetchone())
-        return int(row[0] or 0)
-
-    async def put_outcomes(self, outcomes: Iterable[Outcome]) -> None:
-        """Keep what a batch did with its tickets; a ticket is settled once, so the first stands."""
-        rows = [(o.ticket_id, o.height, o.provider, o.tokens, str(o.credited_wei), o.reason) for o in outcomes]
-        await self._worker.write(lambda db: db.executemany("INSERT OR IGNORE INTO outcome VALUES (?,?,?,?,?,?)", rows))
+    async def drop_batches(self, from_height: int) -> None:
+        """Forget the batches of ``from_height`` and above; what they did is written again as they come back."""
+        await self._worker.write(lambda db: db.execute("DELETE FROM batch WHERE height >= ?", (from_height,)))
 
     async def outcome(self, ticket_id: Digest) -> Outcome | None:
         """What became of a ticket, None while it isn't in a batch."""
@@ -82,31 +100,6 @@ class BatchRoom:
             lambda db: db.execute("SELECT * FROM outcome WHERE ticket_id = ?", (ticket_id,)).fetchone()
         )
         return None if row is None else _outcome(row)
-
-    async def outcomes(self, height: int) -> list[Outcome]:
-        """All that the batch of ``height`` settled, by ticket id."""
-        rows = await self._worker.read(
-            lambda db: db.execute("SELECT * FROM outcome WHERE height = ? ORDER BY ticket_id", (height,)).fetchall()
-        )
-        return [_outcome(row) for row in rows]
-
-    async def put_credits(self, height: int, changed: Mapping[Address, int], *, keep: int = 1_000) -> None:
-        """Keep the cumulative wei of the providers whose credit the batch of ``height`` changed.
-
-        What stood more than ``keep`` heights ago and has been replaced since is forgotten.
-        """
-        rows = [(height, provider, str(wei)) for provider, wei in changed.items()]
-        old = [(provider, provider, height - keep) for provider in changed]
-
-        def change(db: sqlite3.Connection) -> None:
-            db.executemany("INSERT OR REPLACE INTO credit VALUES (?, ?, ?)", rows)
-            db.executemany(
-                "DELETE FROM credit WHERE provider = ? AND height <"
-                " (SELECT MAX(height) FROM credit WHERE provider = ? AND height <= ?)",
-                old,
-            )
-
-        await self._worker.write(change)
 
     async def credits(self, height: int) -> dict[Address, int]:
         """Cumulative wei by provider as of ``height``; not all of them where ``height`` is older than what is kept."""
@@ -117,23 +110,6 @@ class BatchRoom:
             ).fetchall()
         )
         return {Address(provider): int(wei) for provider, wei, _ in rows}
-
-    async def put_ledger(self, height: int, data: bytes) -> None:
-        """Replace the ledger snapshot, unless the stored one is of a later height."""
-
-        def change(db: sqlite3.Connection) -> None:
-            db.execute(
-                "INSERT INTO ledger VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE"
-                " SET height = excluded.height, data = excluded.data WHERE excluded.height >= ledger.height",
-                (height, data),
-            )
-
-        await self._worker.write(change)
-
-    async def ledger(self) -> tuple[int, bytes] | None:
-        """Height and bytes of the ledger snapshot."""
-        row = await self._worker.read(lambda db: db.execute("SELECT height, data FROM ledger").fetchone())
-        return None if row is None else (row[0], row[1])
 
     async def _page(self, height: int, limit: int) -> list[tuple[int, bytes]]:
         return await self._worker.read(

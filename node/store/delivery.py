@@ -108,17 +108,22 @@ class DeliveryRoom:
         )
         return [_delivery(row) for row in rows]
 
-    async def forget_deliveries(self, before_ms: int) -> int:
-        """Drop tickets that expired before ``before_ms`` (Unix ms) and need no filing any more; how many."""
-        return await self._worker.write(
-            lambda db: (
-                db.execute(
-                    "DELETE FROM delivery WHERE expires_ms < ?"
-                    " AND (filed = 1 OR (tokens = 0 AND sent = 0 AND receipt IS NULL))",
-                    (before_ms,),
-                ).rowcount
-            )
-        )
+    async def forget_deliveries(self, before_ms: int, *, limit: int = 1_000) -> tuple[int, int]:
+        """Drop tickets that expired before ``before_ms`` (Unix ms), the oldest ``limit`` at most.
+
+        How many, and how many of them were worth filing and no router has confirmed.
+        """
+
+        def change(db: sqlite3.Connection) -> tuple[int, int]:
+            old = db.execute(
+                "SELECT ticket_id, filed = 0 AND (tokens + sent > 0 OR receipt IS NOT NULL)"
+                " FROM delivery WHERE expires_ms < ? ORDER BY expires_ms LIMIT ?",
+                (before_ms, limit),
+            ).fetchall()
+            db.executemany("DELETE FROM delivery WHERE ticket_id = ?", [(ticket_id,) for ticket_id, _ in old])
+            return len(old), sum(unfiled for _, unfiled in old)
+
+        return await self._worker.write(change)
 
 
 _SELECT = "SELECT ticket_id, ticket, tokens, voucher, receipt, filed, sent FROM delivery"

@@ -61,6 +61,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # T that a provider sent in a session that ended without a receipt, where nobody vouched for all of them.
         "ALTER TABLE delivery ADD COLUMN sent INTEGER NOT NULL DEFAULT 0",
     ),
+    (
+        # Snapshots of what following the batches leads to, so that a start needn't replay everything.
+        "CREATE TABLE snapshot (height INTEGER PRIMARY KEY, data BLOB NOT NULL, seal BLOB NOT NULL)",
+        # Tickets that no batch could settle any more are forgotten by their age.
+        "CREATE INDEX delivery_expiry ON delivery (expires_ms)",
+        # Nothing reads or writes these.
+        "DROP TABLE ledger",
+        "DROP TABLE market",
+        "DROP TABLE session",
+        "DROP TABLE counter",
+    ),
 )
 
 VERSION = len(MIGRATIONS)
+
+UNBOUNDED = frozenset({"batch", "outcome", "credit"})
+"""Tables that grow for ever. They follow from batches, which peers have too; no start reads them through, and their
+damage shows where it is met."""

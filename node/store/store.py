@@ -11,11 +11,12 @@ from node.store.claims import ClaimRoom
 from node.store.delivery import DeliveryRoom
 from node.store.evidence import EvidenceRoom
 from node.store.journal import JournalRoom
-from node.store.rooms import MarketRoom, SessionRoom, SettingRoom
+from node.store.settings import SettingRoom
+from node.store.snapshots import SnapshotRoom
 from node.store.worker import Worker
 
 
-class Store(BatchRoom, MarketRoom, DeliveryRoom, ClaimRoom, SessionRoom, SettingRoom, JournalRoom, EvidenceRoom):
+class Store(BatchRoom, SnapshotRoom, DeliveryRoom, ClaimRoom, SettingRoom, JournalRoom, EvidenceRoom):
     """A node's memory. Every method raises :class:`~node.errors.StoreError` where the database fails."""
 
     def __init__(self, worker: Worker) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import trio
 
 from node.errors import StoreCorrupt, StoreError, StoreInUse, StoreTooNew, StoreUnwritable
-from node.store.schema import MIGRATIONS, VERSION
+from node.store.schema import MIGRATIONS, UNBOUNDED, VERSION
 
 T = TypeVar("T")
 
@@ -195,7 +195,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA foreign_keys = ON")
-        damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        damage = _damage(connection)
     except BaseException:
         connection.close()
         raise
@@ -203,6 +203,17 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise StoreCorrupt(path, damage)
     return connection
+
+
+def _damage(connection: sqlite3.Connection) -> str:
+    """What is wrong with the tables that are read through at every start, "ok" where nothing is."""
+    names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    for name in names:
+        if name not in UNBOUNDED:
+            found = connection.execute(f'PRAGMA quick_check("{name}")').fetchone()[0]
+            if found != "ok":
+                return str(found)
+    return "ok"
 
 
 def _migrate(path: Path, connection: sqlite3.Connection) -> None:

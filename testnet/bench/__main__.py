@@ -161,6 +161,27 @@ def replay(
 
 
 @app.command()
+def start(
+    batches: Annotated[int, typer.Option(min=2, help="Batches of the made-up log.")] = 600,
+    reports: Annotated[int, typer.Option(min=1, max=1_000, help="Settlements in each.")] = 100,
+    beyond: Annotated[int, typer.Option(min=0, help="Batches after the snapshot.")] = 200,
+    folder: Annotated[Path, typer.Option("--dir", help="Where the log is kept while it is measured.")] = CACHE,
+) -> None:
+    """Start a node on a made-up log: from its snapshot, and from genesis. CPU time, not wall time."""
+    from testnet.bench.start import measure_start  # noqa: PLC0415  # loads what only this command needs
+
+    table = Table("batches", "settlements", "begins at", "opening (s)", "following (s)", "snapshot (KiB)", box=None)
+    try:
+        for run in measure_start(batches, reports, min(beyond, batches - 1), folder, Progress(Console(stderr=True))):
+            row = (f"{run.batches}", f"{run.settlements}", f"{run.begins_at}", f"{run.open_s:.2f}")
+            table.add_row(*row, f"{run.follow_s:.1f}", f"{run.snapshot_bytes / 1_024:.0f}")
+    except TestnetError as error:
+        typer.secho(f"bench failed: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from error
+    Console().print(table)
+
+
+@app.command()
 def gossip(
     nodes: Annotated[int, typer.Option(help="Hosts, each connected to six others.")] = 20,
     rate: Annotated[int, typer.Option(min=1, help="Bids a second, of all hosts together.")] = 20,

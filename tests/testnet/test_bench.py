@@ -20,6 +20,7 @@ from testnet.bench.inference import Comparison, Sample, Side
 from testnet.bench.memory import read_groups, read_resident
 from testnet.bench.padding import measure_padding
 from testnet.bench.replay import measure_replay
+from testnet.bench.start import measure_start
 from testnet.errors import OptionInvalid, TestnetError
 from testnet.progress import Progress
 
@@ -118,6 +119,15 @@ def test_this_process_has_memory() -> None:
 def test_commands_are_named_by_their_module() -> None:
     assert short_command("python -m inference.llamacpp.worker") == "inference.llamacpp.worker"
     assert short_command("anvil --port 0") == "anvil --port 0"
+
+
+def test_a_node_starts_from_its_snapshot_and_from_genesis(tmp_path: Path) -> None:
+    progress = Progress(Console(file=io.StringIO()))
+    quick, whole = measure_start(6, 3, 2, tmp_path, progress)
+    assert (quick.begins_at, whole.begins_at) == (4, 0)
+    assert quick.settlements == whole.settlements == 18
+    assert quick.snapshot_bytes > 0 == whole.snapshot_bytes
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_made_up_log_is_replayed_at_two_sizes_and_removed(tmp_path: Path) -> None:

@@ -44,6 +44,23 @@ def test_a_trie_is_a_sorted_dict_whose_root_tells_its_contents(
     assert held.root == Trie.of(expected, bucket).root
 
 
+@settings(max_examples=100)
+@given(
+    st.dictionaries(KEYS, USES, max_size=40),
+    st.lists(st.dictionaries(KEYS, USES, max_size=10), max_size=3),
+    st.booleans(),
+)
+def test_what_has_changed_since_an_older_trie(
+    first: dict[Address, SessionUse], steps: list[dict[Address, SessionUse]], is_rebuilt: bool
+) -> None:
+    old = held = Trie.of(first)
+    for step in steps:
+        held = held.with_items(step)
+    if is_rebuilt:  # as after a start: the same contents, nothing shared
+        held = Trie.of(dict(held))
+    assert held.changed_since(old) == {key: use for key, use in held.items() if first.get(key) != use}
+
+
 @pytest.mark.seed(1)
 def test_a_root_does_not_depend_on_the_order(chance: random.Random) -> None:
     items = [(named_digest(str(number)), Uint256(number)) for number in range(500)]

@@ -4,9 +4,11 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from contracts.typed_data import Address, Digest
 from gossip.messages.committee import CertifiedBatch
@@ -35,10 +37,9 @@ async def collect(store: Store, from_height: int, limit: int | None = None) -> l
 
 
 async def test_batches_come_back_by_height(store: Store) -> None:
-    assert await store.tip() == 0
+    assert await store.get_batch(1) is None
     for height in (1, 2, 3):
         assert await store.put_batch(batch(height))
-    assert await store.tip() == 3
     assert await store.get_batch(2) == batch(2)
     assert await store.get_batch(4) is None
 
@@ -68,31 +69,61 @@ async def test_iteration_is_consecutive_paged_and_limited(store: Store) -> None:
 async def test_outcomes(store: Store) -> None:
     first = Outcome(digest(1), 5, PROVIDER.address, 10, 10**30, "")
     other = Outcome(digest(2), 5, PROVIDER.address, 0, 0, "speed")
-    await store.put_outcomes([first, other])
-    await store.put_outcomes([Outcome(digest(1), 6, PROVIDER.address, 1, 1, "late")])
+    await store.put_batch(batch(5), [first, other])
+    await store.put_batch(batch(6), [Outcome(digest(1), 6, PROVIDER.address, 1, 1, "late")])
     assert await store.outcome(digest(1)) == first
     assert await store.outcome(digest(3)) is None
-    assert await store.outcomes(5) == [first, other]
+    assert await store.outcome(digest(2)) == other
 
 
 async def test_credits_are_written_where_they_change_and_forgotten(store: Store) -> None:
     quiet = Address(b"\x05" * 20)
-    await store.put_credits(1, {PROVIDER.address: 2**100, quiet: 7}, keep=2)
+    await store.put_batch(batch(1), (), {PROVIDER.address: 2**100, quiet: 7}, keep=2)
     for height in (2, 3, 4):
-        await store.put_credits(height, {PROVIDER.address: 2**100 + height}, keep=2)
+        await store.put_batch(batch(height), (), {PROVIDER.address: 2**100 + height}, keep=2)
     assert await store.credits(4) == {PROVIDER.address: 2**100 + 4, quiet: 7}
     assert await store.credits(2) == {PROVIDER.address: 2**100 + 2, quiet: 7}
     assert await store.credits(1) == {quiet: 7}, "what was replaced long ago is forgotten"
     assert await store.credits(0) == {}
 
 
-async def test_ledger_snapshot_never_goes_back(store: Store) -> None:
-    assert await store.ledger() is None
-    await store.put_ledger(5, b"five")
-    await store.put_ledger(4, b"four")
-    assert await store.ledger() == (5, b"five")
-    await store.put_ledger(6, b"six")
-    assert await store.ledger() == (6, b"six")
+async def test_a_batch_and_what_it_did_are_stored_together_or_not_at_all(store: Store) -> None:
+    """A start takes a stored batch for done: what it did would be missing for ever."""
+    done = Outcome(digest(1), 5, PROVIDER.address, 10, 7, "")
+    bad: Any = object()
+    for outcomes, owed in (([replace(done, provider=bad)], {}), ([done], {bad: 7})):
+        with pytest.raises(sqlite3.ProgrammingError):
+            await store.put_batch(batch(5), outcomes, owed)
+        assert await store.get_batch(5) is None
+        assert await store.outcome(digest(1)) is None
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await store.put_batch(batch(5), [done], {PROVIDER.address: 7})
+    assert await store.get_batch(5) is None
+    await store.put_batch(batch(5), [done], {PROVIDER.address: 7})
+    assert (await store.outcome(digest(1)), await store.credits(5)) == (done, {PROVIDER.address: 7})
+
+
+async def test_batches_from_a_height_on_are_dropped(store: Store) -> None:
+    for height in (1, 2, 3):
+        await store.put_batch(batch(height))
+    await store.drop_batches(2)
+    assert [item.header.height for item in await collect(store, 1)] == [1]
+
+
+async def test_the_newest_snapshots_are_kept(store: Store) -> None:
+    assert await store.snapshot_heights() == []
+    for height in (5, 9, 7, 11):
+        await store.put_snapshot(height, b"data %d" % height, b"seal", keep=3)
+    assert await store.snapshot_heights() == [11, 9, 7]
+    assert await store.snapshot(9) == (b"data 9", b"seal")
+    assert await store.snapshot(5) is None
+    await store.put_snapshot(3, b"data 3", b"seal", keep=3)
+    assert await store.snapshot_heights() == [11, 9, 3], "what is stored last stays, whatever else there is"
+    await store.put_snapshot(9, b"again", b"other", keep=3)
+    await store.drop_snapshot(11)
+    assert await store.snapshot_heights() == [9, 3]
+    assert await store.snapshot(9) == (b"again", b"other")
 
 
 # Deliveries.
@@ -168,19 +199,24 @@ async def test_a_second_receipt_is_refused(store: Store) -> None:
     assert delivery.receipt == cosigned(ticket_id, 4)
 
 
-async def test_only_what_needs_no_filing_is_forgotten(store: Store) -> None:
-    ids = [ticket(number).id(DOMAIN) for number in (1, 2, 3)]
-    for number in (1, 2, 3):
-        await store.accept_ticket(ids[number - 1], ticket(number, expires_ms=1_000))
-    await store.put_voucher(ids[0], voucher(ids[0], 3))
-    await store.put_voucher(ids[1], voucher(ids[1], 3))
-    await store.mark_filed(ids[1])
-    assert await store.forget_deliveries(1_000) == 0
-    assert await store.forget_deliveries(1_001) == 2
-    assert await store.delivery(ids[0]) is not None
+async def test_deliveries_are_forgotten_by_their_age(store: Store) -> None:
+    expiries = {1: 1_000, 2: 1_000, 3: 1_001, 4: 1_002, 5: 3_000}
+    ids = {number: ticket(number).id(DOMAIN) for number in expiries}
+    for number, expires_ms in expiries.items():
+        await store.accept_ticket(ids[number], ticket(number, expires_ms=expires_ms))
+    for number in (2, 3, 4):
+        await store.put_voucher(ids[number], voucher(ids[number], 3))
+    await store.mark_filed(ids[3])
+    assert await store.forget_deliveries(1_000) == (0, 0)
+    assert await store.forget_deliveries(1_002) == (3, 1), "of three, one that no router has confirmed"
+    assert [await store.delivery(ids[number]) is None for number in expiries] == [True, True, True, False, False]
+    for number in range(10, 20):
+        await store.accept_ticket(ticket(number).id(DOMAIN), ticket(number, expires_ms=500))
+    assert await store.forget_deliveries(1_000, limit=4) == (4, 0)
+    assert await store.forget_deliveries(1_000) == (6, 0)
 
 
-# Claims, sessions, market, values, journal.
+# Claims, values, journal.
 
 
 async def test_claims(store: Store) -> None:
@@ -196,52 +232,11 @@ async def test_claims(store: Store) -> None:
     assert [claim.height for claim in await store.open_claims()] == [1]
 
 
-async def test_sessions(store: Store) -> None:
-    for number in (1, 2, 3):
-        await store.put_session(digest(number), {"number": number})
-    await store.put_session(digest(1), {"number": 1, "tokens": 7})
-    assert await store.session(digest(1)) == {"number": 1, "tokens": 7}
-    assert await store.session(digest(9)) is None
-    assert [found["number"] for found in await store.sessions(2)] == [3, 2]
-    assert await store.forget_sessions(keep=1) == 2
-    assert [found["number"] for found in await store.sessions()] == [3]
-
-
-async def test_market_cache_expires(store: Store) -> None:
-    await store.put_market("bid", b"b", b"two", 2_000)
-    await store.put_market("bid", b"a", b"one", 1_000)
-    await store.put_market("bid", b"a", b"newer", 3_000)
-    await store.put_market("record", b"a", b"record", 1_000)
-    assert await store.market("bid", 0) == [b"newer", b"two"]
-    assert await store.market("bid", 2_000) == [b"newer"]
-    assert await store.prune_market(1_000) == 1
-    assert await store.market("record", 0) == []
-
-
 async def test_values(store: Store) -> None:
     assert await store.get_value("name") is None
     await store.put_value("name", b"one")
     await store.put_value("name", b"two")
     assert await store.get_value("name") == b"two"
-
-
-async def test_counters_never_repeat(store: Store) -> None:
-    assert [await store.count("sequence") for _ in range(3)] == [0, 1, 2]
-    assert await store.count("sequence", at_least=10) == 10
-    assert await store.count("sequence", at_least=5) == 11
-    assert await store.count("other") == 0
-
-
-async def test_counters_under_contention(store: Store) -> None:
-    numbers: list[int] = []
-
-    async def take() -> None:
-        numbers.append(await store.count("index"))
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(20):
-            nursery.start_soon(take)
-    assert sorted(numbers) == list(range(20))
 
 
 async def test_journal_is_in_order_and_numbers_are_never_reused(store: Store) -> None:
@@ -274,4 +269,4 @@ async def test_a_closed_store_says_so(tmp_path: Path) -> None:
     async with open_store(tmp_path / "node.sqlite") as store:
         pass
     with pytest.raises(StoreError, match="is closed"):
-        await store.tip()
+        await store.snapshot_heights()

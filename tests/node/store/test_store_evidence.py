@@ -38,3 +38,4 @@ async def test_a_database_from_before_gets_the_table(tmp_path: Path) -> None:
         assert await store.get_value("kept") == b"\x01"
         await store.put_evidence(ONE, b"one", 6)
         assert len(await store.evidence()) == 1
+        await store.put_snapshot(1, b"data", b"seal", keep=1)
