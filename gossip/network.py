@@ -15,6 +15,7 @@ from gossip.doorway import DoorLimits, Doorway, Entry, Places
 from gossip.errors import MessageError, NoPlace, PeerUnreachable, StreamTimeout, TransportError
 from gossip.hardening.engine import SEED_BYTES, Engine, EngineLimits, peer_of
 from gossip.hardening.yamux import SessionLimits
+from gossip.patience import within
 from gossip.scores import PeerScores
 from gossip.streams import FrameStream, Opening, Pipe
 from gossip.validation import GossipMessage, Verdict
@@ -256,8 +257,7 @@ class Network:
     async def open_stream(self, peer_id: str, protocol: str, *, timeout: float) -> FrameStream:
         """A new stream to a connected peer. Raises PeerUnreachable, StreamTimeout."""
         try:
-            with trio.fail_after(timeout):
-                return FrameStream(await self._engine.open_stream(peer_id, protocol), peer_id)
+            return FrameStream(await within(timeout, self._engine.open_stream, peer_id, protocol), peer_id)
         except trio.TooSlowError:
             raise StreamTimeout(f"{peer_id} opened no {protocol} within {timeout} s") from None
 

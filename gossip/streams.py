@@ -14,6 +14,7 @@ import trio
 
 from gossip.doorway import Entry
 from gossip.errors import GossipError, MalformedMessage, MessageTooLarge, RemoteError, StreamBroken, StreamTimeout
+from gossip.patience import listen
 
 _HEADER = struct.Struct(">IB")
 
@@ -163,8 +164,7 @@ class FrameStream:
 
     async def _receive_within(self, limit: int, timeout: float) -> bytes | None:
         try:
-            with trio.fail_after(timeout):
-                return await self._receive(limit)
+            return await listen(timeout, self._receive, limit)
         except trio.TooSlowError:
             raise StreamTimeout(f"{self.remote_peer} sent no whole frame within {timeout} s") from None
         except (StreamBroken, MessageTooLarge, MalformedMessage, RemoteError) as error:

@@ -17,11 +17,13 @@ from multiaddr.utils import get_thin_waist_addresses  # type: ignore[import-unty
 
 from gossip.errors import AddressInUse, PeerUnreachable
 from gossip.hardening.host import LIBRARY_ERRORS, GuardedHost, StreamPipe
-from gossip.hardening.pubsub import GuardedPubsub, Subscription
+from gossip.hardening.inbox import Subscription
+from gossip.hardening.pubsub import GuardedPubsub
 from gossip.hardening.router import GuardedRouter
 from gossip.hardening.supervisor import Supervisor
 from gossip.hardening.swarm import GuardedSwarm
 from gossip.hardening.yamux import SessionLimits, YamuxSession
+from gossip.patience import within
 from gossip.validation import GossipMessage, Verdict
 
 SEED_BYTES = 32
@@ -65,7 +67,7 @@ class Engine:
             on_violation=blame,
         )
         self.host = GuardedHost(self.swarm)
-        self.router = GuardedRouter(limits.heartbeat, blame)
+        self.router = GuardedRouter(limits.heartbeat)
         self.pubsub = GuardedPubsub(
             self.host,
             self.router,
@@ -109,8 +111,8 @@ class Engine:
     async def connect(self, peer_id: str, multiaddrs: Sequence[str], timeout: float) -> None:
         """Connect to ``peer_id`` at one of ``multiaddrs``. Raises :class:`PeerUnreachable`."""
         addresses = [parse_address(address) for address in multiaddrs]
-        with unreachable(peer_id, timeout), trio.fail_after(timeout):
-            await self.swarm.dial_any(parse_peer(peer_id), addresses)
+        with unreachable(peer_id, timeout):
+            await within(timeout, self.swarm.dial_any, parse_peer(peer_id), addresses)
 
     async def disconnect(self, peer_id: str) -> None:
         """Close the peer's connections."""
@@ -127,8 +129,8 @@ class Engine:
 
     async def ping(self, peer_id: str, timeout: float) -> float:
         """A round trip in ms. Raises :class:`PeerUnreachable`."""
-        with unreachable(peer_id, timeout), trio.fail_after(timeout):
-            return await self.host.ping(parse_peer(peer_id))
+        with unreachable(peer_id, timeout):
+            return await within(timeout, self.host.ping, parse_peer(peer_id))
 
     # Gossip
 

@@ -1,41 +1,35 @@
-"""Pubsub: reading peers' RPCs, judging messages, writing to peers.
+"""Pubsub: peers that come and go, what they subscribe to, reading their RPCs and writing to them.
 
-Faults of the stock class: a frame that isn't protobuf, a key that isn't one, or an exception in a validator ends the
-process; a verdict is yes or no, so that dropping a message always blames who passed it on; a task per message loses
-their order; queues hold 32 messages and drop the rest silently; message numbers start at the second of the start, so
-that a restarted node's first messages look old; a thread per instance sweeps the list of seen messages; a peer's
-subscriptions are forgotten when the stream *to* it ends, though it told them on the stream *from* it and won't repeat
-them: after two hosts dialled each other and one of the connections closed, one of them never sends to the other again.
-May go when the stock class survives tests/gossip/test_hostile_peers.py and tests/gossip/test_subscriptions.py.
+Faults of the stock class: a frame that isn't protobuf ends the process; queues hold 32 messages and drop the rest
+silently; message numbers start at the second of the start, so that a restarted node's first messages look old; a
+peer's subscriptions are forgotten when the stream *to* it ends, though it told them on the stream *from* it and won't
+repeat them: after two hosts dialled each other and one of the connections closed, one of them never sends to the other
+again. May go when the stock class survives tests/gossip/test_hostile_peers.py and tests/gossip/test_subscriptions.py.
 """
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 import trio
 from google.protobuf.message import DecodeError
 from libp2p.abc import INetStream
-from libp2p.crypto.keys import PublicKey
-from libp2p.crypto.serialization import deserialize_public_key
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
-from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 
 from gossip.hardening.host import LIBRARY_ERRORS, GuardedHost, muxed_of
+from gossip.hardening.inbox import Inbox, Subscription, signed_bytes
 from gossip.hardening.negotiation import NegotiationFailed
 from gossip.hardening.outbox import Outbox, frame
 from gossip.hardening.router import GuardedRouter
 from gossip.hardening.rpc_count import check_counts
 from gossip.hardening.supervisor import Supervisor
 from gossip.hardening.yamux_stream import YamuxStream
-from gossip.validation import GossipMessage, Verdict
+from gossip.patience import until_stuck
 
 _log = logging.getLogger(__name__)
 
@@ -45,41 +39,8 @@ _RPC_OVERHEAD = 65_536
 _TOPIC_NAME_LIMIT = 256
 _SUBSCRIPTIONS_PER_RPC = 1000
 _MESSAGES_PER_TURN = 32
-_KEYS_CACHED = 4096
-_SEEN_LIMIT = 200_000
-_SEEN_SECONDS = 120.0
 _WRITE_DEADLINE = 30.0
 """A peer that reads nothing for so many seconds is dropped from pubsub."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """One topic's reader."""
-
-    validate: Callable[[bytes, str], Verdict]
-    max_bytes: int
-    deliver: trio.MemorySendChannel[GossipMessage]
-
-
-class SeenMessages:
-    """Ids of the last messages; forgets without a thread."""
-
-    def __init__(self) -> None:
-        self._expiry: OrderedDict[bytes, float] = OrderedDict()
-
-    def has(self, message_id: bytes) -> bool:
-        """Whether it was seen lately."""
-        return message_id in self._expiry
-
-    def add(self, message_id: bytes) -> bool:
-        """Remember it; False if it was known."""
-        now = time.monotonic()
-        while self._expiry and (len(self._expiry) > _SEEN_LIMIT or next(iter(self._expiry.values())) < now):
-            self._expiry.popitem(last=False)
-        if message_id in self._expiry:
-            return False
-        self._expiry[message_id] = now + _SEEN_SECONDS
-        return True
 
 
 class GuardedPubsub(Pubsub):
@@ -98,18 +59,16 @@ class GuardedPubsub(Pubsub):
     ) -> None:
         super().__init__(host, router)
         self.seen_messages.stop()  # its thread
-        self.seen_messages = SeenMessages()  # type: ignore[assignment]  # the two methods that are used
+        self._inbox = Inbox(host.get_id().to_base58(), on_fault=on_fault, count=count)
+        self.seen_messages = self._inbox.seen  # type: ignore[assignment]  # the two methods that are used
         self.counter = time.time_ns()
         owner.adopt(self)
         self._mesh = router
         self._outbox_limits = outbox_frames, outbox_bytes
         self._on_fault = on_fault
         self._count = count
-        self._subscriptions: dict[str, Subscription] = {}
-        self._keys: OrderedDict[bytes, PublicKey] = OrderedDict()
         self._speaking: dict[ID, INetStream] = {}
         """The stream on which a peer last said what it is subscribed to."""
-        self._me = host.get_id().to_base58()
 
     async def run(self) -> None:
         """Look after peers that come and go."""
@@ -121,21 +80,21 @@ class GuardedPubsub(Pubsub):
 
     async def open_subscription(self, topic: str, subscription: Subscription) -> None:
         """Join ``topic``."""
-        self._subscriptions[topic] = subscription
+        self._inbox.subscriptions[topic] = subscription
         self.max_inbound_rpc_size = max(
-            _RPC_BYTES_MIN, *(each.max_bytes + _RPC_OVERHEAD for each in self._subscriptions.values())
+            _RPC_BYTES_MIN, *(each.max_bytes + _RPC_OVERHEAD for each in self._inbox.subscriptions.values())
         )
         await self.subscribe(topic)
 
     async def close_subscription(self, topic: str) -> None:
         """Leave ``topic``."""
-        if self._subscriptions.pop(topic, None) is not None:
+        if self._inbox.subscriptions.pop(topic, None) is not None:
             await self.unsubscribe(topic)
 
     def send_message(self, topic: str, data: bytes) -> int:
         """Sign and publish; our own subscription doesn't get it back. For how many peers it was queued."""
         message = rpc_pb2.Message(data=data, topicIDs=[topic], from_id=self.my_id.to_bytes(), seqno=self._next_seqno())
-        message.signature = self.host.get_private_key().sign(_signed_bytes(message))
+        message.signature = self.host.get_private_key().sign(signed_bytes(message))
         message.key = self.host.get_public_key().serialize()
         self._mark_msg_seen(message)
         self._count("messages_out", 1)
@@ -179,11 +138,13 @@ class GuardedPubsub(Pubsub):
     async def handle_sending_messages(self, peer_id: ID, stream: INetStream, queue: RpcQueue | Outbox) -> None:
         """Write to one peer for as long as it reads."""
         wire = muxed_of(stream)
+        writing: list[bytes] = []
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_reset, wire, nursery.cancel_scope)
+                nursery.start_soon(self._until_unread, peer_id, writing, nursery.cancel_scope)
                 if isinstance(queue, Outbox):
-                    await self._write_frames(peer_id, wire, queue)
+                    await self._write_frames(peer_id, wire, queue, writing)
                 nursery.cancel_scope.cancel()
         finally:
             if isinstance(queue, Outbox):
@@ -192,16 +153,21 @@ class GuardedPubsub(Pubsub):
             if self.peers.get(peer_id) is stream:
                 self._handle_dead_peer(peer_id)
 
-    async def _write_frames(self, peer_id: ID, wire: YamuxStream, queue: Outbox) -> None:
+    async def _write_frames(self, peer_id: ID, wire: YamuxStream, queue: Outbox, writing: list[bytes]) -> None:
+        """``writing`` holds the frames that are being written."""
         try:
             while (data := await queue.pop()) is not None:
-                with trio.fail_after(_WRITE_DEADLINE):
-                    await wire.write(data)
+                writing.append(data)
+                await wire.write(data)
+                writing.clear()
                 self._count("bytes_out", len(data))
-        except trio.TooSlowError:
-            self._on_fault(peer_id, "reads no gossip")
         except LIBRARY_ERRORS as error:
             _log.debug("pubsub stream to %s: %r", peer_id, error)
+
+    async def _until_unread(self, peer_id: ID, writing: list[bytes], scope: trio.CancelScope) -> None:
+        await until_stuck(lambda: writing[0] if writing else None, _WRITE_DEADLINE)
+        self._on_fault(peer_id, "reads no gossip")
+        scope.cancel()
 
     async def handle_dead_peer_queue(self) -> None:
         """A connection ended: forget its peer, or find it again on another connection."""
@@ -295,89 +261,12 @@ class GuardedPubsub(Pubsub):
                 raise ValueError(f"a topic name of {len(change.topicid)} characters")
             self.handle_subscription(peer_id, change)
         for number, message in enumerate(rpc.publish, 1):
-            await self._on_message(peer_id, message)
+            if self._inbox.take(peer_id, message):
+                self._mesh.spread(peer_id, message)
             if number % _MESSAGES_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()  # so many signatures are some milliseconds, in which nobody else runs
         if rpc.HasField("control"):
             await self.router.handle_rpc(rpc, peer_id)
-
-    async def _on_message(self, forwarder: ID, message: rpc_pb2.Message) -> None:
-        self._count("messages_in", 1)
-        if len(message.topicIDs) != 1:
-            self._reject(forwarder, "malformed_message", f"a message with {len(message.topicIDs)} topics")
-            return
-        subscription = self._subscriptions.get(message.topicIDs[0])
-        if subscription is None:
-            self._count("not_subscribed", 1)
-            return
-        if self._is_msg_seen(message):
-            self._count("duplicate", 1)
-            return
-        if (fault := self._find_fault(message, subscription)) is not None:
-            self._reject(forwarder, *fault)
-            return
-        self._mark_msg_seen(message)
-        origin = ID(message.from_id).to_base58()
-        if origin == self._me:
-            self._count("own_message", 1)
-            return
-        verdict = self._judge(subscription, message.data, origin)
-        if verdict is Verdict.REJECT:
-            self._reject(forwarder, "rejected", f"rejected on {message.topicIDs[0]}")
-        elif verdict is Verdict.IGNORE:
-            self._count("ignored", 1)
-        else:
-            self._deliver(subscription, GossipMessage(message.data, origin, forwarder.to_base58()))
-            self._mesh.spread(forwarder, message)
-
-    def _find_fault(self, message: rpc_pb2.Message, subscription: Subscription) -> tuple[str, str] | None:
-        if len(message.data) > subscription.max_bytes:
-            return "too_large", f"{len(message.data)} bytes on {message.topicIDs[0]}"
-        if not self._is_signed(message):
-            return "bad_signature", "a message that its author didn't sign"
-        return None
-
-    def _reject(self, forwarder: ID, counter: str, reason: str) -> None:
-        self._count(counter, 1)
-        self._on_fault(forwarder, reason)
-
-    def _judge(self, subscription: Subscription, data: bytes, origin: str) -> Verdict:
-        try:
-            return subscription.validate(data, origin)
-        except Exception as error:  # noqa: BLE001  # the supervisor of validators: their bug is not the peer's fault
-            self._count("validator_failed", 1)
-            _log.error("a validator failed: %r", error, exc_info=error)
-            return Verdict.IGNORE
-
-    def _deliver(self, subscription: Subscription, message: GossipMessage) -> None:
-        try:
-            subscription.deliver.send_nowait(message)
-        except trio.WouldBlock:
-            self._count("queue_full", 1)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._count("no_reader", 1)
-        else:
-            self._count("delivered", 1)
-
-    def _is_signed(self, message: rpc_pb2.Message) -> bool:
-        try:
-            key = self._author_key(message)
-            return bool(message.signature) and key.verify(_signed_bytes(message), message.signature)
-        except Exception as error:  # noqa: BLE001  # garbage keys raise whatever their libraries raise
-            _log.debug("a signature that cannot be checked: %r", error)
-            return False
-
-    def _author_key(self, message: rpc_pb2.Message) -> PublicKey:
-        key = self._keys.get(message.from_id)
-        if key is None:
-            author = ID(message.from_id)
-            key = author.extract_public_key() or deserialize_public_key(message.key)
-            if ID.from_pubkey(key) != author:
-                raise ValueError("signed with a key that isn't its author's")
-            self._keys[message.from_id] = key
-            if len(self._keys) > _KEYS_CACHED:
-                self._keys.popitem(last=False)
-        return key
 
 
 async def _until_reset(wire: YamuxStream, writing: trio.CancelScope) -> None:
@@ -388,13 +277,6 @@ async def _until_reset(wire: YamuxStream, writing: trio.CancelScope) -> None:
         return
     except LIBRARY_ERRORS:
         writing.cancel()
-
-
-def _signed_bytes(message: rpc_pb2.Message) -> bytes:
-    unsigned = rpc_pb2.Message(
-        data=message.data, topicIDs=message.topicIDs, from_id=message.from_id, seqno=message.seqno
-    )
-    return PUBSUB_SIGNING_PREFIX.encode() + unsigned.SerializeToString()
 
 
 def _find_frame(buffer: bytearray, start: int, limit: int) -> tuple[int, int] | None:

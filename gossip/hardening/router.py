@@ -12,7 +12,7 @@ Specification: https://github.com/libp2p/specs/blob/master/pubsub/gossipsub/goss
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import trio
 from libp2p.custom_types import TProtocol
@@ -24,6 +24,7 @@ from libp2p.pubsub.pubsub import Pubsub
 
 from gossip.hardening.outbox import Outbox, frame
 from gossip.hardening.recent import OwnMessages
+from gossip.hardening.rpc_count import IDS_MAX
 
 _log = logging.getLogger(__name__)
 
@@ -35,14 +36,12 @@ _BACKOFF_MAX = 3600
 """Seconds that a peer may ask to be left alone."""
 _IWANTS_PER_SECOND = 50.0
 """Of one peer: a beat may bring an IHAVE for each of some twenty topics."""
-_IDS_PER_RPC = 5000
-"""Message ids in one control message that are looked at."""
 
 
 class GuardedRouter(GossipSub):
     """The stock router with those faults overridden."""
 
-    def __init__(self, heartbeat: float, on_fault: Callable[[ID, str], None]) -> None:
+    def __init__(self, heartbeat: float) -> None:
         super().__init__(
             protocols=[MESHSUB],
             degree=_DEGREE,
@@ -56,7 +55,6 @@ class GuardedRouter(GossipSub):
         self.scorer = None
         self.max_iwant_requests_per_second = _IWANTS_PER_SECOND
         self._beat = heartbeat
-        self._on_fault = on_fault
         self._mesh_changed = trio.Event()
         self._own = OwnMessages()
 
@@ -156,8 +154,12 @@ class GuardedRouter(GossipSub):
                 control.graft.add(topicID=topic)
             for topic in peers_to_prune.get(peer_id, ()):
                 control.prune.add(topicID=topic, backoff=self.prune_back_off)
+            room = IDS_MAX  # for all topics together: the peer refuses more
             for topic, ids in peers_to_gossip.get(peer_id, {}).items():
-                control.ihave.add(topicID=topic, messageIDs=ids[-_IDS_PER_RPC:])
+                told = ids[-room:] if room else []
+                room -= len(told)
+                if told:
+                    control.ihave.add(topicID=topic, messageIDs=told)
             await self.emit_control_message(control, peer_id)
 
     async def send_recent_messages(self, peer_id: ID, topic: str) -> None:
@@ -184,11 +186,6 @@ class GuardedRouter(GossipSub):
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
         """A peer's control messages, about topics that we are in."""
         control = rpc.control
-        wanted = sum(len(ihave.messageIDs) for ihave in control.ihave)
-        wanted += sum(len(iwant.messageIDs) for iwant in control.iwant)
-        if wanted > _IDS_PER_RPC:
-            self._on_fault(sender_peer_id, f"{wanted} message ids in one RPC")
-            return
         for ihave in control.ihave:
             if ihave.topicID in self.mesh:
                 await self.handle_ihave(ihave, sender_peer_id)

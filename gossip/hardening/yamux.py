@@ -33,6 +33,7 @@ from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamErro
 from multiaddr import Multiaddr  # type: ignore[import-untyped]  # it ships no types
 
 from gossip.hardening.yamux_stream import CHUNK, WINDOW, YamuxStream
+from gossip.patience import listen, until_stuck
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +94,8 @@ class YamuxSession(IMuxedConn):
         self._next_id = 1 if conn.is_initiator else 2
         self._inbound = 0
         self._write_lock = trio.Lock()
+        self._writing: trio.CancelScope | None = None
+        """The write that is under way."""
         self._control = bytearray()
         self._control_wanted = trio.Event()
         self._accept_send, self._accept_receive = trio.open_memory_channel[YamuxStream](self._limits.streams_in)
@@ -139,6 +142,7 @@ class YamuxSession(IMuxedConn):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write_control)
                 nursery.start_soon(self._watch_peer)
+                nursery.start_soon(self._watch_writes)
                 self.event_started.set()
                 await self._read_frames()
                 nursery.cancel_scope.cancel()
@@ -161,6 +165,8 @@ class YamuxSession(IMuxedConn):
         for stream in list(self._streams.values()):
             stream.on_reset()
         self._streams.clear()
+        if self._writing is not None:
+            self._writing.cancel()
         with trio.CancelScope(shield=True):
             try:
                 await self._conn.close()
@@ -234,16 +240,15 @@ class YamuxSession(IMuxedConn):
         try:
             if self.closing:
                 raise MuxedConnUnavailable("the connection is closed")
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.write) as scope:
+            with trio.CancelScope(shield=True) as self._writing:  # ended by _watch_writes, or with the session
                 await self._conn.write(frame)
+                return
         except (IOException, RawConnError, OSError) as error:
             raise MuxedConnUnavailable(f"the connection broke: {error}") from error
         finally:
+            self._writing = None
             self._write_lock.release()
-        if scope.cancelled_caught:
-            _log.info("%s reads nothing: closing its connection", self.peer_id)
-            await self._abandon()
-            raise MuxedConnUnavailable(f"nothing could be written for {self._limits.write} s")
+        raise MuxedConnUnavailable(f"the session ended, or nothing could be written for {self._limits.write} s")
 
     async def _abandon(self) -> None:
         """End without a goodbye: the connection holds half a frame, or its peer is gone."""
@@ -289,15 +294,21 @@ class YamuxSession(IMuxedConn):
             self._pong = trio.Event()
             sent = trio.current_time()
             self.send_control(_PING, _SYN, 0, self._ping_value)
-            with trio.move_on_after(self._limits.ping):
-                await self._pong.wait()
-            if not self._pong.is_set():
+            try:
+                await listen(self._limits.ping, self._pong.wait)
+            except trio.TooSlowError:
                 _log.info("%s is silent: closing its connection", self.peer_id)
                 await self._abandon()
                 return
             self.rtt_ms = (trio.current_time() - sent) * 1000
             self._reap(trio.current_time() - self._limits.linger)
             await trio.sleep(self._limits.ping_interval)
+
+    async def _watch_writes(self) -> None:
+        """End the session when a write is stuck."""
+        await until_stuck(lambda: self._writing, self._limits.write)
+        _log.info("%s reads nothing: closing its connection", self.peer_id)
+        await self._abandon()
 
     def _reap(self, before: float) -> None:
         for stream in list(self._streams.values()):

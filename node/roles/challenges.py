@@ -15,6 +15,7 @@ from gossip.errors import GossipError, MessageError, TransportError
 from gossip.messages import encode, sign
 from gossip.messages.challenge import MAX_ANSWER_BYTES, ChallengeAnswer, ModelChallenge, decode_challenge_answer
 from gossip.messages.records import NodeRecord
+from gossip.patience import within
 from gossip.streams import FrameStream
 from gossip.topics import CHALLENGE
 from inference.errors import ModelError, ProofInvalid
@@ -117,20 +118,25 @@ class Challenger:
         asked = ModelChallenge(self._node.address, provider, model_id, slot, beacon, now_ms())
         challenge = sign(asked, self._node.key, self._node.terms.domain)
         deadline_s = self._node.terms.params.challenge_ms / 1_000
-        with trio.move_on_after(deadline_s):
-            stream = await self._open(record.payload, deadline_s)
-            try:
-                await stream.send(encode(challenge), timeout=deadline_s)
-                data = await stream.receive(limit=MAX_ANSWER_BYTES, timeout=deadline_s)
-                await stream.end()
-            finally:
-                await stream.aclose()
-            try:
-                return self._check(challenge.id(self._node.terms.domain), asked, decode_challenge_answer(data or b""))
-            except (MessageError, ModelError) as error:
-                self._node.network.penalise(record.payload.peer_id, _FAULT_POINTS, str(error))
-                raise
-        raise TransportError(f"no answer within {deadline_s:g} s")
+        try:
+            answer = await within(deadline_s, self._exchange, record.payload, encode(challenge), deadline_s)
+        except trio.TooSlowError:
+            raise TransportError(f"no answer within {deadline_s:g} s") from None
+        try:
+            return self._check(challenge.id(self._node.terms.domain), asked, decode_challenge_answer(answer))
+        except (MessageError, ModelError) as error:
+            self._node.network.penalise(record.payload.peer_id, _FAULT_POINTS, str(error))
+            raise
+
+    async def _exchange(self, record: NodeRecord, challenge: bytes, deadline_s: float) -> bytes:
+        stream = await self._open(record, deadline_s)
+        try:
+            await stream.send(challenge, timeout=deadline_s)
+            answer = await stream.receive(limit=MAX_ANSWER_BYTES, timeout=deadline_s)
+            await stream.end()
+            return answer or b""
+        finally:
+            await stream.aclose()
 
     def _check(self, challenge_id: Digest, asked: ModelChallenge, answer: ChallengeAnswer) -> ModelManifest:
         """Raises :class:`~gossip.errors.MessageError` or :class:`~inference.errors.ModelError`."""

@@ -7,6 +7,7 @@ from gossip.errors import GossipError, StreamBroken, TransportError
 from gossip.messages import Signed, decode, encode, sign
 from gossip.messages.market import LivenessAnswer, LivenessQuery
 from gossip.messages.records import NodeRecord
+from gossip.patience import within
 from gossip.streams import FrameStream
 from gossip.topics import LIVENESS
 from node.context import Node, now_ms
@@ -29,12 +30,12 @@ class Liveness:
 
     async def check(self, provider: Signed[NodeRecord], rfc_id: Digest, bid_id: Digest) -> bool:
         """Whether the provider has a free slot, said within the network's liveness deadline."""
-        with trio.move_on_after(self._node.terms.params.liveness_ms / 1_000):
-            try:
-                return await self._ask(provider, rfc_id, bid_id) > 0
-            except GossipError as error:
-                self._node.log.info("not live", provider=provider.payload.address.hex(), reason=str(error))
-        return False
+        try:
+            return await within(self._deadline_s, self._ask, provider, rfc_id, bid_id) > 0
+        except (GossipError, trio.TooSlowError) as error:
+            reason = str(error) or "no answer in time"
+            self._node.log.info("not live", provider=provider.payload.address.hex(), reason=reason)
+            return False
 
     async def warm(self, providers: list[Signed[NodeRecord]]) -> None:
         """Open the streams that are missing, so that a match doesn't wait for a dial."""

@@ -7,6 +7,7 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from gossip.errors import (
     GossipError,
@@ -189,6 +190,19 @@ async def test_a_receive_that_times_out_loses_nothing(autojump_clock: object) ->
     assert await receiver.receive(limit=10, timeout=1) == b"half"
     await sender.send(b"next")
     assert await receiver.receive(limit=10, timeout=1) == b"next"
+
+
+async def test_a_frame_that_came_while_this_node_stood_still_is_not_late(autojump_clock: MockClock) -> None:
+    sender, receiver, _, _ = streams(chunk=3)
+
+    async def stall() -> None:
+        await trio.sleep(9.9)
+        autojump_clock.jump(60)
+        await sender.send(b"a frame of several chunks")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stall)
+        assert await receiver.receive(limit=100, timeout=10) == b"a frame of several chunks"
 
 
 async def test_a_send_that_times_out_half_way_resets_the_stream(autojump_clock: object) -> None:

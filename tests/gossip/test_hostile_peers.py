@@ -2,18 +2,22 @@
 
 import contextlib
 import random
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from libp2p.abc import INetStream
 from libp2p.pubsub.pb import rpc_pb2
 
 from gossip import topics
 from gossip.errors import PeerUnreachable, StreamBroken
+from gossip.hardening import pubsub
 from gossip.hardening.outbox import frame
 from gossip.hardening.router import MESHSUB
 from gossip.hardening.yamux import YamuxSession
+from gossip.hardening.yamux_stream import WINDOW
 from gossip.network import Network, NetworkConfig, open_network
 from gossip.streams import FrameStream
 from tests.gossip.nets import FAST, accept_all, open_nets, seed, until
@@ -158,6 +162,20 @@ def rpc_attacks() -> dict[str, bytes]:
         "many-grafts": frame(
             rpc_pb2.RPC(control=rpc_pb2.ControlMessage(graft=[rpc_pb2.ControlGraft(topicID="unknown")] * 1001))
         ),
+        "many-topics-in-a-message": frame(rpc_pb2.RPC(publish=[message(topicIDs=["t"] * 10_000)])),
+        "many-peers-in-a-prune": frame(
+            rpc_pb2.RPC(
+                control=rpc_pb2.ControlMessage(
+                    prune=[rpc_pb2.ControlPrune(topicID=TOPIC, peers=[rpc_pb2.PeerInfo()] * 10_000)]
+                )
+            )
+        ),
+        "many-wanted": frame(
+            rpc_pb2.RPC(control=rpc_pb2.ControlMessage(iwant=[rpc_pb2.ControlIWant(messageIDs=[b""] * 6000)]))
+        ),
+        "many-unwanted": frame(
+            rpc_pb2.RPC(control=rpc_pb2.ControlMessage(idontwant=[rpc_pb2.ControlIDontWant(messageIDs=[b""] * 6000)]))
+        ),
         "false-record": frame(rpc_pb2.RPC(senderRecord=b"\xff" * 100)),
     }
 
@@ -168,6 +186,8 @@ async def test_bad_pubsub_rpcs(name: str) -> None:
         await send_raw(attacker, victim, str(MESHSUB), rpc_attacks()[name])
         await still_serves(victim, honest)
         harmless = {"unknown-graft", "prune-for-ever", "false-record"}
+        if name.startswith("many-"):
+            assert victim.statistics().drops["malformed_rpc"] == 1, "it is refused before it is parsed"
         assert bool(victim.statistics().drops.get("penalties")) == (name not in harmless)
         router = victim._engine.router
         assert "unknown" not in router.back_off
@@ -196,6 +216,49 @@ async def test_whoever_goes_on_is_banned() -> None:
         await until(lambda: not victim.is_connected(attacker.peer_id))
         assert victim.statistics().drops["bans"] == 1
         await still_serves(victim, honest)
+
+
+@asynccontextmanager
+async def peer_that_reads_no_gossip(
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[tuple[Network, Callable[[], bool], trio.Event]]:
+    """A host that writes gossip to a peer, whether that write waits, and an event that has the peer read it all."""
+    monkeypatch.setattr(pubsub, "_WRITE_DEADLINE", 1.0)
+    reads = trio.Event()
+    async with open_nets(2) as (peer, host):
+        await host.subscribe(TOPIC, accept_all, max_bytes=1000)
+        read = peer._engine.pubsub.stream_handler
+
+        async def read_late(stream: INetStream) -> None:
+            await reads.wait()
+            await read(stream)
+
+        peer._engine.host.set_stream_handler(MESHSUB, read_late)
+        await peer.connect(host.multiaddrs, timeout=5)
+        await peer.subscribe(TOPIC, accept_all, max_bytes=1000)
+        await until(lambda: host.subscribers(TOPIC))
+        for _ in range(2 * WINDOW // 1000):
+            await host.publish(TOPIC, bytes(1000))
+
+        def is_waiting() -> bool:
+            streams = session_of(host)._streams.values()
+            return any(stream._sendable <= 0 for stream in streams)
+
+        yield host, is_waiting, reads
+
+
+async def test_a_peer_that_reads_no_gossip_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with peer_that_reads_no_gossip(monkeypatch) as (host, _, __):
+        await until(lambda: host.statistics().drops.get("penalties"))
+
+
+async def test_a_peer_that_reads_once_this_node_goes_on_is_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with peer_that_reads_no_gossip(monkeypatch) as (host, is_waiting, reads):
+        await until(is_waiting)
+        time.sleep(1.5)  # the fault itself: the loop stands still
+        reads.set()
+        await until(lambda: host.statistics().bytes_out > 2 * WINDOW)
+        assert not host.statistics().drops.get("penalties")
 
 
 async def test_inbound_slots_are_freed() -> None:

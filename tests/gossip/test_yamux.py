@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
+from trio.testing import MockClock
 
 from gossip.hardening.yamux import SessionLimits, YamuxSession
 from gossip.hardening.yamux_stream import CHUNK, WINDOW, YamuxStream
@@ -239,6 +240,65 @@ async def test_a_peer_that_answers_pings_stays(autojump_clock: object) -> None:
         await trio.sleep(300)
         assert not one.closing
         assert not other.closing
+
+
+async def test_an_answer_that_came_while_this_node_stood_still_is_not_late(autojump_clock: MockClock) -> None:
+    async with against_frames(SessionLimits(ping_interval=5, ping=10)) as (session, me, _):
+        assert me.outgoing is not None
+        for _ in range(3):
+            sent = await me.incoming.receive()
+            assert sent[1] == 2
+            autojump_clock.jump(60)
+            await me.outgoing.send(frame(2, 2, 0, struct.unpack(">I", sent[8:])[0]))
+        await trio.sleep(1)
+        assert not session.closing
+        with trio.fail_after(30):
+            await session.event_closed.wait()
+
+
+async def test_a_write_that_goes_on_after_this_node_stood_still_has_not_stalled(autojump_clock: MockClock) -> None:
+    class HeldConn(MemoryConn):
+        released = trio.Event()
+
+        async def write(self, data: bytes) -> None:
+            await self.released.wait()
+            self.written.append(data)
+
+    _, incoming = trio.open_memory_channel[bytes](1)
+    conn = HeldConn(True, incoming)
+    session = make(conn, SessionLimits(write=10, ping=1000))
+
+    async def write() -> None:
+        await session.write_frame(b"whole")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.start)
+        nursery.start_soon(write)
+        await trio.sleep(9)
+        autojump_clock.jump(60)
+        await trio.lowlevel.checkpoint()
+        conn.released.set()
+        await trio.sleep(100)
+        assert not session.closing
+        assert b"whole" in conn.written
+        await session.close()
+
+
+async def test_a_write_ends_with_its_session(autojump_clock: MockClock) -> None:
+    conn, _ = memory_conns()
+    session = make(conn, SessionLimits(write=10, ping_interval=1000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.start)
+        stream = await session.open_stream()
+        conn.stalled = True
+
+        async def write() -> None:
+            with pytest.raises(MuxedConnUnavailable):
+                await stream.write(b"never")
+
+        nursery.start_soon(write)
+        await trio.sleep(1)
+        await session.close()
 
 
 async def test_pings_are_answered() -> None:

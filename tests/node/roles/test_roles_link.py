@@ -1,5 +1,6 @@
 """The committee link: who may talk on it, what becomes of garbage, and links that come back."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from gossip.network import Network
 from gossip.streams import FrameStream
 from gossip.topics import COMMITTEE
 from node.context import Node, now_ms
+from node.roles import link
 from node.roles.link import CommitteeLink
 from node.roles.public import PublicState
 from tests.consensus.builders import key
@@ -111,6 +113,19 @@ async def test_a_link_goes_to_the_machine_that_a_member_has_moved_to(lab: Lab) -
         heard = len(new.heard)
         one.link.broadcast(StatusFrame(5, 0))
         await until(lambda: len(new.heard) > heard, "the link stays")
+
+
+async def test_a_link_outlasts_a_while_in_which_this_node_stood_still(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "IDLE_S", 1.0)
+    async with open_end(lab, 0) as end, lab.bare("caller") as caller, dial(caller.network, end) as stream:
+        await stream.send(encode(HelloFrame(record_of(caller, MEMBERS[1]))))
+        await stream.send(encode(StatusFrame(1, 0)))
+        await until(lambda: end.heard, "the frame before")
+        time.sleep(1.5)  # the fault itself: the loop stands still
+        await stream.send(encode(StatusFrame(2, 0)))
+        await until(lambda: len(end.heard) == 2, "the frame after")
 
 
 async def test_only_a_member_on_its_own_peer_is_let_in(lab: Lab) -> None:

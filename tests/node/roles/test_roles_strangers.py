@@ -1,5 +1,6 @@
 """Strangers on the protocols of members: they get few streams and little time, and keep no member out."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
@@ -123,3 +124,27 @@ async def test_a_router_asks_again_where_its_warm_stream_was_let_go(
             await stream.receive(limit=100, timeout=10)
         assert await liveness.check(found, Digest(bytes(32)), bid_of(member))
         assert liveness._line(found).stream is not stream
+
+
+async def test_an_answer_that_came_while_the_router_stood_still_is_not_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_lab(tmp_path, monkeypatch) as lab:
+        member = await lab.start_member(0)
+        serving = await lab.start_provider("provider", SyntheticEngine("synthetic", slots=2))
+        await lab.knows(member, providers=1)
+        found = member.parts.public.book.record(serving.address, now_ms())
+        assert found is not None
+        liveness = Liveness(member.node)
+        await liveness.warm([found])
+        stream = liveness._line(found).stream
+        assert stream is not None
+        receive = stream.receive
+
+        async def receive_late(*, limit: int, timeout: float) -> bytes | None:
+            time.sleep(lab.terms.params.liveness_ms / 1_000 + 0.3)  # the fault itself: the loop stands still
+            return await receive(limit=limit, timeout=timeout)
+
+        monkeypatch.setattr(stream, "receive", receive_late)
+        assert await liveness.check(found, Digest(bytes(32)), bid_of(member))
+        assert liveness._line(found).stream is stream
