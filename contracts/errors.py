@@ -126,13 +126,18 @@ def public_endpoint(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
-def _without_secrets(url: str, text: str) -> str:
-    """``text`` of a library without the parts of ``url`` that may be secret."""
+def secret_parts(url: str) -> tuple[str, ...]:
+    """Parts of ``url`` that may be a key: user, password, path and query, the longest first."""
     parts = urlsplit(url)
     whole = urlunsplit(("", "", parts.path, parts.query, parts.fragment))
-    secrets = {part for part in (whole, parts.path, parts.query, parts.username, parts.password) if part} - {"/"}
+    found = {part for part in (whole, parts.path, parts.query, parts.username, parts.password) if part} - {"/"}
+    return tuple(sorted(found, key=len, reverse=True))
+
+
+def _without_secrets(url: str, text: str) -> str:
+    """``text`` of a library without the parts of ``url`` that may be secret."""
     text = text.replace(url, public_endpoint(url))
-    for secret in sorted(secrets, key=len, reverse=True):
+    for secret in secret_parts(url):
         text = text.replace(secret, "…")
     return text
 

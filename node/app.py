@@ -89,6 +89,8 @@ async def run_node(config: NodeFile, exit_with_stdin: bool = False) -> None:
     Raises what an operator can mend: :class:`~node.errors.NodeError` and its like.
     """
     logging.configure(config.log_level)
+    for url in (config.chain.rpc_url, *(offer.url for offer in config.models)):
+        logging.hide(url)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
         if exit_with_stdin:

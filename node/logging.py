@@ -12,6 +12,8 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
+from contracts.errors import secret_parts
+
 Level = Literal["debug", "info", "warning", "error"]
 
 REDACTED = "[redacted]"
@@ -22,6 +24,9 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 """Keys whose values are dropped. A prompt or an answer is nobody's business but the user's (S13)."""
+
+_hidden: dict[str, None] = {}
+"""Texts that no line may hold: parts of the endpoints that this process was given."""
 
 _QUIET = {
     "libp2p": logging.ERROR,
@@ -75,6 +80,11 @@ def configure(level: Level = "info", path: Path | None = None, *, stream: TextIO
         logging.getLogger(name).setLevel(max(least, root.level))
 
 
+def hide(url: str) -> None:
+    """Keep from now on out of every line what of ``url`` may be a key, whoever writes the line."""
+    _hidden.update(dict.fromkeys(secret_parts(url)))
+
+
 def get_logger(name: str, **bound: Any) -> structlog.stdlib.BoundLogger:
     """A logger whose every line carries ``bound``."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name, **bound)
@@ -82,8 +92,11 @@ def get_logger(name: str, **bound: Any) -> structlog.stdlib.BoundLogger:
 
 
 def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: values under secret-looking keys are dropped, in nested mappings too."""
-    return {key: value if key == "event" else _redact_value(key, value) for key, value in event.items()}
+    """A structlog processor: values under secret-looking keys are dropped, in nested mappings too.
+
+    Hidden texts are cut out of all others, of a library's own lines and of tracebacks too.
+    """
+    return {key: _cut(value) if key == "event" else _redact_value(key, value) for key, value in event.items()}
 
 
 def _redact_value(key: str, value: Any) -> Any:
@@ -91,7 +104,19 @@ def _redact_value(key: str, value: Any) -> Any:
         return REDACTED
     if isinstance(value, dict):
         return {str(inner): _redact_value(str(inner), item) for inner, item in value.items()}
-    return value
+    if isinstance(value, list | tuple):
+        return [_redact_value(key, item) for item in value]
+    return _cut(value)
+
+
+def _cut(value: Any) -> Any:
+    """``value`` without hidden texts; what is shown by its text is searched in its text."""
+    if not _hidden or value is None or isinstance(value, bool | int | float | bytes):
+        return value
+    text = shown = str(value)
+    for secret in _hidden:
+        text = text.replace(secret, "…")
+    return value if text == shown else text
 
 
 def _show(value: Any) -> str:

@@ -111,3 +111,25 @@ def test_file_is_private_and_appended(tmp_path: Path) -> None:
         node_logging.get_logger("test").info(event)
     assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["one", "two"]
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_an_endpoint_carries_is_cut_out_of_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a library's own lines, of values in lists and mappings, and of tracebacks."""
+    monkeypatch.setattr(node_logging, "_hidden", {})
+    url = "https://alice:hunter2@rpc.example:8545/v2/k3yk3y?token=t0k3n"
+    node_logging.hide(url)
+    stream = io.StringIO()
+    node_logging.configure("info", stream=stream)
+    log = node_logging.get_logger("test")
+    log.warning("waiting for the chain", reason=f"GET {url} failed", tried={"a": [url]}, error=OSError(url))
+    logging.getLogger("urllib3.connectionpool").warning("Retrying after %r: %s", "reset", "/v2/k3yk3y?token=t0k3n")
+    try:
+        raise ValueError(url)
+    except ValueError:
+        log.exception("failed")
+    assert len(lines(stream)) == 3
+    text = stream.getvalue()
+    assert not [word for word in ("alice", "hunter2", "k3yk3y", "t0k3n") if word in text]
+    assert text.count("rpc.example:8545") >= 4, "which endpoint it was stays readable"
+    log.info("counts", height=3, ok=True, hash=b"\x01")
+    assert lines(stream)[-1]["height"] == 3
