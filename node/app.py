@@ -8,7 +8,7 @@ import os
 import secrets as randomness
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -58,6 +58,7 @@ from node.roles.succession import Succession
 from node.roles.sync import Sync
 from node.roles.user import UserAgent
 from node.store import open_store
+from node.supervision import keep_running
 
 
 @dataclass(slots=True)
@@ -169,7 +170,7 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
     parts = Parts(node, public, feed, peers, sync, sessions, evidence, status)
     if node.chain is not None:
         parts.epochs = Epochs(node, public, node.chain)
-        await nursery.start(parts.epochs.run)
+        await nursery.start(_kept_running(node, "registry", parts.epochs.run))
     await nursery.start(feed.run)
     await nursery.start(evidence.run)
     await nursery.start(peers.run)
@@ -185,15 +186,22 @@ async def start_roles(node: Node, network: NetworkFile, nursery: trio.Nursery) -
         parts.provider = Provider(node, public, evidence)
         await nursery.start(parts.provider.run)
         if node.chain is not None and parts.epochs is not None:
-            await nursery.start(Claims(node, public, node.chain, parts.epochs).run)
+            claims = Claims(node, public, node.chain, parts.epochs)
+            await nursery.start(_kept_running(node, "claims", claims.run))
     if node.chain is not None:
-        await nursery.start(Finder(node, evidence, node.chain, submits=node.config.is_finder).run)
+        finder = Finder(node, evidence, node.chain, submits=node.config.is_finder)
+        await nursery.start(_kept_running(node, "finder", finder.run))
     if "user" in node.config.roles:
         parts.agent = UserAgent(node, public, sessions, evidence)
         if parts.provider is not None:
             parts.agent.recount_of = parts.provider.recount_of
         await nursery.start(parts.agent.run)
     return parts
+
+
+def _kept_running(node: Node, name: str, run: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """``run``, for a nursery: what talks to the chain may fail and begin again, but ends no node."""
+    return partial(keep_running, name, run, log=node.log)
 
 
 async def _start_member(parts: Parts, nursery: trio.Nursery) -> None:

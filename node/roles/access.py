@@ -152,8 +152,9 @@ class Access:
         most = self.user_max()
         return None if most is None else RateLimit(most, max(0, most - self.used()), self.reset_s())
 
-    async def follow_balance(self) -> None:
+    async def follow_balance(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read the own balance at every snapshot, for ever; returns at once without a chain."""
+        task_status.started()
         if self._node.chain is None:
             return
         while True:

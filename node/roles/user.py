@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -35,6 +36,7 @@ from node.roles.scoring import Filer
 from node.roles.sessions import SessionLog
 from node.roles.transcripts import Opener, Transcript, Transcripts
 from node.roles.vocabularies import Vocabularies
+from node.supervision import keep_running
 
 PROVIDER_FAULTS = frozenset(
     {
@@ -107,7 +109,7 @@ class UserAgent:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """File reports, and follow the own balance, for ever."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._access.follow_balance)
+            await nursery.start(partial(keep_running, "balance", self._access.follow_balance, log=self._node.log))
             await nursery.start(self._reporting.run)
             await nursery.start(self._asking.run)
             nursery.start_soon(self._auditor.run)
