@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from gossip.streams import FrameStream
 from inference.audit import SCORED_MIN
-from inference.session.provider import SessionServer
+from inference.session.provider import LetIn, SessionServer
 from inference.session.stream import SessionStream
 from node.roles.canary import ANSWER_T, compose
 from tests.node.roles.fakes import MEMBERS, WEI
@@ -28,10 +28,10 @@ async def test_members_find_a_cheat_without_being_known(tmp_path: Path, monkeypa
     seen: set[str] = set()
     serve = SessionServer.serve
 
-    async def noted(server: SessionServer, stream: SessionStream) -> None:
+    async def noted(server: SessionServer, stream: SessionStream, let_in: LetIn | None = None) -> None:
         assert isinstance(stream, FrameStream)
         seen.add(stream.remote_peer)
-        await serve(server, stream)
+        await serve(server, stream, let_in)
 
     monkeypatch.setattr(SessionServer, "serve", noted)
     async with open_lab(tmp_path, monkeypatch, replace(SHORT, canary_slots=2, report_deadline_slots=40)) as lab:
