@@ -22,6 +22,7 @@ from consensus.tendermint.evidence import Equivocation
 from contracts.typed_data import Address, Digest
 from gossip.errors import MessageError
 from gossip.messages import Signed, encode, sign
+from gossip.messages.batch_notice import gossiped
 from gossip.messages.committee import (
     CaughtUpFrame,
     CertifiedBatch,
@@ -442,7 +443,7 @@ class CommitteeMember:
         await trio.sleep(turn * PUBLISH_TURN_S)
         if self._public.heard_height < batch.header.height:
             self._public.hear(batch.header.height)
-            await self._node.network.publish(self._node.topics.batches, encode(batch))
+            await self._node.network.publish(self._node.topics.batches, gossiped(batch))
 
     def _start(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
         if self._tasks is not None:

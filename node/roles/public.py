@@ -22,6 +22,7 @@ from contracts.merkle import CreditTree
 from contracts.typed_data import Address, Digest
 from gossip.errors import MessageError
 from gossip.messages import Payload, Signed
+from gossip.messages.batch_notice import BatchNotice
 from gossip.messages.committee import (
     BatchBody,
     BatchHeader,
@@ -136,15 +137,15 @@ class PublicState:
         """Settlements whose signatures were found good."""
         return self.following.verified
 
-    def check_certificate(self, batch: CertifiedBatch | SealedBatch) -> Digest:
+    def check_certificate(self, batch: CertifiedBatch | SealedBatch | BatchNotice) -> Digest:
         """The batch's hash. Raises :class:`~consensus.errors.CertificateInvalid`, and
         :class:`~consensus.market.errors.BatchInvalid` for another body than was certified."""
         verify_certificate(batch.certificate, batch.header, self._deciding(batch), self._node.terms.domain)
-        if batch.body_root != batch.header.body_root:
+        if not isinstance(batch, BatchNotice) and batch.body_root != batch.header.body_root:
             raise BatchInvalid("body_root", batch.header.body_root)
         return batch_hash(batch.header)
 
-    def _deciding(self, batch: CertifiedBatch | SealedBatch) -> Committee:
+    def _deciding(self, batch: CertifiedBatch | SealedBatch | BatchNotice) -> Committee:
         """The known committee that ``batch`` names; where it names none, the one that would have to decide."""
         drawn = [] if self.ledger.drawn is None else [self.ledger.drawn.term.committee]
         known = [*drawn, *([] if self.rescued is None else [self.rescued])]
@@ -155,7 +156,7 @@ class PublicState:
         """The committee with ``root``, of any epoch up to now; None where there was none."""
         return next((term.committee for term in reversed(self.epochs.values()) if term.committee.root == root), None)
 
-    def is_beyond(self, batch: CertifiedBatch | SealedBatch) -> bool:
+    def is_beyond(self, batch: CertifiedBatch | SealedBatch | BatchNotice) -> bool:
         """Whether ``batch`` is by a committee that this node, being behind, may not have heard of yet.
 
         At the next height too: a rescue is read from the chain, by some nodes earlier than by others.

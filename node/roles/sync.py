@@ -13,7 +13,8 @@ from gossip.doorway import DoorLimits
 from gossip.errors import GossipError, MessageError, TransportError
 from gossip.messages import encode
 from gossip.messages.base import decode
-from gossip.messages.committee import MAX_BATCH_BYTES, CertifiedBatch, SealedBatch
+from gossip.messages.batch_notice import MAX_GOSSIPED_BYTES, BatchNotice, decode_gossiped
+from gossip.messages.committee import MAX_BATCH_BYTES, CertifiedBatch
 from gossip.messages.sync import (
     MAX_SYNC_BATCHES,
     BidItem,
@@ -53,6 +54,8 @@ class Sync:
         self._feed = feed
         self._evidence = evidence
         self._behind = trio.Event()
+        self._noticed = 0
+        """The highest height that was said to be decided in a batch too large to gossip."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve, follow the batches topic, and reconcile for ever."""
@@ -63,18 +66,25 @@ class Sync:
             task_status.started()
 
     async def _follow(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Adopt what is gossiped; a gap is filled by asking."""
-        messages = await self._node.network.subscribe(self._node.topics.batches, self._judge, max_bytes=MAX_BATCH_BYTES)
+        """Adopt what is gossiped; a gap, and a batch of which there is only a notice, is filled by asking."""
+        topic = self._node.topics.batches
+        messages = await self._node.network.subscribe(topic, self._judge, max_bytes=MAX_GOSSIPED_BYTES)
         task_status.started()
         async for message in messages:
-            height = decode(SealedBatch, message.data).header.height
+            heard = decode_gossiped(message.data)
+            height = heard.header.height
             self._public.hear(height)
-            if height > self._public.ledger.height:
+            if height <= self._public.ledger.height:
+                continue
+            if isinstance(heard, BatchNotice):
+                self._noticed = max(self._noticed, height)
+                self.hurry()
+            else:
                 await self._take(height, message.data)
 
     def _judge(self, data: bytes, _: str) -> Verdict:
         try:
-            batch = decode(SealedBatch, data)  # megabytes of settlements are decoded by whoever needs them
+            batch = decode_gossiped(data)  # settlements are decoded by whoever needs them
             if self._public.is_beyond(batch):
                 self.hurry()
                 return Verdict.IGNORE
@@ -100,11 +110,20 @@ class Sync:
     async def _reconcile(self) -> None:
         while True:
             behind = self._behind = trio.Event()
-            peers = list(self._node.network.peers())
+            peers, is_awaited = self._askable()
             if peers:
                 await self._reconcile_with(random.choice(peers))  # noqa: S311  # which peer to ask is no secret
-            with trio.move_on_after(RECONCILE_S if peers else 0.5):
+            with trio.move_on_after(RECONCILE_S if peers and not is_awaited else 0.5):
                 await behind.wait()
+
+    def _askable(self) -> tuple[list[str], bool]:
+        """Peers to ask, and whether a batch that was noticed is still to come: then members are asked, who have it."""
+        connected = list(self._node.network.peers())
+        if self._noticed <= self._public.ledger.height:
+            return connected, False
+        records = [self._public.book.record(member, now_ms()) for member in self._public.recent_members()]
+        members = {record.payload.peer_id for record in records if record is not None}
+        return [peer for peer in connected if peer in members] or connected, True
 
     async def _reconcile_with(self, peer: str) -> None:
         try:
